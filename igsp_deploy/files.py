@@ -1,0 +1,138 @@
+"""Files that are either whole or absent: atomic writes, folder commits, checksums."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from igsp_deploy.errors import UserError
+
+SUMS_NAME = "SHA256SUMS"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of one file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        for chunk in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explain_os_error(error: OSError, path: Path) -> UserError:
+    """Turn an operating-system error met while writing `path` into one that says what to do."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. Check that the folder exists, that you may write to it, "
+        "and that the disk is not full; nothing was changed."
+    )
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_bytes_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON, naming `what` the file is when it is missing or damaged.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{what}: {path} does not exist. Check the path.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{what}: {path} is damaged ({error}). Restore it from a copy or make it again.") from error
+    except OSError as error:
+        raise UserError(f"{what}: cannot read {path}: {error.strerror}.") from error
+
+
+def write_sums(folder: Path) -> None:
+    """Record the SHA-256 of every file of `folder` (recursively) in its `SHA256SUMS`."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != SUMS_NAME)
+    lines = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in names)
+    write_bytes_atomic(folder / SUMS_NAME, lines.encode())
+
+
+def check_sums(folder: Path, remedy: str) -> None:
+    """Compare every file of `folder` with its `SHA256SUMS`.
+
+    Raises:
+        UserError: a file is missing or differs; names it, and says `remedy`.
+    """
+    sums = folder / SUMS_NAME
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{sums} is missing or unreadable. {remedy}") from error
+    for line in lines:
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing. {remedy}")
+        if sha256_file(path) != expected:
+            raise UserError(f"{path} is damaged or was changed (its SHA-256 is not the recorded one). {remedy}")
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield a scratch folder beside `final`; on success it becomes `final` by one rename, else it is removed.
+
+    Every file is flushed to disk before the rename, and the parent folder after it, so `final` is whole or absent
+    whatever happens to the process.
+
+    Raises:
+        UserError: `final` exists already, or cannot be written.
+    """
+    if final.exists():
+        raise UserError(f"{final} exists already. Choose another name or remove it first.")
+    scratch = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+        _fsync(scratch)
+        scratch.rename(final)
+        _fsync(final.parent)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise explain_os_error(error, final) from error
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
