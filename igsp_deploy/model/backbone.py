@@ -1,0 +1,166 @@
+"""The frozen CLIP: loading it, checking that it can be adapted, and its identity."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from torch import Tensor, nn
+
+from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.errors import UserError
+
+NANO = "nano"
+
+
+class Backbone:
+    """A frozen open_clip model with what the rest of the project asks of it.
+
+    Attributes:
+        clip: the open_clip model, in eval mode, no parameter requires gradient.
+        name: open_clip model name, or `nano`.
+        pretrained: open_clip tag or checkpoint path it was loaded from, or None.
+        weight_hash: SHA-256 over all parameters and buffers, its identity.
+        preprocess: how an image becomes its input.
+    """
+
+    def __init__(self, clip: nn.Module, name: str, pretrained: str | None, tokenizer: Callable[[list[str]], Tensor]):
+        """Wrap `clip`, freeze it and check that its towers can be adapted.
+
+        Raises:
+            UserError: a tower is not one this project knows how to adapt.
+        """
+        check_adaptable(clip, name)
+        self.clip: Any = clip.eval().requires_grad_(False)
+        self.name = name
+        self.pretrained = pretrained
+        self.weight_hash = hash_weights(clip)
+        self._tokenizer = tokenizer
+        self.visual: Any = self.clip.visual
+        self.text: Any = self.clip if isinstance(clip, CLIP) else self.clip.text
+        self.vision_depth = len(self.visual.transformer.resblocks)
+        self.text_depth = len(self.text.transformer.resblocks)
+        self.vision_width: int = self.visual.class_embedding.shape[0]
+        self.text_width: int = self.text.token_embedding.weight.shape[1]
+        self.embed_dim: int = self.visual.output_dim
+        self.context_length: int = self.text.context_length
+        self.logit_scale: float = float(self.clip.logit_scale.exp())
+        self.preprocess = _preprocess_spec(self.visual)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        device: torch.device = self.visual.class_embedding.device
+        return device
+
+    def to(self, device: torch.device | str) -> "Backbone":
+        """Move the weights to `device`, in place."""
+        self.clip.to(device)
+        return self
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids of `texts`, int64 `[N, context_length]`, padded with zeros."""
+        return self._tokenizer(texts)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, pretrained tag and weight hash, as stored in a model folder."""
+        return {"name": self.name, "pretrained": self.pretrained, "weight_hash": self.weight_hash}
+
+
+def hash_weights(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and persistent buffers, independent of their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else str(array.item()).encode())
+    return digest.hexdigest()
+
+
+def check_adaptable(clip: nn.Module, name: str) -> None:
+    """Refuse a model whose towers are not plain pre-norm transformers, saying which part is in the way.
+
+    Raises:
+        UserError: names the tower and what was expected.
+    """
+    remedy = "Choose an open_clip ViT such as ViT-B-16, ViT-B-32 or ViT-L-14 (or nano)."
+    if not isinstance(clip, (CLIP, CustomTextCLIP)):
+        raise UserError(f"{name}: a {type(clip).__name__} cannot be adapted. {remedy}")
+    visual = clip.visual
+    if not isinstance(visual, VisionTransformer):
+        raise UserError(f"{name}: its image tower is a {type(visual).__name__}, not a VisionTransformer. {remedy}")
+    if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+        raise UserError(f"{name}: its image tower pools by attention, which is not supported. {remedy}")
+    text = clip if isinstance(clip, CLIP) else clip.text
+    if isinstance(text, TextTransformer):
+        if text.cls_emb is not None or text.attn_mask is None or text.use_pad_mask:
+            raise UserError(f"{name}: its text tower is not a plain causal transformer. {remedy}")
+    elif not isinstance(text, CLIP):
+        raise UserError(f"{name}: its text tower is a {type(text).__name__}, not open_clip's own. {remedy}")
+    for tower, transformer in (("image", visual.transformer), ("text", text.transformer)):
+        for block in transformer.resblocks:
+            if type(block) is not ResidualAttentionBlock:
+                raise UserError(f"{name}: its {tower} blocks are {type(block).__name__}s, which cannot be adapted. {remedy}")
+        if not transformer.batch_first:
+            raise UserError(f"{name}: its {tower} tower is not batch first, which is not supported. {remedy}")
+
+
+def _preprocess_spec(visual: Any) -> PreprocessSpec:
+    settings = getattr(visual, "preprocess_cfg", None) or {}
+    size = settings.get("size", visual.image_size)
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if height != width:
+        raise UserError(f"the backbone wants images of {width} x {height}; only square inputs are supported.")
+    return PreprocessSpec(
+        size=int(height),
+        mean=tuple(float(v) for v in settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        std=tuple(float(v) for v in settings.get("std", open_clip.OPENAI_DATASET_STD)),
+        interpolation=settings.get("interpolation", "bicubic"),
+    )
+
+
+def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
+    """Load the frozen CLIP.
+
+    Args:
+        name: `nano` for the embedded backbone, else an open_clip model name (`ViT-B-16`, `ViT-B-16-quickgelu`).
+        pretrained: open_clip tag (`openai`, downloaded) or the path of a local checkpoint (safetensors, or a
+            PyTorch file loaded with `weights_only`). None gives random weights, which is useful only for tests of speed.
+
+    Raises:
+        UserError: unknown name or tag, missing file, or a model that cannot be adapted.
+    """
+    if name == NANO:
+        from igsp_deploy.backbones.nano import build_nano
+
+        if pretrained:
+            raise UserError(f"nano brings its own weights; leave `pretrained` empty (got {pretrained!r}).")
+        nano = build_nano()
+        return Backbone(nano, NANO, None, open_clip.SimpleTokenizer(context_length=nano.context_length))
+    if name not in open_clip.list_models():
+        import difflib
+
+        near = difflib.get_close_matches(name, [NANO, *open_clip.list_models()], n=3, cutoff=0.3)
+        raise UserError(f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. See open_clip.list_models().")
+    if pretrained is not None and not Path(pretrained).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            raise UserError(
+                f"{name} has no pretrained weights {pretrained!r}, and no such file exists. Tags: {', '.join(tags) or 'none'}."
+            )
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
+    try:
+        clip = open_clip.create_model(name, pretrained=pretrained)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"cannot load {name} with weights {pretrained!r}: {error}. If they have to be downloaded, check the network, "
+            "or give the path of a local checkpoint."
+        ) from error
+    return Backbone(clip, name, pretrained, open_clip.get_tokenizer(name))

@@ -1,0 +1,313 @@
+"""The model folder on disk: safetensors and JSON only, one folder a task, committed by one rename.
+
+    model/  config.json
+            tasks/00-shoes/  task.json experts.safetensors router.safetensors selector.safetensors SHA256SUMS
+
+A task's new experts lie in its own folder and the pool is their union, so adding a task can never damage another one.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from igsp_deploy.config import ModelConfig, SelectorConfig, build_config
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import check_sums, new_folder, read_json, write_json, write_sums
+from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.experts import concatenate_down, concatenate_up
+from igsp_deploy.model.pool import Pool, Site
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import Selector, TaskStatistics
+
+FORMAT_VERSION = 1
+_REMEDY = "Restore the folder from a copy, or delete this task's folder and every later one and learn them again."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedTask:
+    """The numbers of one task, as they leave learning.
+
+    Attributes:
+        experts: block -> its new experts, `down` `[k, r, d]` and `up` `[k, d, r]`.
+        ids: block -> pool ids its router uses (earlier and new ones).
+        router_weights: vision block -> `[K, d]`; absent for static gates.
+        router_biases: block -> `[K]`.
+        statistics: of the selector.
+    """
+
+    experts: dict[Site, tuple[Tensor, Tensor]]
+    ids: dict[Site, list[int]]
+    router_weights: dict[Site, Tensor]
+    router_biases: dict[Site, Tensor]
+    statistics: TaskStatistics
+
+
+class ModelFolder:
+    """A model on disk and in memory: configuration, pool, tasks in the order they were learned."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], model: ModelConfig, selector: SelectorConfig) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self.identity = identity
+        self.config = model
+        self.selector_config = selector
+        self.tasks: list[TaskRecord] = []
+        self.pool = Pool(model.rank)
+        self._learned: list[LearnedTask] = []
+
+    @classmethod
+    def create(cls, path: Path, backbone: Backbone, model: ModelConfig, selector: SelectorConfig) -> "ModelFolder":
+        """Start an empty model for `backbone` at `path`.
+
+        Raises:
+            UserError: `path` exists and is not an empty folder, cannot be written, or the placement does not fit.
+        """
+        adapted_blocks(backbone.vision_depth, model.vision_blocks, "model.vision_blocks")
+        adapted_blocks(backbone.text_depth, model.text_blocks, "model.text_blocks")
+        if path.is_dir() and not any(path.iterdir()):
+            try:
+                path.rmdir()
+            except OSError as error:
+                raise UserError(f"cannot use {path}: {error.strerror}. Choose another folder.") from error
+        values = {
+            "format_version": FORMAT_VERSION,
+            "backbone": {
+                **backbone.identity(),
+                "vision_depth": backbone.vision_depth,
+                "text_depth": backbone.text_depth,
+                "vision_width": backbone.vision_width,
+                "text_width": backbone.text_width,
+            },
+            "model": dataclasses.asdict(model),
+            "selector": dataclasses.asdict(selector),
+        }
+        with new_folder(path) as scratch:
+            write_json(scratch / "config.json", values)
+            (scratch / "tasks").mkdir()
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "ModelFolder":
+        """Load the model at `path`, checking every file against its checksum.
+
+        Raises:
+            UserError: not a model folder, a newer format, or a missing, truncated or changed file.
+        """
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} is not a model folder (it has no config.json). `igsp train {path}` makes one.")
+        values = read_json(path / "config.json", "model configuration")
+        if not isinstance(values, dict) or not isinstance(values.get("format_version"), int):
+            raise UserError(f"{path / 'config.json'} is not a model configuration. {_REMEDY}")
+        if values["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format {values['format_version']}; this version reads up to {FORMAT_VERSION}. "
+                "Upgrade igsp-deploy."
+            )
+        where = f"{path / 'config.json'}"
+        try:
+            model = build_config(ModelConfig, values["model"], where)
+            selector = build_config(SelectorConfig, values["selector"], where)
+            identity = dict(values["backbone"])
+            folder = cls(path, identity, model, selector)
+            identity["name"], identity["weight_hash"], identity["vision_depth"], identity["text_depth"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where} lacks {error}. {_REMEDY}") from error
+        tasks = path / "tasks"
+        names = sorted(p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")) if tasks.is_dir() else []
+        for index, name in enumerate(names):
+            folder._load_task(index, tasks / name)
+        return folder
+
+    def load_backbone(self) -> Backbone:
+        """Load the backbone this model was made with.
+
+        Raises:
+            UserError: it cannot be loaded, or its weights are not the ones the model was made with.
+        """
+        backbone = load_backbone(self.config.backbone, self.config.pretrained)
+        self.check_backbone(backbone)
+        return backbone
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Compare `backbone` with the one this model was made with.
+
+        Raises:
+            UserError: names both.
+        """
+        if backbone.weight_hash != self.identity["weight_hash"]:
+            raise UserError(
+                f"{self.path} was made with backbone {self.identity['name']} "
+                f"(weights {self.identity['weight_hash'][:12]}), got {backbone.name} (weights {backbone.weight_hash[:12]}). "
+                "Use the same name and weights, or start a new model folder."
+            )
+
+    @property
+    def sites(self) -> list[Site]:
+        """All adapted blocks, vision first."""
+        vision = adapted_blocks(self.identity["vision_depth"], self.config.vision_blocks, "model.vision_blocks")
+        text = adapted_blocks(self.identity["text_depth"], self.config.text_blocks, "model.text_blocks")
+        return [("vision", b) for b in vision] + [("text", b) for b in text]
+
+    @property
+    def first_block(self) -> int:
+        """First adapted vision block: all before it are the trunk that every task shares."""
+        return min(block for tower, block in self.sites if tower == "vision")
+
+    def width(self, site: Site) -> int:
+        """Width d of one block."""
+        return int(self.identity["vision_width" if site[0] == "vision" else "text_width"])
+
+    def task_index(self, name: str) -> int:
+        """Index of the task called `name`.
+
+        Raises:
+            UserError: unknown; suggests the nearest.
+        """
+        import difflib
+
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Learned: {', '.join(names) or 'none'}."
+            raise UserError(f"there is no task {name!r} in {self.path}.{hint}")
+        return names.index(name)
+
+    def adapter(self, index: int) -> TaskAdapter:
+        """The tensors task `index` adds to the towers, gathered from the pool."""
+        learned = self._learned[index]
+        blocks: dict[str, dict[int, BlockAdapter]] = {"vision": {}, "text": {}}
+        for site, ids in learned.ids.items():
+            down, up = self.pool.gather(site, ids, self.width(site))
+            blocks[site[0]][site[1]] = BlockAdapter(
+                down=concatenate_down(down),
+                up=concatenate_up(up),
+                router_weight=learned.router_weights.get(site),
+                router_bias=learned.router_biases[site],
+                scale=self.config.scale,
+                router_input=self.config.router_input if site[0] == "vision" else "static",
+            )
+        return TaskAdapter(vision=blocks["vision"], text=blocks["text"])
+
+    def statistics(self, index: int) -> TaskStatistics:
+        """Selector statistics of task `index`."""
+        return self._learned[index].statistics
+
+    def selector(self, num_tasks: int | None = None) -> Selector | None:
+        """The selector over the first `num_tasks` tasks (all by default); None while there is no task."""
+        statistics = [learned.statistics for learned in self._learned[:num_tasks]]
+        if not statistics:
+            return None
+        return Selector(
+            statistics, shrinkage=self.selector_config.shrinkage, false_alarm=self.selector_config.false_alarm
+        )
+
+    def add_task(self, record: TaskRecord, learned: LearnedTask) -> None:
+        """Write a task's folder and take it into the pool. The folder appears whole or not at all.
+
+        Raises:
+            UserError: the name is taken, or the disk is full or cannot be written; the model is as before.
+        """
+        if record.index != len(self.tasks) or record.name in [t.name for t in self.tasks]:
+            raise UserError(f"{self.path} already has a task {record.name!r} or another task {record.index}.")
+        target = self.path / "tasks" / f"{record.index:02d}-{record.name}"
+        with new_folder(target) as scratch:
+            _save(scratch / "experts.safetensors", _expert_tensors(learned))
+            _save(scratch / "router.safetensors", _router_tensors(learned))
+            statistics = learned.statistics
+            _save(
+                scratch / "selector.safetensors",
+                {
+                    "means": statistics.means,
+                    "scatter": statistics.scatter,
+                    "count": torch.tensor([statistics.count]),
+                    "calibration": statistics.calibration,
+                },
+            )
+            write_json(scratch / "task.json", record.to_json())
+            write_sums(scratch)
+        self._load_task(record.index, target)
+
+    def _load_task(self, index: int, path: Path) -> None:
+        check_sums(path, _REMEDY)
+        record = TaskRecord.from_json(read_json(path / "task.json", "task record"), str(path / "task.json"))
+        if record.index != index:
+            raise UserError(f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {_REMEDY}")
+        experts, routers = _load(path / "experts.safetensors"), _load(path / "router.safetensors")
+        statistics = _load(path / "selector.safetensors")
+        ids: dict[Site, list[int]] = {("vision", b): i for b, i in record.vision_ids.items()}
+        ids.update({("text", b): i for b, i in record.text_ids.items()})
+        new: dict[Site, tuple[Tensor, Tensor]] = {}
+        weights: dict[Site, Tensor] = {}
+        biases: dict[Site, Tensor] = {}
+        try:
+            for site in self.sites:
+                key = f"{site[0]}.{site[1]}"
+                if f"{key}.down" in experts:
+                    new[site] = (experts[f"{key}.down"], experts[f"{key}.up"])
+                    self.pool.add(site, *new[site])
+                if f"{key}.weight" in routers:
+                    weights[site] = routers[f"{key}.weight"]
+                if site in ids:
+                    biases[site] = routers[f"{key}.bias"]
+                    if ids[site] and max(ids[site]) >= self.pool.size(site):
+                        raise KeyError(f"expert {max(ids[site])} of {key}")
+            stats = TaskStatistics(
+                means=statistics["means"],
+                scatter=statistics["scatter"],
+                count=int(statistics["count"][0]),
+                calibration=statistics["calibration"],
+            )
+        except KeyError as error:
+            raise UserError(f"{path} lacks {error}. {_REMEDY}") from error
+        self._learned.append(
+            LearnedTask(experts=new, ids=ids, router_weights=weights, router_biases=biases, statistics=stats)
+        )
+        self.tasks.append(record)
+
+
+def adapted_blocks(depth: int, last: int, option: str) -> list[int]:
+    """Indices of the last `last` of `depth` blocks; 0 means all, -1 none.
+
+    Raises:
+        UserError: `last` exceeds `depth`.
+    """
+    if last > depth:
+        raise UserError(f"{option} must be at most the tower's {depth} blocks, got {last}.")
+    if last < 0:
+        return []
+    return list(range(depth - last if last else 0, depth))
+
+
+def _expert_tensors(learned: LearnedTask) -> dict[str, Tensor]:
+    tensors = {}
+    for (tower, block), (down, up) in learned.experts.items():
+        if len(down):
+            tensors[f"{tower}.{block}.down"] = down
+            tensors[f"{tower}.{block}.up"] = up
+    return tensors
+
+
+def _router_tensors(learned: LearnedTask) -> dict[str, Tensor]:
+    tensors = {f"{tower}.{block}.bias": bias for (tower, block), bias in learned.router_biases.items()}
+    tensors.update({f"{tower}.{block}.weight": weight for (tower, block), weight in learned.router_weights.items()})
+    return tensors
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}). {_REMEDY}") from error

@@ -1,0 +1,62 @@
+"""What is known of one learned task besides its numbers: `task.json`."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from igsp_deploy.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """One learned task.
+
+    Attributes:
+        index: position in the sequence, from 0.
+        name: its name.
+        classes: class names as in the data (folder names), in label order.
+        display_names: the names put into prompts.
+        templates: prompt templates with one `{}`; the first is used in training, all of them in classification.
+        vision_ids: block -> pool ids of the experts its router uses.
+        text_ids: the same for the text tower.
+        trained_parameters: numbers that received gradient at the start of phase 1.
+        kept_parameters: numbers this task added to the model: experts and router.
+        selector_parameters: numbers its selector statistics hold.
+        source: where its images came from.
+        data: settings of the split, to find the same test images again.
+        metrics: what was measured while learning (accuracies, seconds, steps of phase 1, curves).
+    """
+
+    index: int
+    name: str
+    classes: list[str]
+    display_names: list[str]
+    templates: list[str]
+    vision_ids: dict[int, list[int]]
+    text_ids: dict[int, list[int]]
+    trained_parameters: int
+    kept_parameters: int
+    selector_parameters: int
+    source: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `task.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], where: str) -> "TaskRecord":
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: fields are missing; names `where`.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        try:
+            picked = {key: value for key, value in values.items() if key in known}
+            for key in ("vision_ids", "text_ids"):
+                picked[key] = {int(block): list(ids) for block, ids in picked[key].items()}
+            return cls(**picked)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{where} is not a task record of this format ({error}). Restore it from a copy.") from error
