@@ -1,0 +1,47 @@
+# Everything a developer needs; CI runs the same targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Processes of pytest; each uses one thread of torch.
+WORKERS ?= auto
+OUT ?= quickstart-out
+
+.PHONY: help install quickstart test lint format clean
+
+help:
+	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
+	@echo "make quickstart  learn, export and classify small real tasks offline; writes $(OUT)/"
+	@echo "make test        ruff, mypy and pytest"
+	@echo "make lint        ruff and mypy alone"
+	@echo "make format      let ruff format the code"
+	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: python3.11 (or a newer python3) was not found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,export,dev]" -c constraints.txt
+	touch $(STAMP)
+
+quickstart: install
+	$(BIN)/igsp quickstart --out $(OUT)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

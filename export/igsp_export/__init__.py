@@ -1,0 +1,1 @@
+"""Export: from a model folder to one ONNX bundle, checked for parity."""

@@ -1,0 +1,1 @@
+"""The `igsp` command line: one file a command, heavy imports inside the functions."""

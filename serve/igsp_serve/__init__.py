@@ -1,0 +1,1 @@
+"""Classification of images with an exported bundle; onnxruntime only, no torch."""

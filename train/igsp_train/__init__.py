@@ -1,0 +1,1 @@
+"""Learning: data sources, the phases of one task, sequences of tasks, evaluation."""

@@ -1,0 +1,1 @@
+"""From a folder or a manifest to images and labels of one task."""
