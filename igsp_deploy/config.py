@@ -93,7 +93,7 @@ class LearnConfig:
     """`fixed` lambda, or dual ascent on lambda until the candidates hold `target_mass` of the gates."""
     target_mass: float = 0.3
     """Mass of the gates that candidates may hold under `target_mass`."""
-    dual_step: float = 0.05
+    dual_step: float = 0.3
     """Step of the dual ascent on log lambda."""
     prune_rule: PruneRule = "cumulative"
     """Which experts a task keeps after phase 1."""
@@ -103,6 +103,8 @@ class LearnConfig:
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 8
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
+    cache_limit_mib: int = 2048
+    """Memory the cached views may take, in MiB; fewer views are kept where they do not fit."""
     checkpoint_every: int = 50
     """Steps between resumable checkpoints."""
     seed: int = 0
@@ -122,7 +124,7 @@ class LearnConfig:
                 found.append(f"learn.{name} must be in [0, 1], got {getattr(self, name)}")
         if self.phase1_min_share > self.phase1_max_share:
             found.append("learn.phase1_min_share must not exceed learn.phase1_max_share")
-        for name in ("warmup_steps", "cached_views", "reuse_strength", "weight_decay", "max_grad_norm"):
+        for name in ("warmup_steps", "cached_views", "cache_limit_mib", "reuse_strength", "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 found.append(f"learn.{name} must not be negative, got {getattr(self, name)}")
         return found

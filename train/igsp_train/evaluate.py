@@ -1,0 +1,203 @@
+"""The accuracy matrix of a model folder, with the task given and with the task chosen by the selector.
+
+Learned tasks never change, so the matrix after every task can be read off the final model: after task j, task i <= j is
+classified by its own adapter and task i > j by plain CLIP; the selector after task j knows the first j + 1 tasks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import PLAIN, Selector, selector_features
+from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_train.data import load_task_data, read_eval_images
+from igsp_train.features import trunk_chunks
+from igsp_train.metrics import summary
+
+
+@dataclass
+class _TaskCounts:
+    """Right answers on the test images of one task i."""
+
+    images: int
+    zero_shot: int
+    given: int
+    auto: NDArray[np.int64]
+    """After each task j, with the classes of task i given: `[T]`."""
+    open_last: int
+    """After the last task, over all classes of all tasks."""
+    chosen: NDArray[np.int64]
+    """How often the last selector chose each task; the last entry counts plain CLIP: `[T + 1]`."""
+
+
+class _Evaluation:
+    """Backbone, adapters, selectors and class embeddings of one model, each made once."""
+
+    def __init__(self, folder: ModelFolder, backbone: Backbone) -> None:
+        self.folder = folder
+        self.backbone = backbone
+        count = len(folder.tasks)
+        self.adapters: dict[int, TaskAdapter | None] = {PLAIN: None}
+        self.adapters.update({t: folder.adapter(t).detach_to(backbone.device) for t in range(count)})
+        self.selectors: list[Selector] = []
+        for j in range(count):
+            selector = folder.selector(j + 1)
+            assert selector is not None
+            self.selectors.append(selector)
+        self._classes: dict[tuple[int, int], Tensor] = {}
+
+    def classes(self, adapter: int, task: int) -> Tensor:
+        """Embeddings of the classes of `task` under an adapter (or `PLAIN`), `[C, D]`."""
+        if (adapter, task) not in self._classes:
+            record = self.folder.tasks[task]
+            self._classes[adapter, task] = class_embeddings(
+                self.backbone, self.adapters[adapter], record.display_names, record.templates
+            )
+        return self._classes[adapter, task]
+
+    def count(self, task: int, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _TaskCounts:
+        """Classify the test images of one task in every way the report needs."""
+        folder, backbone = self.folder, self.backbone
+        total, first = len(folder.tasks), folder.first_block
+        counts = _TaskCounts(
+            len(labels), 0, 0, np.zeros(total, np.int64), 0, np.zeros(total + 1, np.int64)
+        )
+        plain_classes = torch.cat([self.classes(PLAIN, t) for t in range(total)])
+        offset = sum(len(folder.tasks[t].classes) for t in range(task))
+        for rows, tokens in trunk_chunks(backbone, images, first):
+            target = torch.from_numpy(labels[rows]).to(tokens.device)
+            read = selector_features(backbone, tokens, first, folder.config.selector_place)
+            chosen = torch.stack([selector.choose(read) for selector in self.selectors]).to(tokens.device)
+            for adapter in [PLAIN, *range(total)]:
+                picked = (chosen == adapter).any(0)
+                if adapter in (PLAIN, task):
+                    picked = torch.ones_like(picked)
+                if not picked.any():
+                    continue
+                features = encode_from_trunk(backbone, tokens[picked], self.adapters[adapter], first, normalize=True)
+                right = (features @ self.classes(adapter, task).T).argmax(1) == target[picked]
+                if adapter == PLAIN:
+                    counts.zero_shot += int(right.sum())
+                if adapter == task:
+                    counts.given += int(right.sum())
+                mine = chosen[:, picked] == adapter
+                counts.auto += (mine & right).sum(1).cpu().numpy()
+                counts.chosen[adapter if adapter != PLAIN else total] += int(mine[-1].sum())
+                if adapter == task:
+                    counts.open_last += int((mine[-1] & right).sum())
+                if adapter == PLAIN:
+                    hit = (features @ plain_classes.T).argmax(1) == target + offset
+                    counts.open_last += int((mine[-1] & hit).sum())
+        return counts
+
+
+def evaluate_model(
+    model_path: Path, sources: dict[str, str] | None = None, *, console: Console | None = None
+) -> dict[str, Any]:
+    """Measure a model on the test images of its tasks.
+
+    Args:
+        model_path: the model folder.
+        sources: task name -> folder or manifest to use in place of the one it was learned from.
+        console: where progress goes; stderr by default.
+
+    Returns:
+        All accuracies in percent:
+        `given` and `auto`: A[j][i], accuracy on task i after task j, with the task given and chosen by the selector
+        (the classes of task i known in both, as MTIL does);
+        `open_last`: accuracy of each task over all classes of all tasks, nothing given, after the last task;
+        `zero_shot`, `selector_accuracy`, `left_to_plain`: per task; `confusion`: [task][chosen task..., plain] counts;
+        `metrics`: Transfer, Average and Last of both matrices; `parameters`: trained, kept and reused per task.
+
+    Raises:
+        UserError: no tasks learned, unknown task name, or test images missing.
+    """
+    console = console or Console(stderr=True)
+    folder = ModelFolder.open(model_path)
+    if not folder.tasks:
+        raise UserError(f"{model_path} has no learned task yet; `igsp train {model_path} --task name=folder` adds one.")
+    for name in sources or {}:
+        folder.task_index(name)
+    backbone = folder.load_backbone()
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    evaluation = _Evaluation(folder, backbone)
+    counts: list[_TaskCounts] = []
+    for record in folder.tasks:
+        images, labels = read_test_images(record, backbone, (sources or {}).get(record.name), console)
+        console.print(f"{record.name}: {len(labels)} test images", markup=False, highlight=False)
+        counts.append(evaluation.count(record.index, images, labels))
+    return _report(folder, counts)
+
+
+def read_test_images(
+    record: TaskRecord, backbone: Backbone, source: str | None, console: Console
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Test images `[N, S, S, 3]` and labels of a learned task, from where it was learned or from `source`.
+
+    Raises:
+        UserError: the images are gone, or their classes are not the learned ones.
+    """
+    settings = {key: record.data[key] for key in ("val_share", "test_share", "seed") if key in record.data}
+    data = load_task_data(record.name, source or record.source, **settings)
+    if data.classes != record.classes:
+        raise UserError(
+            f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., learned were "
+            f"{', '.join(record.classes[:5])}... Give the images it was learned from: --task {record.name}=FOLDER"
+        )
+    if not len(data.test):
+        raise UserError(f"task {record.name!r}: {source or record.source} has no test images.")
+    images, labels, _ = read_eval_images(
+        data.test, backbone.preprocess, on_skip=lambda text: console.print(text, markup=False, highlight=False)
+    )
+    return images, labels
+
+
+def _percent(values: NDArray[np.float64]) -> Any:
+    return np.round(100.0 * values, 2).tolist()
+
+
+def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
+    total = len(counts)
+    images = np.array([c.images for c in counts], dtype=np.float64)
+    given = np.zeros((total, total))
+    for i, c in enumerate(counts):
+        given[:, i] = [(c.given if j >= i else c.zero_shot) / c.images for j in range(total)]
+    auto = np.stack([c.auto for c in counts], axis=1) / images
+    confusion = np.stack([c.chosen for c in counts])
+    parameters = [
+        {
+            "trained": record.trained_parameters,
+            "kept": record.kept_parameters,
+            "selector": record.selector_parameters,
+            "experts_new": record.metrics.get("experts_new"),
+            "reused": record.metrics.get("experts_reused"),
+        }
+        for record in folder.tasks
+    ]
+    rounded = {name: {k: None if v is None else round(100 * v, 2) for k, v in summary(m).items()} for name, m in
+               (("given", given), ("auto", auto))}
+    return {
+        "tasks": [record.name for record in folder.tasks],
+        "test_images": [c.images for c in counts],
+        "given": _percent(given),
+        "auto": _percent(auto),
+        "zero_shot": _percent(np.array([c.zero_shot for c in counts]) / images),
+        "open_last": _percent(np.array([c.open_last for c in counts]) / images),
+        "selector_accuracy": _percent(np.array([confusion[i, i] for i in range(total)]) / images),
+        "left_to_plain": _percent(confusion[:, -1] / images),
+        "confusion": confusion.tolist(),
+        "metrics": rounded,
+        "parameters": parameters,
+    }

@@ -1,0 +1,309 @@
+"""Learning one task: identify (phase 1), prune, fine-tune (phase 2). See docs/paper_to_code.md for every equation.
+
+The order of images and their augmentation are functions of the seed and the step alone, so a run that was killed and
+resumed from a checkpoint takes the very steps an uninterrupted one takes.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from igsp_deploy.config import LearnConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.pool import Site
+from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
+from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
+from igsp_train.convergence import GateTracker
+from igsp_train.data.order import batch_indices
+from igsp_train.features import TrunkViews
+from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
+from igsp_train.optimiser import (
+    carry_state,
+    learning_rate_factor,
+    load_optimiser_tensors,
+    make_optimiser,
+    optimiser_tensors,
+    set_learning_rate,
+)
+from igsp_train.prune import experts_to_keep
+from igsp_train.reuse import ReuseStrength, candidate_mass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did, for progress bars."""
+
+    step: int
+    phase: int
+    loss: float
+    accuracy: float
+    candidate_mass: float
+    frozen_in_use: int
+    candidates: int
+
+
+class Reporter(Protocol):
+    """Gets a report after every step."""
+
+    def __call__(self, report: StepReport) -> None: ...
+
+
+@dataclasses.dataclass(kw_only=True)
+class LearnResult:
+    """What learning one task gives: the learner with what is left, and the story of how it came about."""
+
+    learner: TaskLearner
+    trained_parameters: int
+    curves: dict[str, list[float]]
+    phase1_steps: int
+    mean_gates: dict[str, list[float]]
+    kept: dict[str, list[bool]]
+    seconds: float
+
+
+@dataclasses.dataclass
+class _Progress:
+    """The state of a run that is not a tensor."""
+
+    step: int = 0
+    phase: int = 1
+    phase1_steps: int = 0
+    trained_parameters: int = 0
+    seconds: float = 0.0
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {"loss": [], "mass": [], "movement": []})
+    mean_gates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    kept: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
+
+
+class TaskRun:
+    """One task on its way from candidates to kept experts. `run` takes it to the end."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        folder: ModelFolder,
+        config: LearnConfig,
+        *,
+        views: TrunkViews,
+        labels: NDArray[np.int64],
+        prompts: list[str],
+        fingerprint: str,
+    ) -> None:
+        """Prepare the first step, or the one after the last checkpoint.
+
+        Args:
+            backbone: the frozen CLIP.
+            folder: the model so far; nothing in it is changed.
+            config: settings of learning.
+            views: trunk tokens of the training images.
+            labels: their classes, `[N]`.
+            prompts: one prompt a class.
+            fingerprint: identifies task, data and settings; a checkpoint of another one is refused.
+
+        Raises:
+            UserError: there is a checkpoint of another task or of other settings.
+        """
+        self.backbone = backbone
+        self.folder = folder
+        self.config = config
+        self.views = views
+        self.labels = torch.from_numpy(labels)
+        self.tokens = backbone.tokenize(prompts).to(backbone.device)
+        self.fingerprint = fingerprint
+        self.seed = config.seed * 1000 + len(folder.tasks)
+        self.progress = _Progress()
+        self.tracker = GateTracker(config.gate_ema, config.convergence_window)
+        self.reuse = ReuseStrength(config, config.reuse_strength)
+        found = load_checkpoint(folder.path)
+        if found is None:
+            self.learner = new_task_learner(folder, config.num_candidates, self.seed)
+            self.progress.trained_parameters = self.learner.num_parameters()
+            self.optimiser = make_optimiser(self.learner, config)
+        else:
+            self._resume(*found)
+        self.learner.to(backbone.device)
+
+    # --- the two phases -------------------------------------------------------------------------------------------
+
+    def run(self, report: Reporter | None = None, stop: Callable[[], bool] | None = None) -> LearnResult:
+        """Take all steps that are left.
+
+        Args:
+            report: called after every step.
+            stop: asked after every step; True saves a checkpoint and ends with `InterruptedError`.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        config, progress = self.config, self.progress
+        started = time.monotonic()
+        while progress.step < config.steps:
+            self._step(report)
+            if progress.phase == 1 and self._phase1_is_over():
+                self._prune()
+            if progress.step % config.checkpoint_every == 0 and progress.step < config.steps:
+                now = time.monotonic()
+                progress.seconds, started = progress.seconds + now - started, now
+                self._save()
+            if stop is not None and stop():
+                self._save()
+                raise InterruptedError("learning was cancelled")
+        if progress.phase == 1:
+            self._prune()
+        progress.seconds += time.monotonic() - started
+        return LearnResult(
+            learner=self.learner,
+            trained_parameters=progress.trained_parameters,
+            curves=progress.curves,
+            phase1_steps=progress.phase1_steps,
+            mean_gates=progress.mean_gates,
+            kept=progress.kept,
+            seconds=progress.seconds,
+        )
+
+    def loss(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> tuple[Tensor, Tensor, dict[Site, Tensor]]:
+        """Cross-entropy of one batch, its accuracy, and every block's gates."""
+        tokens = self.views.batch(indices, epochs)
+        labels = self.labels[indices].to(tokens.device)
+        adapter = self.learner.adapter()
+        vision: Gates = {}
+        text: Gates = {}
+        images = encode_from_trunk(
+            self.backbone, tokens, adapter, self.folder.first_block, normalize=True, gates_out=vision
+        )
+        classes = encode_text(self.backbone, self.tokens, adapter, normalize=True, gates_out=text, crop=True)
+        logits = self.backbone.logit_scale * images @ classes.T
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        gates: dict[Site, Tensor] = {("vision", block): gate for block, gate in vision.items()}
+        gates.update({("text", block): gate for block, gate in text.items()})
+        return loss, accuracy, gates
+
+    def _step(self, report: Reporter | None) -> None:
+        config, progress = self.config, self.progress
+        count = len(self.labels)
+        indices = batch_indices(count, config.batch_size, progress.step, self.seed)
+        epochs = (progress.step * config.batch_size + np.arange(config.batch_size)) // count
+        loss, accuracy, gates = self.loss(indices, epochs)
+        mass = candidate_mass(gates, {site: learner.num_frozen for site, learner in self.learner.items()})
+        frozen, candidates = self.learner.num_experts()
+        total = loss
+        if progress.phase == 1:
+            total = loss + self.reuse.weight(progress.step, frozen > 0) * mass
+        set_learning_rate(self.optimiser, learning_rate_factor(progress.step, config.steps, config.warmup_steps))
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if config.max_grad_norm:
+            parameters = [p for p in self.learner.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        self.optimiser.step()
+        value, share = float(loss.detach()), float(mass.detach())
+        if not np.isfinite(value):
+            raise UserError(f"the loss became {value} at step {progress.step}. Lower learn.learning_rate and start again.")
+        progress.curves["loss"].append(value)
+        progress.curves["mass"].append(share)
+        progress.curves["movement"].append(self.tracker.update(gates))
+        if progress.phase == 1:
+            self.reuse.update(progress.step, share)
+        progress.step += 1
+        if report is not None:
+            report(
+                StepReport(
+                    step=progress.step,
+                    phase=progress.phase,
+                    loss=value,
+                    accuracy=float(accuracy),
+                    candidate_mass=share,
+                    frozen_in_use=frozen,
+                    candidates=candidates,
+                )
+            )
+
+    def _phase1_is_over(self) -> bool:
+        config, step = self.config, self.progress.step
+        if step < config.phase1_min_share * config.steps:
+            return False
+        moved = self.progress.curves["movement"][-1]
+        return moved < config.convergence_threshold or step >= config.phase1_max_share * config.steps
+
+    def _prune(self) -> None:
+        """Fix the structure: keep what the routers use, drop the other candidates for good, go on with phase 2."""
+        config, progress = self.config, self.progress
+        moved = {}
+        for number, (site, learner) in enumerate(self.learner.items()):
+            mean = self.tracker.mean[site]
+            if len(mean) == 1:  # a static gate over one expert is always 1
+                mask = torch.ones(1, dtype=torch.bool)
+            else:
+                mask = experts_to_keep(mean, config.prune_rule, config.keep_ratio, self.seed * 1000 + number)
+            progress.mean_gates[f"{site[0]}.{site[1]}"] = [round(v, 5) for v in mean.tolist()]
+            progress.kept[f"{site[0]}.{site[1]}"] = mask.tolist()
+            moved.update(learner.keep(mask))
+        old = self.optimiser
+        self.optimiser = make_optimiser(self.learner, config, train_router=config.train_router_phase2)
+        if not config.train_router_phase2:
+            for _, learner in self.learner.items():
+                learner.bias.requires_grad_(False)
+                if learner.weight is not None:
+                    learner.weight.requires_grad_(False)
+        carry_state(old, self.optimiser, moved)
+        self.tracker = GateTracker(config.gate_ema, config.convergence_window)
+        progress.phase, progress.phase1_steps = 2, progress.step
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self.learner.named_parameters()}
+
+    def _save(self) -> None:
+        tensors = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
+        tensors.update({f"optimiser.{k}": v for k, v in optimiser_tensors(self.optimiser, self._names()).items()})
+        for age, gates in enumerate(self.tracker.state()):
+            tensors.update({f"gates.{age:04d}.{tower}.{block}": g for (tower, block), g in gates.items()})
+        state = {
+            "fingerprint": self.fingerprint,
+            "progress": dataclasses.asdict(self.progress),
+            "layout": self.learner.layout(),
+            "reuse_strength": self.reuse.value,
+            "tracker_curve": self.tracker.curve,
+        }
+        save_checkpoint(self.folder.path, self.progress.step, state, tensors)
+
+    def _resume(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        if state.get("fingerprint") != self.fingerprint:
+            raise UserError(
+                f"{self.folder.path} holds an unfinished task that was started with another name, other images or other "
+                "settings. Repeat that command to finish it, or pass --discard-unfinished to drop it."
+            )
+        self.progress = _Progress(**state["progress"])
+        self.learner = rebuild_task_learner(self.folder, state["layout"])
+        train_router = self.progress.phase == 1 or self.config.train_router_phase2
+        with torch.no_grad():
+            for name, parameter in self.learner.named_parameters():
+                parameter.copy_(tensors[f"learner.{name}"])
+        self.optimiser = make_optimiser(self.learner, self.config, train_router=train_router)
+        moments = {k.removeprefix("optimiser."): v for k, v in tensors.items() if k.startswith("optimiser.")}
+        load_optimiser_tensors(self.optimiser, self._names(), moments)
+        ages: dict[str, dict[Site, Tensor]] = {}
+        for name in sorted(tensors):
+            if name.startswith("gates."):
+                _, age, tower, block = name.split(".")
+                site: Site = ("vision" if tower == "vision" else "text", int(block))
+                ages.setdefault(age, {})[site] = tensors[name]
+        self.tracker.load([ages[age] for age in sorted(ages)], state["tracker_curve"])
+        self.reuse.value = float(state["reuse_strength"])
+
+
+def discard_unfinished(model_path: Path) -> None:
+    """Drop the unfinished task of a model folder, if there is one."""
+    clear_checkpoint(model_path)

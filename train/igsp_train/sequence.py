@@ -1,0 +1,283 @@
+"""Learning a sequence of tasks into one model folder: what `igsp train` does."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import explain_os_error
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_train.checkpoint import FOLDER as IN_PROGRESS
+from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
+from igsp_train.classify import accuracy
+from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
+from igsp_train.features import TrunkViews
+from igsp_train.learn import LearnResult, Reporter, TaskRun, discard_unfinished
+from igsp_train.progress import step_progress
+from igsp_train.statistics import learn_statistics
+
+
+def train_sequence(
+    model_path: Path,
+    config: RunConfig,
+    *,
+    console: Console | None = None,
+    discard: bool = False,
+    report: Reporter | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ModelFolder:
+    """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
+
+    Tasks that the model already has from the same source are passed over, so the same command continues a run that
+    was interrupted.
+
+    Args:
+        model_path: the model folder.
+        config: all settings and the tasks.
+        console: where progress goes; stderr by default.
+        discard: drop an unfinished task of other settings instead of refusing.
+        report: gets every step's report, besides the progress bar.
+        stop: asked after every step; True ends after a checkpoint.
+
+    Returns:
+        The model with all tasks.
+
+    Raises:
+        UserError: whatever is wrong with tasks, data, settings or disk. What was learned before it stays.
+    """
+    console = console or Console(stderr=True)
+    if not config.tasks:
+        raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
+    data = {
+        name: load_task_data(
+            name, source, val_share=config.data.val_share, test_share=config.data.test_share, seed=config.data.seed
+        )
+        for name, source in config.tasks.items()
+    }
+    fresh = not (model_path / "config.json").exists()
+    if fresh:
+        backbone = load_backbone(config.model.backbone, config.model.pretrained)
+        folder = ModelFolder.create(model_path, backbone, config.model, config.selector)
+    else:
+        folder = ModelFolder.open(model_path)
+        _check_same_settings(folder, config)
+        backbone = folder.load_backbone()
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    with locked(model_path):
+        if discard:
+            discard_unfinished(model_path)
+        for name, task in data.items():
+            known = {record.name: record for record in folder.tasks}
+            if name in known:
+                if known[name].source != _resolved(config.tasks[name]):
+                    raise UserError(
+                        f"{model_path} already has a task {name!r}, learned from {known[name].source}. "
+                        "Choose another name for the new one."
+                    )
+                console.print(f"{name}: already learned, passed over", markup=False)
+                continue
+            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop)
+    return folder
+
+
+def learn_task(
+    backbone: Backbone,
+    folder: ModelFolder,
+    task: TaskData,
+    config: RunConfig,
+    *,
+    console: Console,
+    report: Reporter | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TaskRecord:
+    """Learn one task and add it to the model.
+
+    Raises:
+        UserError: unreadable data, full disk, or an unfinished task of other settings in the folder.
+    """
+
+    def warn(message: str) -> None:
+        console.print(message, markup=False, highlight=False)
+
+    started = time.monotonic()
+    source = _resolved(config.tasks[task.name])
+    settings = dataclasses.asdict(config.data)
+    views = TrainViews(
+        task.train, backbone.preprocess, horizontal_flip=config.data.horizontal_flip, seed=config.learn.seed, on_skip=warn
+    )
+    train_images, train_labels, _ = read_eval_images(views.items, backbone.preprocess)
+    held_out, held_out_labels, _ = read_eval_images(task.val, backbone.preprocess, on_skip=warn)
+    trunk = TrunkViews(
+        backbone,
+        folder.first_block,
+        views,
+        cached_views=config.learn.cached_views,
+        limit_bytes=config.learn.cache_limit_mib << 20,
+    )
+    run = TaskRun(
+        backbone,
+        folder,
+        config.learn,
+        views=trunk,
+        labels=views.items.labels,
+        prompts=[task.templates[0].format(name) for name in task.display_names],
+        fingerprint=_fingerprint(folder, task, config),
+    )
+    if run.progress.step:
+        warn(f"{task.name}: continuing after step {run.progress.step}")
+    with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
+
+        def both(step_report: Any) -> None:
+            bar(step_report)
+            if report is not None:
+                report(step_report)
+
+        result = run.run(both, stop)
+    statistics = learn_statistics(
+        backbone,
+        (train_images, train_labels),
+        held_out,
+        num_classes=len(task.classes),
+        first_block=folder.first_block,
+        place=folder.config.selector_place,
+        calibration_images=config.selector.calibration_images,
+    )
+    learned = result.learner.learned(folder.pool, statistics)
+    adapter = result.learner.adapter().detach_to(backbone.device)
+    metrics = _metrics(backbone, folder, task, adapter, held_out, held_out_labels, result)
+    metrics["seconds"] = time.monotonic() - started
+    record = TaskRecord(
+        index=len(folder.tasks),
+        name=task.name,
+        classes=task.classes,
+        display_names=task.display_names,
+        templates=task.templates,
+        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
+        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
+        trained_parameters=result.trained_parameters,
+        kept_parameters=result.learner.num_parameters(),
+        selector_parameters=statistics.means.numel(),
+        source=source,
+        data=settings,
+        metrics=metrics,
+    )
+    folder.add_task(record, learned)
+    clear_checkpoint(folder.path)
+    _append_history(folder, record)
+    reused, new = result.learner.num_experts()
+    zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
+    measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
+    warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
+    return record
+
+
+def _metrics(
+    backbone: Backbone,
+    folder: ModelFolder,
+    task: TaskData,
+    adapter: TaskAdapter,
+    held_out: np.ndarray[Any, np.dtype[np.uint8]],
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+    result: LearnResult,
+) -> dict[str, Any]:
+    measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
+    if len(held_out):
+        for key, what in (("val_accuracy", adapter), ("val_zero_shot", None)):
+            measured[key] = accuracy(
+                backbone, what, folder.first_block, held_out, labels, task.display_names, task.templates
+            )
+    reused, new = result.learner.num_experts()
+    return {
+        **measured,
+        "experts_reused": reused,
+        "experts_new": new,
+        "phase1_steps": result.phase1_steps,
+        "learn_seconds": result.seconds,
+        "mean_gates": result.mean_gates,
+        "kept": result.kept,
+        "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
+    }
+
+
+def _resolved(source: str) -> str:
+    return str(Path(source).resolve())
+
+
+def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
+    content = {
+        "task": task.name,
+        "learned": [t.name for t in folder.tasks],
+        "images": [str(p) for p in task.train.paths],
+        "labels": task.train.labels.tolist(),
+        "names": [task.display_names, task.templates],
+        "learn": dataclasses.asdict(config.learn),
+        "data": dataclasses.asdict(config.data),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
+    """Settings of the model are fixed by its first task; other ones given now would be ignored, so they are refused."""
+    pairs: list[tuple[str, Any, Any, Any]] = [
+        ("model", config.model, folder.config, ModelConfig()),
+        ("selector", config.selector, folder.selector_config, SelectorConfig()),
+    ]
+    for section, given, stored, default in pairs:
+        for field in dataclasses.fields(given):
+            value = getattr(given, field.name)
+            if value != getattr(default, field.name) and value != getattr(stored, field.name):
+                raise UserError(
+                    f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, got {value!r}. "
+                    "Leave it out, or start a new model folder."
+                )
+
+
+def _append_history(folder: ModelFolder, record: TaskRecord) -> None:
+    line = json.dumps({"time": time.time(), "task": record.name, "kept_parameters": record.kept_parameters})
+    try:
+        with (folder.path / "history.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+    except OSError as error:
+        raise explain_os_error(error, folder.path / "history.jsonl") from error
+
+
+@contextmanager
+def locked(model_path: Path) -> Iterator[None]:
+    """Keep a second training process out of the same model folder.
+
+    Raises:
+        UserError: another process is learning into it, or it cannot be written.
+    """
+    try:
+        handle = (model_path / ".lock").open("w")
+    except OSError as error:
+        raise explain_os_error(error, model_path / ".lock") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process is learning into {model_path}. Wait for it, or stop it first.") from error
+        yield
+
+
+def unfinished_task(model_path: Path) -> dict[str, Any] | None:
+    """State of the task that was interrupted in this model folder, or None."""
+    if not (model_path / IN_PROGRESS).is_dir():
+        return None
+    found = load_checkpoint(model_path)
+    return found[0] if found else None
