@@ -1,0 +1,53 @@
+"""The wheel holds our four packages and nothing that could collide with other people's."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_wheel_has_exactly_our_top_level_names(wheel_names: list[str]) -> None:
+    top_level = {name.split("/")[0] for name in wheel_names}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {
+        "igsp_deploy",
+        "igsp_train",
+        "igsp_export",
+        "igsp_serve",
+    }
+
+
+def test_wheel_has_types_presets_and_licence(wheel_names: list[str]) -> None:
+    for package in ("igsp_deploy", "igsp_train", "igsp_export", "igsp_serve"):
+        assert f"{package}/py.typed" in wheel_names
+    presets = {f"igsp_train/presets/{path.name}" for path in (ROOT / "train" / "presets").iterdir()}
+    assert presets
+    assert presets <= set(wheel_names)
+    assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+
+
+def test_wheel_has_the_embedded_backbone(wheel_names: list[str]) -> None:
+    folder = ROOT / "igsp_deploy" / "backbones" / "nano"
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= set(wheel_names)
+
+
+def test_component_folders_are_not_packages() -> None:
+    for folder in ("train", "export", "serve"):
+        assert not (ROOT / folder / "__init__.py").exists(), f"{folder}/__init__.py would shadow other people's names"
+
+
+def test_constraints_are_plain_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for line in lines:
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
