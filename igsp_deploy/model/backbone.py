@@ -16,6 +16,7 @@ from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
 
 NANO = "nano"
+DEBUG = "debug"
 
 
 class Backbone:
@@ -128,7 +129,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load the frozen CLIP.
 
     Args:
-        name: `nano` for the embedded backbone, else an open_clip model name (`ViT-B-16`, `ViT-B-16-quickgelu`).
+        name: `nano` for the embedded backbone, `debug` for a tiny random one, else an open_clip model name (`ViT-B-16`, `ViT-B-16-quickgelu`).
         pretrained: open_clip tag (`openai`, downloaded) or the path of a local checkpoint (safetensors, or a
             PyTorch file loaded with `weights_only`). None gives random weights, which is useful only for tests of speed.
 
@@ -142,6 +143,11 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
             raise UserError(f"nano brings its own weights; leave `pretrained` empty (got {pretrained!r}).")
         nano = build_nano()
         return Backbone(nano, NANO, None, open_clip.SimpleTokenizer(context_length=nano.context_length))
+    if name == DEBUG:
+        from igsp_deploy.backbones.debug import build_debug
+
+        debug = build_debug()
+        return Backbone(debug, DEBUG, None, open_clip.SimpleTokenizer(context_length=debug.context_length))
     if name not in open_clip.list_models():
         import difflib
 

@@ -1,0 +1,55 @@
+"""The selector: choice by Gaussians, thresholds, independence of the batch."""
+
+import torch
+from igsp_deploy.model.selector import PLAIN, Selector, task_statistics
+from torch import Tensor
+
+
+def cloud(center: float, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    return torch.randn(count, 6, generator=generator) + center + labels[:, None] * 2.0, labels
+
+
+def make(false_alarm: float = 0.05) -> Selector:
+    statistics = []
+    for task, center in enumerate((0.0, 8.0, 16.0)):
+        train, labels = cloud(center, task)
+        statistics.append(task_statistics(train, labels, 2, cloud(center, 10 + task)[0]))
+    return Selector(statistics, shrinkage=0.1, false_alarm=false_alarm)
+
+
+def test_it_chooses_the_task_an_image_came_from() -> None:
+    selector = make(false_alarm=0.0)
+    for task, center in enumerate((0.0, 8.0, 16.0)):
+        chosen = selector.choose(cloud(center, 20 + task)[0])
+        assert (chosen == task).float().mean() > 0.95
+
+
+def test_far_images_are_left_to_plain_clip() -> None:
+    assert (make().choose(torch.full((5, 6), -30.0)) == PLAIN).all()
+
+
+def test_the_false_alarm_rate_is_about_the_one_asked_for() -> None:
+    chosen = make(false_alarm=0.2).choose(cloud(8.0, 99, 2000)[0])
+    assert 0.12 < (chosen == PLAIN).float().mean() < 0.28
+
+
+def test_scores_are_mahalanobis_distances_to_the_nearest_class() -> None:
+    train, labels = cloud(0.0, 0)
+    statistics = task_statistics(train, labels, 2, train[:10])
+    selector = Selector([statistics], shrinkage=0.25, false_alarm=0.1)
+    covariance = statistics.scatter / statistics.count
+    covariance = 0.75 * covariance + 0.25 * covariance.diagonal().mean() * torch.eye(6)
+    x = cloud(1.0, 5)[0][:7]
+    distance = [
+        torch.einsum("bi,ij,bj->b", x - mean, torch.linalg.inv(covariance), x - mean) for mean in statistics.means
+    ]
+    expected = -0.5 * torch.stack(distance).min(0).values
+    torch.testing.assert_close(selector.scores(x)[:, 0], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_choice_does_not_depend_on_the_batch() -> None:
+    selector = make()
+    x = torch.cat([cloud(c, 3)[0][:20] for c in (0.0, 8.0, 16.0)])
+    assert torch.equal(selector.choose(x), torch.cat([selector.choose(row[None]) for row in x]))
