@@ -1,0 +1,89 @@
+"""The `igsp` command: registers the commands and turns mistakes of the user into one line."""
+
+import importlib
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from igsp_deploy import __version__
+from igsp_deploy.errors import UserError
+
+COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "quickstart", "doctor")
+"""Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
+
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "open_clip": "train",
+    "matplotlib": "train",
+    "sklearn": "train",
+    "skimage": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+"""Module that only some commands need -> extra that brings it."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells report it."""
+
+app = typer.Typer(
+    name="igsp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"igsp-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def igsp(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Keep teaching one frozen CLIP new recognition tasks, and ship it as one ONNX bundle."""
+
+
+def _register() -> None:
+    for name in COMMANDS:
+        where = f"igsp_deploy.cli.{name}"
+        if importlib.util.find_spec(where) is None:
+            continue
+        module = importlib.import_module(where)
+        app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
+
+
+_register()
+
+
+def main() -> None:
+    """Run `igsp`: exit 0, 1 for what the user can mend, 2 for a wrong command, 130 when interrupted."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        print(f"error: this command needs {error.name}, which is not installed. ", end="", file=sys.stderr)
+        print(f"Install it with: pip install 'igsp-deploy[{extra}]'", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
+
+
+if __name__ == "__main__":
+    main()
