@@ -47,7 +47,9 @@ class ModelConfig:
         if self.vision_blocks < 0:
             found.append(f"model.vision_blocks must be 0 (all) or the number of last blocks, got {self.vision_blocks}")
         if self.text_blocks < -1:
-            found.append(f"model.text_blocks must be -1 (none), 0 (all) or a number of last blocks, got {self.text_blocks}")
+            found.append(
+                f"model.text_blocks must be -1 (none), 0 (all) or a number of last blocks, got {self.text_blocks}"
+            )
         if self.scale <= 0:
             found.append(f"model.scale must be positive, got {self.scale}")
         return found
@@ -98,7 +100,7 @@ class LearnConfig:
     prune_rule: PruneRule = "cumulative"
     """Which experts a task keeps after phase 1."""
     keep_ratio: float = 0.9
-    """Level kappa: share of the mass kept (`cumulative`), or share of 1/(|F|+|C|) (`relative`), or of 1 (`absolute`)."""
+    """Level kappa: share of the mass kept (`cumulative`), or share of 1/(|F|+|C|) (`relative`) or of 1 (`absolute`)."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 8
@@ -119,12 +121,26 @@ class LearnConfig:
         for name in ("learning_rate", "text_gate_learning_rate", "dual_step"):
             if getattr(self, name) <= 0:
                 found.append(f"learn.{name} must be positive, got {getattr(self, name)}")
-        for name in ("label_smoothing", "gate_ema", "phase1_min_share", "phase1_max_share", "target_mass", "keep_ratio"):
+        for name in (
+            "label_smoothing",
+            "gate_ema",
+            "phase1_min_share",
+            "phase1_max_share",
+            "target_mass",
+            "keep_ratio",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"learn.{name} must be in [0, 1], got {getattr(self, name)}")
         if self.phase1_min_share > self.phase1_max_share:
             found.append("learn.phase1_min_share must not exceed learn.phase1_max_share")
-        for name in ("warmup_steps", "cached_views", "cache_limit_mib", "reuse_strength", "weight_decay", "max_grad_norm"):
+        for name in (
+            "warmup_steps",
+            "cached_views",
+            "cache_limit_mib",
+            "reuse_strength",
+            "weight_decay",
+            "max_grad_norm",
+        ):
             if getattr(self, name) < 0:
                 found.append(f"learn.{name} must not be negative, got {getattr(self, name)}")
         return found

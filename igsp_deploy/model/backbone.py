@@ -30,14 +30,14 @@ class Backbone:
         preprocess: how an image becomes its input.
     """
 
-    def __init__(self, clip: nn.Module, name: str, pretrained: str | None, tokenizer: Callable[[list[str]], Tensor]):
+    def __init__(self, clip: Any, name: str, pretrained: str | None, tokenizer: Callable[[list[str]], Tensor]):
         """Wrap `clip`, freeze it and check that its towers can be adapted.
 
         Raises:
             UserError: a tower is not one this project knows how to adapt.
         """
         check_adaptable(clip, name)
-        self.clip: Any = clip.eval().requires_grad_(False)
+        self.clip = clip.eval().requires_grad_(False)
         self.name = name
         self.pretrained = pretrained
         self.weight_hash = hash_weights(clip)
@@ -106,7 +106,9 @@ def check_adaptable(clip: nn.Module, name: str) -> None:
     for tower, transformer in (("image", visual.transformer), ("text", text.transformer)):
         for block in transformer.resblocks:
             if type(block) is not ResidualAttentionBlock:
-                raise UserError(f"{name}: its {tower} blocks are {type(block).__name__}s, which cannot be adapted. {remedy}")
+                raise UserError(
+                    f"{name}: its {tower} blocks are {type(block).__name__}s, which cannot be adapted. {remedy}"
+                )
         if not transformer.batch_first:
             raise UserError(f"{name}: its {tower} tower is not batch first, which is not supported. {remedy}")
 
@@ -129,9 +131,10 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load the frozen CLIP.
 
     Args:
-        name: `nano` for the embedded backbone, `debug` for a tiny random one, else an open_clip model name (`ViT-B-16`, `ViT-B-16-quickgelu`).
+        name: `nano` for the embedded backbone, `debug` for a tiny random one, else an open_clip model name
+            (`ViT-B-16`, `ViT-B-16-quickgelu`).
         pretrained: open_clip tag (`openai`, downloaded) or the path of a local checkpoint (safetensors, or a
-            PyTorch file loaded with `weights_only`). None gives random weights, which is useful only for tests of speed.
+            PyTorch file loaded with `weights_only`). None gives random weights, useful only to measure speed.
 
     Raises:
         UserError: unknown name or tag, missing file, or a model that cannot be adapted.
@@ -152,12 +155,15 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         import difflib
 
         near = difflib.get_close_matches(name, [NANO, *open_clip.list_models()], n=3, cutoff=0.3)
-        raise UserError(f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. See open_clip.list_models().")
+        raise UserError(
+            f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. See open_clip.list_models()."
+        )
     if pretrained is not None and not Path(pretrained).is_file():
         tags = open_clip.list_pretrained_tags_by_model(name)
         if pretrained not in tags:
             raise UserError(
-                f"{name} has no pretrained weights {pretrained!r}, and no such file exists. Tags: {', '.join(tags) or 'none'}."
+                f"{name} has no pretrained weights {pretrained!r}, and no such file exists. "
+                f"Tags: {', '.join(tags) or 'none'}."
             )
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
     try:
@@ -166,7 +172,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         raise
     except Exception as error:
         raise UserError(
-            f"cannot load {name} with weights {pretrained!r}: {error}. If they have to be downloaded, check the network, "
-            "or give the path of a local checkpoint."
+            f"cannot load {name} with weights {pretrained!r}: {error}. If they have to be downloaded, check the "
+            "network, or give the path of a local checkpoint."
         ) from error
     return Backbone(clip, name, pretrained, open_clip.get_tokenizer(name))

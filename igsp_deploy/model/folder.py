@@ -119,7 +119,11 @@ class ModelFolder:
         except (KeyError, TypeError) as error:
             raise UserError(f"{where} lacks {error}. {_REMEDY}") from error
         tasks = path / "tasks"
-        names = sorted(p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")) if tasks.is_dir() else []
+        names = (
+            sorted(p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith("."))
+            if tasks.is_dir()
+            else []
+        )
         for index, name in enumerate(names):
             folder._load_task(index, tasks / name)
         return folder
@@ -142,8 +146,8 @@ class ModelFolder:
         """
         if backbone.weight_hash != self.identity["weight_hash"]:
             raise UserError(
-                f"{self.path} was made with backbone {self.identity['name']} "
-                f"(weights {self.identity['weight_hash'][:12]}), got {backbone.name} (weights {backbone.weight_hash[:12]}). "
+                f"{self.path} was made with backbone {self.identity['name']} (weights "
+                f"{self.identity['weight_hash'][:12]}), got {backbone.name} (weights {backbone.weight_hash[:12]}). "
                 "Use the same name and weights, or start a new model folder."
             )
 
@@ -237,7 +241,9 @@ class ModelFolder:
         check_sums(path, _REMEDY)
         record = TaskRecord.from_json(read_json(path / "task.json", "task record"), str(path / "task.json"))
         if record.index != index:
-            raise UserError(f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {_REMEDY}")
+            raise UserError(
+                f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {_REMEDY}"
+            )
         experts, routers = _load(path / "experts.safetensors"), _load(path / "router.safetensors")
         statistics = _load(path / "selector.safetensors")
         ids: dict[Site, list[int]] = {("vision", b): i for b, i in record.vision_ids.items()}

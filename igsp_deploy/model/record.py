@@ -59,4 +59,6 @@ class TaskRecord:
                 picked[key] = {int(block): list(ids) for block, ids in picked[key].items()}
             return cls(**picked)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{where} is not a task record of this format ({error}). Restore it from a copy.") from error
+            raise UserError(
+                f"{where} is not a task record of this format ({error}). Restore it from a copy."
+            ) from error

@@ -104,10 +104,9 @@ def encode_text(
         crop: drop the padding after the longest text. The tower is causal and reads its end token, so the result is
             the same up to round-off, at a fraction of the cost. Used in training.
     """
-    if adapter is None or not adapter.text:
-        if not crop:
-            features: Tensor = backbone.clip.encode_text(tokens, normalize=normalize)
-            return features
+    if (adapter is None or not adapter.text) and not crop:
+        features: Tensor = backbone.clip.encode_text(tokens, normalize=normalize)
+        return features
     text = backbone.text
     pool_type = getattr(text, "text_pool_type", None) or text.pool_type
     if crop and pool_type in ("argmax", "eos"):

@@ -26,7 +26,10 @@ def save_checkpoint(model_path: Path, step: int, state: dict[str, Any], tensors:
         shutil.rmtree(target)
     with new_folder(target) as scratch:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch / "state.safetensors")
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                scratch / "state.safetensors",
+            )
         except SafetensorError as error:
             raise OSError(str(error)) from error
         write_json(scratch / "state.json", {"step": step, **state})
@@ -50,7 +53,9 @@ def load_checkpoint(model_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]
     try:
         tensors = load_file(found[-1] / "state.safetensors")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{found[-1]} is damaged ({error}). Delete {root} to learn this task from its start.") from error
+        raise UserError(
+            f"{found[-1]} is damaged ({error}). Delete {root} to learn this task from its start."
+        ) from error
     return read_json(found[-1] / "state.json", "checkpoint"), tensors
 
 

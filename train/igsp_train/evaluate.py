@@ -70,9 +70,7 @@ class _Evaluation:
         """Classify the test images of one task in every way the report needs."""
         folder, backbone = self.folder, self.backbone
         total, first = len(folder.tasks), folder.first_block
-        counts = _TaskCounts(
-            len(labels), 0, 0, np.zeros(total, np.int64), 0, np.zeros(total + 1, np.int64)
-        )
+        counts = _TaskCounts(len(labels), 0, 0, np.zeros(total, np.int64), 0, np.zeros(total + 1, np.int64))
         plain_classes = torch.cat([self.classes(PLAIN, t) for t in range(total)])
         offset = sum(len(folder.tasks[t].classes) for t in range(task))
         for rows, tokens in trunk_chunks(backbone, images, first):
@@ -153,8 +151,9 @@ def read_test_images(
     data = load_task_data(record.name, source or record.source, **settings)
     if data.classes != record.classes:
         raise UserError(
-            f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., learned were "
-            f"{', '.join(record.classes[:5])}... Give the images it was learned from: --task {record.name}=FOLDER"
+            f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., "
+            f"learned were {', '.join(record.classes[:5])}... "
+            f"Give the images it was learned from: --task {record.name}=FOLDER"
         )
     if not len(data.test):
         raise UserError(f"task {record.name!r}: {source or record.source} has no test images.")
@@ -186,8 +185,10 @@ def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
         }
         for record in folder.tasks
     ]
-    rounded = {name: {k: None if v is None else round(100 * v, 2) for k, v in summary(m).items()} for name, m in
-               (("given", given), ("auto", auto))}
+    rounded = {
+        name: {k: None if v is None else round(100 * v, 2) for k, v in summary(m).items()}
+        for name, m in (("given", given), ("auto", auto))
+    }
     return {
         "tasks": [record.name for record in folder.tasks],
         "test_images": [c.images for c in counts],

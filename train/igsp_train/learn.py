@@ -55,7 +55,7 @@ class StepReport:
 class Reporter(Protocol):
     """Gets a report after every step."""
 
-    def __call__(self, report: StepReport) -> None: ...
+    def __call__(self, report: StepReport, /) -> None: ...
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,6 +125,8 @@ class TaskRun:
         self.tracker = GateTracker(config.gate_ema, config.convergence_window)
         self.reuse = ReuseStrength(config, config.reuse_strength)
         found = load_checkpoint(folder.path)
+        if found is not None and found[0].get("learned") != len(folder.tasks):
+            found = None  # its task was learned, and the process ended before the checkpoint was removed
         if found is None:
             self.learner = new_task_learner(folder, config.num_candidates, self.seed)
             self.progress.trained_parameters = self.learner.num_parameters()
@@ -202,14 +204,16 @@ class TaskRun:
             total = loss + self.reuse.weight(progress.step, frozen > 0) * mass
         set_learning_rate(self.optimiser, learning_rate_factor(progress.step, config.steps, config.warmup_steps))
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         if config.max_grad_norm:
             parameters = [p for p in self.learner.parameters() if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         self.optimiser.step()
         value, share = float(loss.detach()), float(mass.detach())
         if not np.isfinite(value):
-            raise UserError(f"the loss became {value} at step {progress.step}. Lower learn.learning_rate and start again.")
+            raise UserError(
+                f"the loss became {value} at step {progress.step}. Lower learn.learning_rate and start again."
+            )
         progress.curves["loss"].append(value)
         progress.curves["mass"].append(share)
         progress.curves["movement"].append(self.tracker.update(gates))
@@ -266,12 +270,13 @@ class TaskRun:
         return {id(parameter): name for name, parameter in self.learner.named_parameters()}
 
     def _save(self) -> None:
-        tensors = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
+        tensors: dict[str, Tensor] = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
         tensors.update({f"optimiser.{k}": v for k, v in optimiser_tensors(self.optimiser, self._names()).items()})
         for age, gates in enumerate(self.tracker.state()):
             tensors.update({f"gates.{age:04d}.{tower}.{block}": g for (tower, block), g in gates.items()})
         state = {
             "fingerprint": self.fingerprint,
+            "learned": len(self.folder.tasks),
             "progress": dataclasses.asdict(self.progress),
             "layout": self.learner.layout(),
             "reuse_strength": self.reuse.value,
@@ -282,8 +287,8 @@ class TaskRun:
     def _resume(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         if state.get("fingerprint") != self.fingerprint:
             raise UserError(
-                f"{self.folder.path} holds an unfinished task that was started with another name, other images or other "
-                "settings. Repeat that command to finish it, or pass --discard-unfinished to drop it."
+                f"{self.folder.path} holds an unfinished task that was started with another name, other images or "
+                "other settings. Repeat that command to finish it, or pass --discard to drop it."
             )
         self.progress = _Progress(**state["progress"])
         self.learner = rebuild_task_learner(self.folder, state["layout"])

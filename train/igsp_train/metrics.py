@@ -1,4 +1,4 @@
-"""The field's three numbers over an accuracy matrix A[j, i]: accuracy on task i after learning task j (ZSCL, ICCV 2023)."""
+"""Transfer, Average, Last of an accuracy matrix A[j, i]: accuracy on task i after task j (ZSCL, ICCV 2023)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""AdamW over the learner's parameters: two learning rates, warm-up and cosine, state carried over pruning and resume."""
+"""AdamW over the learner's parameters: two learning rates, warm-up and cosine, state kept over pruning and resume."""
 
 import math
 
@@ -36,7 +36,10 @@ def make_optimiser(learner: TaskLearner, config: LearnConfig, *, train_router: b
         {"params": static, "base": config.text_gate_learning_rate},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
+        [g for g in groups if g["params"]],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.999),
     )
 
 

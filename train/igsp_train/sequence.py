@@ -26,7 +26,7 @@ from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracy
 from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
 from igsp_train.features import TrunkViews
-from igsp_train.learn import LearnResult, Reporter, TaskRun, discard_unfinished
+from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.progress import step_progress
 from igsp_train.statistics import learn_statistics
 
@@ -118,7 +118,11 @@ def learn_task(
     source = _resolved(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
-        task.train, backbone.preprocess, horizontal_flip=config.data.horizontal_flip, seed=config.learn.seed, on_skip=warn
+        task.train,
+        backbone.preprocess,
+        horizontal_flip=config.data.horizontal_flip,
+        seed=config.learn.seed,
+        on_skip=warn,
     )
     train_images, train_labels, _ = read_eval_images(views.items, backbone.preprocess)
     held_out, held_out_labels, _ = read_eval_images(task.val, backbone.preprocess, on_skip=warn)
@@ -142,7 +146,7 @@ def learn_task(
         warn(f"{task.name}: continuing after step {run.progress.step}")
     with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
-        def both(step_report: Any) -> None:
+        def both(step_report: StepReport) -> None:
             bar(step_report)
             if report is not None:
                 report(step_report)
@@ -242,8 +246,8 @@ def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
             value = getattr(given, field.name)
             if value != getattr(default, field.name) and value != getattr(stored, field.name):
                 raise UserError(
-                    f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, got {value!r}. "
-                    "Leave it out, or start a new model folder."
+                    f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, "
+                    f"got {value!r}. Leave it out, or start a new model folder."
                 )
 
 

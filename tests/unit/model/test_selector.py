@@ -1,8 +1,9 @@
 """The selector: choice by Gaussians, thresholds, independence of the batch."""
 
 import torch
-from igsp_deploy.model.selector import PLAIN, Selector, task_statistics
 from torch import Tensor
+
+from igsp_deploy.model.selector import PLAIN, Selector, task_statistics
 
 
 def cloud(center: float, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,19 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.experts import expert_output, folded_delta
-from igsp_deploy.model.towers import adapted_block, class_embeddings, encode_from_trunk, encode_image, encode_text
-from igsp_deploy.model.towers import trunk_tokens
-from torch import Tensor
+from igsp_deploy.model.towers import (
+    adapted_block,
+    class_embeddings,
+    encode_from_trunk,
+    encode_image,
+    encode_text,
+    trunk_tokens,
+)
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +22,9 @@ def backbone() -> Backbone:
     return load_backbone("debug")
 
 
-def random_adapter(backbone: Backbone, *, experts: int = 3, rank: int = 2, blocks: tuple[int, ...] = (1, 2)) -> TaskAdapter:
+def random_adapter(
+    backbone: Backbone, *, experts: int = 3, rank: int = 2, blocks: tuple[int, ...] = (1, 2)
+) -> TaskAdapter:
     generator = torch.Generator().manual_seed(7)
 
     def draw(*shape: int) -> Tensor:
@@ -108,7 +117,9 @@ def test_identity_the_routing_probability_gates_the_gradient_of_an_expert(backbo
     delta.retain_grad()
     y.square().sum().backward()
     g = delta.grad
-    assert g is not None and down.grad is not None and up.grad is not None
+    assert g is not None
+    assert down.grad is not None
+    assert up.grad is not None
     for k in range(3):
         rows = slice(2 * k, 2 * k + 2)
         gated = adapter.scale * gates[:, k, None, None] * g
@@ -126,8 +137,12 @@ def test_identity_router_descent_is_a_soft_projection_on_the_experts_outputs(bac
     y, gates, hidden, delta = adapted_block(block, torch.randn(1, 17, backbone.vision_width), adapter)
     delta.retain_grad()
     y.square().sum().backward()
-    assert delta.grad is not None and bias.grad is not None
-    outputs = [adapter.scale * hidden @ adapter.down[2 * k : 2 * k + 2].T @ adapter.up[:, 2 * k : 2 * k + 2].T for k in range(3)]
+    assert delta.grad is not None
+    assert bias.grad is not None
+    outputs = [
+        adapter.scale * hidden @ adapter.down[2 * k : 2 * k + 2].T @ adapter.up[:, 2 * k : 2 * k + 2].T
+        for k in range(3)
+    ]
     mean = sum(gates[0, k] * outputs[k] for k in range(3))
     expected = torch.stack([gates[0, k] * (delta.grad * (outputs[k] - mean)).sum() for k in range(3)])
     torch.testing.assert_close(bias.grad, expected, atol=1e-3, rtol=1e-4)

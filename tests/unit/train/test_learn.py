@@ -1,0 +1,214 @@
+"""Learning one task after another on a tiny random CLIP: who gets gradient, what stays bit-identical, resuming."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from igsp_deploy.config import LearnConfig, ModelConfig, SelectorConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import task_statistics
+from igsp_deploy.model.towers import class_embeddings, encode_image
+from igsp_train.checkpoint import clear_checkpoint
+from igsp_train.features import TrunkViews
+from igsp_train.learn import LearnResult, StepReport, TaskRun
+
+CLASSES = ["red", "green", "blue"]
+LEARN = LearnConfig(
+    steps=16,
+    batch_size=8,
+    warmup_steps=2,
+    phase1_min_share=0.25,
+    phase1_max_share=0.5,
+    checkpoint_every=5,
+    convergence_window=2,
+    num_candidates=2,
+)
+
+
+class ColourViews:
+    """Noisy images of one of three colours; the shade tells tasks apart."""
+
+    def __init__(self, shade: int) -> None:
+        generator = np.random.default_rng(shade)
+        self.labels = np.arange(24) % 3
+        self.images = generator.integers(0, 60, (24, 32, 32, 3), dtype=np.uint8)
+        for image, label in zip(self.images, self.labels, strict=True):
+            image[..., label] += np.uint8(shade)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def view(self, index: int, epoch: int) -> NDArray[np.uint8]:
+        return np.roll(self.images[index], epoch, axis=1)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("debug")
+
+
+def new_folder(path: Path, backbone: Backbone) -> ModelFolder:
+    model = ModelConfig(backbone="debug", rank=2, vision_blocks=2)
+    return ModelFolder.create(path, backbone, model, SelectorConfig())
+
+
+def make_run(backbone: Backbone, folder: ModelFolder, shade: int, config: LearnConfig = LEARN) -> TaskRun:
+    views = ColourViews(shade)
+    trunk = TrunkViews(backbone, folder.first_block, views, cached_views=config.cached_views, limit_bytes=1 << 30)
+    prompts = [f"a {name} picture" for name in CLASSES]
+    return TaskRun(backbone, folder, config, views=trunk, labels=views.labels, prompts=prompts, fingerprint=str(shade))
+
+
+def finish(folder: ModelFolder, result: LearnResult) -> None:
+    features = torch.randn(12, 64, generator=torch.Generator().manual_seed(0))
+    statistics = task_statistics(features, torch.arange(12) % 3, 3, features)
+    learned = result.learner.learned(folder.pool, statistics)
+    index = len(folder.tasks)
+    record = TaskRecord(
+        index=index,
+        name=f"task{index}",
+        classes=CLASSES,
+        display_names=CLASSES,
+        templates=["a {}."],
+        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
+        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
+        trained_parameters=result.trained_parameters,
+        kept_parameters=0,
+        selector_parameters=0,
+    )
+    folder.add_task(record, learned)
+
+
+def test_learning_lowers_the_loss_and_a_later_task_leaves_the_earlier_one_bit_identical(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    images = torch.randn(4, 3, 32, 32)
+    before = []
+    for number, shade in enumerate((180, 120, 60)):
+        result = make_run(backbone, folder, shade).run()
+        assert np.mean(result.curves["loss"][-3:]) < np.mean(result.curves["loss"][:3])
+        finish(folder, result)
+        with torch.no_grad():
+            before.append(
+                (
+                    encode_image(backbone, images, folder.adapter(number)),
+                    class_embeddings(backbone, folder.adapter(number), CLASSES, ["a {}."]),
+                )
+            )
+    reopened = ModelFolder.open(tmp_path / "model")
+    for number, (features, classes) in enumerate(before):
+        with torch.no_grad():
+            assert torch.equal(encode_image(backbone, images, reopened.adapter(number)), features)
+        assert torch.equal(class_embeddings(backbone, reopened.adapter(number), CLASSES, ["a {}."]), classes)
+    assert not torch.equal(before[0][0], before[1][0])
+
+
+def test_only_candidates_and_the_router_receive_gradient(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    run = make_run(backbone, folder, 120)
+    for learner in run.learner.sites.values():
+        with torch.no_grad():
+            learner.up.normal_()  # B starts at zero, and then A has no gradient yet
+    loss, _, _ = run.loss(np.arange(8), np.zeros(8, np.int64))
+    loss.backward()  # type: ignore[no-untyped-call]
+    trained = {name for name, p in run.learner.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    sites = {"vision_1", "vision_2", "text_0", "text_1"}
+    expected = {f"sites.{s}.{part}" for s in sites for part in ("down", "up", "bias")}
+    expected |= {f"sites.{s}.weight" for s in sites if s.startswith("vision")}
+    assert trained == expected
+    assert not [name for name, p in backbone.clip.named_parameters() if p.requires_grad or p.grad is not None]
+    assert not [b for b in run.learner.buffers() if b.requires_grad or b.grad is not None]
+
+
+def test_phase_2_trains_the_kept_experts_and_the_router_and_nothing_else(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    frozen = {site: [t.clone() for t in folder.pool.gather(site, [0], folder.width(site))] for site in folder.sites}
+    run = make_run(backbone, folder, 120)
+    reports: list[StepReport] = []
+    snapshots: dict[int, dict[str, torch.Tensor]] = {}
+
+    def watch(report: StepReport) -> None:
+        reports.append(report)
+        snapshots[report.step] = {name: p.detach().clone() for name, p in run.learner.named_parameters()}
+
+    result = run.run(watch)
+    phase2 = [r.step for r in reports if r.phase == 2]
+    assert phase2
+    assert result.phase1_steps == phase2[0] - 1
+    first, last = snapshots[phase2[0]], snapshots[phase2[-1]]
+    assert first.keys() == last.keys()
+    assert {n for n in first if first[n].numel() and not torch.equal(first[n], last[n])} == {
+        n
+        for n, p in run.learner.named_parameters()
+        if p.numel() and not (n.endswith("bias") and p.numel() == 1) and not (n.endswith("weight") and p.shape[0] == 1)
+    }
+    optimised = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in run.learner.parameters()}
+    for site, (down, up) in frozen.items():
+        assert torch.equal(folder.pool.gather(site, [0], folder.width(site))[0], down)
+        assert torch.equal(folder.pool.gather(site, [0], folder.width(site))[1], up)
+
+
+def test_pruning_does_not_move_what_it_keeps(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    run = make_run(backbone, folder, 180)
+    learner = run.learner.sites["vision_1"]
+    with torch.no_grad():
+        learner.up.normal_()
+    kept = learner.up[1].clone()
+    learner.keep(torch.tensor([False, True]))
+    assert torch.equal(learner.up[0], kept)
+    assert learner.num_candidates == 1
+    assert learner.weight.shape[0] == learner.bias.shape[0] == 1
+
+
+@pytest.mark.parametrize("steps_before", [3, 5, 12])
+@pytest.mark.parametrize("cached_views", [0, 3])
+def test_a_resumed_run_ends_in_the_very_same_numbers(
+    tmp_path: Path, backbone: Backbone, steps_before: int, cached_views: int
+) -> None:
+    config = dataclasses.replace(LEARN, cached_views=cached_views)
+    through = make_run(backbone, new_folder(tmp_path / "a", backbone), 180, config).run()
+    folder = new_folder(tmp_path / "b", backbone)
+    first = make_run(backbone, folder, 180, config)
+    with pytest.raises(InterruptedError):
+        first.run(stop=lambda: first.progress.step == steps_before)
+    second = make_run(backbone, folder, 180, config)
+    assert second.progress.step == steps_before
+    resumed = second.run()
+    assert resumed.curves == through.curves
+    ours, theirs = dict(resumed.learner.named_parameters()), dict(through.learner.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    run = make_run(backbone, folder, 180)
+    with pytest.raises(InterruptedError):
+        run.run(stop=lambda: run.progress.step == 3)
+    with pytest.raises(UserError, match="--discard"):
+        make_run(backbone, folder, 60)
+
+
+def test_the_penalty_moves_gate_mass_to_the_frozen_experts(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    masses = []
+    for strength in (0.0, 20.0):
+        config = dataclasses.replace(
+            LEARN, steps=30, reuse_strength=strength, reuse_schedule="fixed", phase1_min_share=1.0, phase1_max_share=1.0
+        )
+        clear_checkpoint(folder.path)
+        masses.append(make_run(backbone, folder, 120, config).run().curves["mass"][-1])
+    assert masses[1] < masses[0] - 0.1
