@@ -1,0 +1,194 @@
+"""The model folder: round trip, damage, foreign backbones, full disks."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from igsp_deploy import files
+from igsp_deploy.backbones.debug import build_debug
+from igsp_deploy.config import ModelConfig, SelectorConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.model import folder as folder_module
+from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import TaskStatistics
+
+
+def learned_task(folder: ModelFolder, seed: int) -> tuple[TaskRecord, LearnedTask]:
+    """A task with one new random expert a block, reusing all earlier ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rank = folder.config.rank
+    ids = {site: list(range(folder.pool.size(site) + 1)) for site in folder.sites}
+    learned = LearnedTask(
+        experts={s: (draw(1, rank, folder.width(s)), draw(1, folder.width(s), rank)) for s in folder.sites},
+        ids=ids,
+        router_weights={s: draw(len(ids[s]), folder.width(s)) for s in folder.sites if s[0] == "vision"},
+        router_biases={s: draw(len(ids[s])) for s in folder.sites},
+        statistics=TaskStatistics(means=draw(2, 5), scatter=torch.eye(5), count=9, calibration=draw(4, 5)),
+    )
+    record = TaskRecord(
+        index=len(folder.tasks),
+        name=f"task{seed}",
+        classes=["a", "b"],
+        display_names=["an a", "a b"],
+        templates=["a photo of {}."],
+        vision_ids={s[1]: i for s, i in ids.items() if s[0] == "vision"},
+        text_ids={s[1]: i for s, i in ids.items() if s[0] == "text"},
+        trained_parameters=1,
+        kept_parameters=1,
+        selector_parameters=1,
+    )
+    return record, learned
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFolder:
+    backbone = load_backbone("debug")
+    folder = ModelFolder.create(
+        tmp_path / "model", backbone, ModelConfig(backbone="debug", rank=2, vision_blocks=2), SelectorConfig()
+    )
+    for seed in (0, 1):
+        folder.add_task(*learned_task(folder, seed))
+    return folder
+
+
+def test_a_reopened_folder_gives_the_same_adapters(model: ModelFolder) -> None:
+    again = ModelFolder.open(model.path)
+    assert [t.name for t in again.tasks] == ["task0", "task1"]
+    for index in (0, 1):
+        for tower in ("vision", "text"):
+            ours, theirs = getattr(model.adapter(index), tower), getattr(again.adapter(index), tower)
+            assert ours.keys() == theirs.keys()
+            for block in ours:
+                assert torch.equal(ours[block].down, theirs[block].down)
+                assert torch.equal(ours[block].up, theirs[block].up)
+                assert torch.equal(ours[block].router_bias, theirs[block].router_bias)
+    assert again.first_block == 1
+    assert again.pool.num_parameters() == model.pool.num_parameters() == 2 * 4 * 2 * 32 * 2
+
+
+@pytest.mark.parametrize("name", ["task.json", "experts.safetensors", "router.safetensors", "selector.safetensors"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_file_is_named_with_its_remedy(model: ModelFolder, name: str, damage: str) -> None:
+    path = model.path / "tasks" / "01-task1" / name
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=rf"01-task1/{name} is .*Restore"):
+        ModelFolder.open(model.path)
+
+
+def test_a_missing_task_folder_is_noticed(model: ModelFolder) -> None:
+    (model.path / "tasks" / "00-task0").rename(model.path / "elsewhere")
+    with pytest.raises(UserError, match="a task folder is missing"):
+        ModelFolder.open(model.path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": 1}'])
+def test_a_broken_configuration_is_an_error_not_a_traceback(model: ModelFolder, content: str) -> None:
+    (model.path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        ModelFolder.open(model.path)
+
+
+def test_a_newer_format_says_upgrade(model: ModelFolder) -> None:
+    values = json.loads((model.path / "config.json").read_text())
+    (model.path / "config.json").write_text(json.dumps({**values, "format_version": 99}))
+    with pytest.raises(UserError, match="Upgrade igsp-deploy"):
+        ModelFolder.open(model.path)
+
+
+def test_something_else_is_not_a_model_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a model folder"):
+        ModelFolder.open(tmp_path)
+
+
+def test_another_backbone_is_refused(model: ModelFolder) -> None:
+    other = Backbone(build_debug(seed=1), "debug", None, lambda texts: torch.zeros(len(texts), 24, dtype=torch.long))
+    with pytest.raises(UserError, match="was made with backbone debug"):
+        model.check_backbone(other)
+    model.check_backbone(load_backbone("debug"))
+
+
+def test_a_full_disk_leaves_the_model_as_it_was(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(p.relative_to(model.path) for p in model.path.rglob("*"))
+    monkeypatch.setattr(folder_module, "save_file", full)
+    with pytest.raises(UserError, match="disk is not full"):
+        model.add_task(*learned_task(model, 2))
+    monkeypatch.undo()
+    assert sorted(p.relative_to(model.path) for p in model.path.rglob("*")) == before
+    assert len(ModelFolder.open(model.path).tasks) == 2
+    model.add_task(*learned_task(model, 2))
+
+
+def test_a_full_disk_while_flushing_leaves_nothing_half_written(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def fail_late(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_fsync", fail_late)
+    with pytest.raises(UserError, match="nothing was changed"):
+        model.add_task(*learned_task(model, 2))
+    assert [p.name for p in sorted((model.path / "tasks").iterdir())] == ["00-task0", "01-task1"]
+
+
+def test_a_name_that_is_taken_is_refused(model: ModelFolder) -> None:
+    record, learned = learned_task(model, 1)
+    with pytest.raises(UserError, match="already has a task 'task1'"):
+        model.add_task(record, learned)
+
+
+def test_an_unknown_task_suggests_the_nearest(model: ModelFolder) -> None:
+    with pytest.raises(UserError, match="Did you mean 'task1'"):
+        model.task_index("taks1")
+
+
+def test_too_many_blocks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.vision_blocks must be at most the tower's 3 blocks, got 9"):
+        ModelFolder.create(
+            tmp_path / "m", load_backbone("debug"), ModelConfig(backbone="debug", vision_blocks=9), SelectorConfig()
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_safetensors_alone_are_written(model: ModelFolder) -> None:
+    suffixes = {p.suffix for p in model.path.rglob("*") if p.is_file() and p.name != "SHA256SUMS"}
+    assert suffixes == {".json", ".safetensors"}
+    safetensors.torch.load_file(model.path / "tasks" / "00-task0" / "experts.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "message"),
+    [
+        ("nano", "openai", "leave `pretrained` empty"),
+        ("ViT-B-61", None, "Nearest: ViT-B-16"),
+        ("ViT-B-32", "no-such-tag", "Tags: openai"),
+        ("RN50", None, "not a VisionTransformer"),
+        ("coca_ViT-B-32", None, "cannot be adapted|pools by attention|not a plain"),
+    ],
+)
+def test_a_backbone_that_cannot_be_used_says_why(name: str, pretrained: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_backbone(name, pretrained)
