@@ -1,0 +1,77 @@
+"""Random views of training images."""
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_train.data.items import Items
+from igsp_train.data.order import seeded
+from igsp_train.data.views import RATIOS, TrainViews, _crop_box
+
+SPEC = PreprocessSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def _items(folder: Path, sizes: tuple[tuple[int, int], ...] = ((30, 20), (20, 20), (300, 250))) -> Items:
+    paths = []
+    for number, (width, height) in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        paths.append(folder / f"{number}.png")
+    return Items(paths, np.zeros(len(paths), dtype=np.int64))
+
+
+def test_a_view_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+    items = _items(tmp_path)
+    cached, uncached = TrainViews(items, SPEC, seed=3), TrainViews(items, SPEC, seed=3, cache_bytes=0)
+    forward = [cached.view(index, epoch) for epoch in range(3) for index in range(3)]
+    backward = [uncached.view(index, epoch) for epoch in reversed(range(3)) for index in reversed(range(3))]
+    for one, other in zip(forward, reversed(backward), strict=True):
+        assert one.shape == (16, 16, 3)
+        assert one.dtype == np.uint8
+        assert (one == other).all()
+
+
+def test_epochs_and_seeds_give_other_views(tmp_path: Path) -> None:
+    items = _items(tmp_path)
+    views = TrainViews(items, SPEC, seed=3)
+    assert all((views.view(1, 0) != views.view(1, epoch)).any() for epoch in range(1, 4))
+    assert (views.view(1, 0) != TrainViews(items, SPEC, seed=4).view(1, 0)).any()
+
+
+def test_only_wanted_mirroring_mirrors(tmp_path: Path) -> None:
+    ramp = np.repeat(np.linspace(0, 255, 20).astype(np.uint8)[None, :, None], 20, axis=0).repeat(3, axis=2)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    items = Items([tmp_path / "ramp.png"], np.zeros(1, dtype=np.int64))
+
+    def rising(flip: bool) -> list[bool]:
+        views = TrainViews(items, SPEC, horizontal_flip=flip)
+        return [bool(views.view(0, epoch)[8, -1, 0] > views.view(0, epoch)[8, 0, 0]) for epoch in range(40)]
+
+    assert all(rising(False))
+    assert 8 < sum(rising(True)) < 32
+
+
+def test_memory_for_originals_is_bounded(tmp_path: Path) -> None:
+    views = TrainViews(_items(tmp_path), SPEC, cache_bytes=30 * 20 * 3 + 20 * 20 * 3)
+    assert sorted(views._cache) == [0, 1]
+
+
+@given(width=st.integers(1, 200), height=st.integers(1, 200), seed=st.integers(0, 1000))
+def test_a_crop_lies_inside_the_image(width: int, height: int, seed: int) -> None:
+    left, top, right, bottom = _crop_box(width, height, (0.9, 1.0), seeded(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_crops_have_the_area_and_shape_asked_for() -> None:
+    boxes = [_crop_box(1000, 1000, (0.5, 0.7), seeded(seed)) for seed in range(200)]
+    areas = np.array([(right - left) * (bottom - top) for left, top, right, bottom in boxes]) / 1e6
+    ratios = np.array([(right - left) / (bottom - top) for left, top, right, bottom in boxes])
+    assert 0.49 < areas.min() < 0.53
+    assert 0.67 < areas.max() < 0.71
+    assert RATIOS[0] - 0.01 < ratios.min() < 0.8
+    assert 1.25 < ratios.max() < RATIOS[1] + 0.01

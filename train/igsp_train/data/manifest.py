@@ -1,0 +1,75 @@
+"""A CSV file that lists images: columns `path`, `label` and optionally `split`."""
+
+import csv
+from pathlib import Path
+
+from igsp_deploy.errors import UserError
+from igsp_train.data.image_folder import SPLITS, ClassFiles
+
+COLUMNS = ("path", "label")
+_SPLIT_NAMES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
+
+
+def read_manifest(path: Path) -> dict[str, ClassFiles]:
+    """List the images of a CSV manifest.
+
+    Args:
+        path: CSV with a header line. `path` is an image, relative to the manifest's own folder; `label` its class;
+            `split`, where there is such a column, `train`, `val` or `test`. Other columns are passed over.
+
+    Returns:
+        Split -> class -> files.
+
+    Raises:
+        UserError: not a CSV of this form, no rows, an unknown split, an image listed twice, or images that are missing.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            _check_header(path, header)
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"cannot read the manifest {path}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"the manifest {path} is not CSV in UTF-8 ({error}). Save it so.") from error
+    if not rows:
+        raise UserError(f"the manifest {path} lists no images. Add lines such as images/1.jpg,shoe")
+    return _collect(path, rows)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise UserError(
+            f"the manifest {path} must have the columns path and label (and split, if it says the split), separated by "
+            f"commas; {' and '.join(missing)} missing in its first line: {', '.join(header) or 'empty'}."
+        )
+
+
+def _collect(path: Path, rows: list[tuple[int, dict[str, str | None]]]) -> dict[str, ClassFiles]:
+    splits: dict[str, ClassFiles] = {}
+    lines: dict[Path, int] = {}
+    missing: list[str] = []
+    for line, row in rows:
+        file_name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+        if not file_name or not label:
+            raise UserError(f"{path}, line {line}: path and label must not be empty.")
+        written = (row["split"] or "").strip() if "split" in row else "train"
+        split = _SPLIT_NAMES.get(written.lower())
+        if split is None:
+            raise UserError(f"{path}, line {line}: split must be train, val or test, got {written!r}.")
+        image = path.parent / file_name
+        if image in lines:
+            raise UserError(f"{path}: {file_name} is listed twice, in lines {lines[image]} and {line}. Remove one.")
+        lines[image] = line
+        if not image.is_file():
+            missing.append(f"{file_name} (line {line})")
+        splits.setdefault(split, {}).setdefault(label, []).append(image)
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(rows)} images do not exist, the first is {missing[0]}. Paths are "
+            f"relative to {path.parent}; correct or remove them."
+        )
+    return {name: {label: sorted(files) for label, files in sorted(found.items())} for name, found in splits.items()}
