@@ -31,7 +31,9 @@ def step_progress(console: Console, name: str, steps: int, done: int) -> Iterato
             nonlocal last
             if report.step == steps or time.monotonic() - last > LINE_EVERY_S:
                 last = time.monotonic()
-                console.print(f"[{report.step}/{steps}] {_describe(name, report)}", markup=False, highlight=False)
+                console.print(
+                    f"[{report.step}/{steps}] {_describe(name, report)}", markup=False, highlight=False, soft_wrap=True
+                )
 
         yield line
         return

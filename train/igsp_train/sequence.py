@@ -112,7 +112,7 @@ def learn_task(
     """
 
     def warn(message: str) -> None:
-        console.print(message, markup=False, highlight=False)
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     started = time.monotonic()
     source = _resolved(config.tasks[task.name])

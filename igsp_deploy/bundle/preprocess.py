@@ -1,0 +1,163 @@
+"""From an image file to the pixels the model takes. Used alike in training, export checks and serving; no torch."""
+
+import io
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from igsp_deploy.errors import UserError
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded, in pixels; larger ones are refused from their header."""
+
+_MAX_RESIZED_PIXELS = 4 * MAX_PIXELS
+"""A thin strip is scaled to `size` times thousands of pixels before the crop; beyond this it is refused."""
+
+_FAILURES = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RuntimeWarning,
+    UserWarning,
+)
+"""What pillow's decoders raise on damaged files (warnings where a program turns them into errors)."""
+
+_HEADER_LOCK = threading.Lock()
+"""`warnings.catch_warnings` swaps filters of the whole process: one thread at a time."""
+
+
+class ImageError(UserError):
+    """An image that cannot be used: which, why, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSpec:
+    """How the backbone wants its images."""
+
+    size: int
+    """Side of the square input, in pixels."""
+    mean: tuple[float, ...]
+    """Mean of each channel, for pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How it is resized."""
+    resize_mode: Literal["shortest"] = "shortest"
+    """The shortest side becomes `size`, then the center is cropped."""
+
+
+def load_image(source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image to RGB: orientation applied, alpha on white, any mode pillow reads, the first frame of several.
+
+    Args:
+        source: a file, its bytes, or an image that pillow has opened.
+        max_pixels: larger images are refused before anything is decoded.
+
+    Raises:
+        ImageError: missing, not an image, truncated, or more than `max_pixels` pixels.
+    """
+    name = str(source) if isinstance(source, Path) else "the image"
+    try:
+        if isinstance(source, Image.Image):
+            _check_size(source, name, max_pixels)
+            return _to_rgb(source)
+        with _open_header(source) as image:
+            _check_size(image, name, max_pixels)
+            return _to_rgb(image)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist. Check the path.") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name} is a folder, not an image. Give the images in it.") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read ({error.strerror}). Check its permissions.") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image of a known format. Save it as JPEG or PNG.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large to be decoded ({error}). Scale it down.") from error
+    except _FAILURES as error:
+        raise ImageError(f"{name} cannot be decoded ({error}). It may be truncated; save it again.") from error
+
+
+def _open_header(source: Path | bytes) -> Image.Image:
+    handle: io.BytesIO | Path = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _HEADER_LOCK, warnings.catch_warnings():
+        # Pillow's own warning about the size would only repeat our error.
+        warnings.simplefilter("ignore")
+        return Image.open(handle)
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if image.width < 1 or image.height < 1:
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: nothing to see. Leave it out.")
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels; at most {max_pixels:,} in all are decoded. "
+            "Scale it down."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error, not a grey area"
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bit(image)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits, scaled from the format's range (16 bit) or the likely one (32 bit, float)."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if image.mode.startswith("I;16") or values.max() > 255.0:
+        top = 65535.0
+    else:
+        top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 255.0
+    return (np.clip(values, 0.0, top) * (255.0 / top)).round().astype(np.uint8)
+
+
+def to_uint8(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Resize the shortest side to `spec.size` and crop the center, as torchvision does on pillow images.
+
+    Args:
+        image: RGB.
+        spec: side and interpolation.
+
+    Returns:
+        uint8 `[S, S, 3]`, equal to `Resize(S)` followed by `CenterCrop(S)` to the last bit.
+
+    Raises:
+        ImageError: so long and thin that the resized image would not fit into memory.
+    """
+    size, (width, height) = spec.size, image.size
+    target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if target[0] * target[1] > _MAX_RESIZED_PIXELS:
+        raise ImageError(f"an image of {width} x {height} pixels is too long and thin. Cut it to what is to be seen.")
+    resample = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    if target != (width, height):
+        image = image.resize(target, resample)
+    left, top = round((target[0] - size) / 2.0), round((target[1] - size) / 2.0)
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def normalize(images: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """Scale to [0, 1] and standardise each channel: uint8 `[B, S, S, 3]` -> float32 `[B, 3, S, S]`."""
+    scaled = (images.astype(np.float32) / np.float32(255.0) - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
