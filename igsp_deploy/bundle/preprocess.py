@@ -159,5 +159,6 @@ def to_uint8(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
 
 def normalize(images: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
     """Scale to [0, 1] and standardise each channel: uint8 `[B, S, S, 3]` -> float32 `[B, 3, S, S]`."""
-    scaled = (images.astype(np.float32) / np.float32(255.0) - np.float32(spec.mean)) / np.float32(spec.std)
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    scaled = (images.astype(np.float32) / np.float32(255.0) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
