@@ -1,0 +1,57 @@
+"""The quickstart's own data."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igsp_train import quickstart_data
+from igsp_train.data.sources import load_task_data
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return quickstart_data.write_quickstart_data(tmp_path_factory.mktemp("quickstart"))
+
+
+def test_every_task_loads_with_its_splits(folders: dict[str, Path]) -> None:
+    assert list(folders) == ["digits", "surfaces", "letters", "shapes"]
+    for name, folder in folders.items():
+        data = load_task_data(name, str(folder))
+        counts = np.bincount(data.train.labels) + np.bincount(data.val.labels)
+        assert set(counts.tolist()) == {quickstart_data.TRAIN_IMAGES}
+        assert set(np.bincount(data.test.labels).tolist()) == {quickstart_data.TEST_IMAGES}
+        assert 6 <= len(data.classes) <= 10
+
+
+def test_no_test_picture_is_a_training_picture(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        train = {path.read_bytes() for path in (folder / "train").rglob("*.png")}
+        test = {path.read_bytes() for path in (folder / "test").rglob("*.png")}
+        assert not train & test
+
+
+def test_the_seed_determines_every_byte(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = quickstart_data.write_quickstart_data(tmp_path / "again")
+    assert _digest(again["shapes"].parent) == _digest(folders["shapes"].parent)
+    monkeypatch.setattr(quickstart_data, "TRAIN_IMAGES", 1)
+    monkeypatch.setattr(quickstart_data, "TEST_IMAGES", 1)
+    other = [quickstart_data.write_quickstart_data(tmp_path / str(seed), seed=seed)["shapes"] for seed in (0, 1)]
+    assert _digest(other[0]) != _digest(other[1])
+
+
+def test_what_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    quickstart_data.write_quickstart_data(tmp_path)
+    assert list((tmp_path / "digits").iterdir()) == []
