@@ -40,17 +40,21 @@ def test_no_test_picture_is_a_training_picture(folders: dict[str, Path]) -> None
         assert not train & test
 
 
-def test_the_seed_determines_every_byte(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    again = quickstart_data.write_quickstart_data(tmp_path / "again")
-    assert _digest(again["shapes"].parent) == _digest(folders["shapes"].parent)
-    monkeypatch.setattr(quickstart_data, "TRAIN_IMAGES", 1)
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart_data, "TRAIN_IMAGES", 2)
     monkeypatch.setattr(quickstart_data, "TEST_IMAGES", 1)
-    other = [quickstart_data.write_quickstart_data(tmp_path / str(seed), seed=seed)["shapes"] for seed in (0, 1)]
-    assert _digest(other[0]) != _digest(other[1])
 
 
+@pytest.mark.usefixtures("few_images")
+def test_the_seed_determines_every_byte(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        quickstart_data.write_quickstart_data(tmp_path / name, seed=seed)
+    assert _digest(tmp_path / "one") == _digest(tmp_path / "again")
+    assert _digest(tmp_path / "one") != _digest(tmp_path / "other")
+
+
+@pytest.mark.usefixtures("few_images")
 def test_what_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "digits").mkdir()
     quickstart_data.write_quickstart_data(tmp_path)
