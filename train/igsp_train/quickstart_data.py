@@ -9,6 +9,8 @@ shapes    drawn shapes of any colour, size and angle, 8 classes
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from igsp_deploy.files import new_folder
+from igsp_deploy.files import explain_os_error
 
 TRAIN_IMAGES = 40
 """Training images a class."""
@@ -67,9 +69,18 @@ def write_quickstart_data(folder: Path, *, seed: int = 0) -> dict[str, Path]:
         "shapes": _write_shapes,
     }
     for number, (name, write) in enumerate(writers.items()):
-        if not (folder / name).exists():
-            with new_folder(folder / name) as scratch:
-                write(scratch, np.random.default_rng([seed, number]))
+        if (folder / name).exists():
+            continue
+        # Not `new_folder`: flushing thousands of small files takes longer than drawing them, and they can be drawn again.
+        scratch = folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            scratch.mkdir(parents=True)
+            write(scratch, np.random.default_rng([seed, number]))
+            scratch.rename(folder / name)
+        except OSError as error:
+            raise explain_os_error(error, folder / name) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return {name: folder / name for name in writers}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igsp_deploy.errors import UserError
 from igsp_train import quickstart_data
 from igsp_train.data.sources import load_task_data
 
@@ -59,3 +60,21 @@ def test_what_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "digits").mkdir()
     quickstart_data.write_quickstart_data(tmp_path)
     assert list((tmp_path / "digits").iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        quickstart_data.write_quickstart_data(tmp_path / "file")
+
+
+@pytest.mark.usefixtures("few_images")
+def test_an_interruption_leaves_no_half_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart_data, "_write_words", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart_data.write_quickstart_data(tmp_path)
+    assert list(tmp_path.iterdir()) == []
