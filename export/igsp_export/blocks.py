@@ -1,0 +1,67 @@
+"""Transformer blocks as they stand in the exported graph: explicit attention, and experts gathered by task."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from igsp_deploy.config import RouterInput
+from igsp_deploy.model.router import router_features
+from igsp_export.compact import Stack
+
+
+def attention(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Multi-head self-attention of an open_clip block, `[B, n, d]` -> `[B, n, d]`.
+
+    The same numbers as `nn.MultiheadAttention`, written with one scaled-dot-product call, which opset 23 turns into one
+    `Attention` node.
+    """
+    attn = block.attn
+    batch, tokens, width = x.shape
+    qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = qkv.reshape(batch, tokens, 3, attn.num_heads, width // attn.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attn.out_proj(y.transpose(1, 2).reshape(batch, tokens, width))
+
+
+def plain_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The frozen block."""
+    x = x + block.ls_1(attention(block, block.ln_1(x), mask))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+class StackedExperts(nn.Module):
+    """Experts and routers of all tasks in one block; every sample takes its own task's slice.
+
+    Buffers `down` `[T+1, R, d]`, `up` `[T+1, d, R]` and, in the image tower, `router_weight` `[T+1, K, d]` and
+    `router_bias` `[T+1, K]`.
+    """
+
+    def __init__(self, stack: Stack, router_input: RouterInput) -> None:
+        """Hold a block's stack; `router_input` is what the router reads."""
+        super().__init__()
+        self.router_input = router_input
+        self.register_buffer("down", stack.down)
+        self.register_buffer("up", stack.up)
+        self.register_buffer("router_weight", stack.router_weight)
+        self.register_buffer("router_bias", stack.router_bias)
+
+    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """What the experts of task `index` `[B]` add for `hidden` `[B, n, d]`."""
+        inner = torch.bmm(hidden, self.down[index].transpose(1, 2))
+        if self.router_weight is not None:
+            features = router_features(hidden, self.router_input).unsqueeze(1)
+            logits = torch.bmm(features, self.router_weight[index].transpose(1, 2)).squeeze(1) + self.router_bias[index]
+            gates = logits.softmax(-1)
+            count = gates.shape[1]
+            rank = inner.shape[2] // count
+            inner = (inner.unflatten(2, (count, rank)) * gates[:, None, :, None]).flatten(2)
+        return torch.bmm(inner, self.up[index].transpose(1, 2))
+
+
+def stacked_block(block: Any, experts: StackedExperts, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The block with the experts of each sample's task beside its MLP."""
+    x = x + block.ls_1(attention(block, block.ln_1(x), mask))
+    hidden = block.ln_2(x)
+    return x + block.ls_2(block.mlp(hidden) + experts(hidden, index))
