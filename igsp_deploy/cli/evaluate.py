@@ -27,13 +27,11 @@ def evaluate(
 
     import json as json_format
 
-    from rich.console import Console
-
-    from igsp_deploy.cli.report import print_evaluation
+    from igsp_deploy.cli.report import print_evaluation, table_console
     from igsp_train.evaluate import evaluate_model
 
     result = evaluate_model(model, sources or None)
     if json:
         print(json_format.dumps(result, indent=2))
     else:
-        print_evaluation(result, Console())
+        print_evaluation(result, table_console(len(result["tasks"])))

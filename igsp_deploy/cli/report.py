@@ -10,38 +10,46 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _matrix(title: str, tasks: list[str], matrix: list[list[float]]) -> Table:
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _table(title: str, corner: str, tasks: list[str]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("accuracy % on")
+    table.add_column(corner, no_wrap=True)
     for task in tasks:
-        table.add_column(task, justify="right")
+        table.add_column(task, justify="right", overflow="fold")
+    return table
+
+
+def _matrix(title: str, tasks: list[str], matrix: list[list[float]]) -> Table:
+    table = _table(title, "accuracy % on", tasks)
     for learned, row in zip(tasks, matrix, strict=True):
         table.add_row(f"after {learned}", *(_percent(value) for value in row))
     return table
 
 
 def _tasks(result: dict[str, Any]) -> Table:
-    table = Table(title="After the last task", title_justify="left")
-    columns: list[tuple[str, list[str]]] = [("task", list(result["tasks"]))]
-    for title, key in (("zero-shot %", "zero_shot"), ("task given %", "given"), ("task chosen %", "auto")):
-        if key in result:
-            values = result[key] if key == "zero_shot" else result[key][-1]
-            columns.append((title, [_percent(value) for value in values]))
-    columns.append(("all classes %", [_percent(value) for value in result["open_last"]]))
-    columns.append(("right task chosen %", [_percent(value) for value in result["selector_accuracy"]]))
+    table = _table("After the last task", "", result["tasks"])
+    accuracies = [
+        ("zero-shot %", result.get("zero_shot")),
+        ("task given %", result["given"][-1]),
+        ("task chosen %", result["auto"][-1]),
+        ("task chosen, all classes %", result["open_last"]),
+        ("right task chosen %", result["selector_accuracy"]),
+    ]
+    for title, values in accuracies:
+        if values is not None:
+            table.add_row(title, *(_percent(value) for value in values))
     for title, key in (
         ("parameters trained", "trained"),
-        ("kept", "kept"),
+        ("parameters kept", "kept"),
         ("experts new", "experts_new"),
-        ("reused", "reused"),
+        ("experts reused", "reused"),
     ):
         numbers = [task.get(key) for task in result["parameters"]]
         if any(number is not None for number in numbers):
-            columns.append((title, ["-" if number is None else f"{number:,}" for number in numbers]))
-    for title, _ in columns:
-        table.add_column(title, justify="left" if title == "task" else "right")
-    for row in zip(*(values for _, values in columns), strict=True):
-        table.add_row(*row)
+            table.add_row(title, *(_number(number) for number in numbers))
     return table
 
 
@@ -54,6 +62,12 @@ def _summary(result: dict[str, Any]) -> Table:
         metrics = result["metrics"][key]
         table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last")))
     return table
+
+
+def table_console(num_tasks: int) -> Console:
+    """Console on stdout: as wide as the terminal, or as the tables need where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(80, 34 + 16 * num_tasks))
 
 
 def print_evaluation(result: dict[str, Any], console: Console) -> None:

@@ -71,7 +71,7 @@ def write_quickstart_data(folder: Path, *, seed: int = 0) -> dict[str, Path]:
     for number, (name, write) in enumerate(writers.items()):
         if (folder / name).exists():
             continue
-        # Not `new_folder`: flushing thousands of small files takes longer than drawing them, and they can be drawn again.
+        # Not `new_folder`: flushing thousands of files takes longer than drawing them, and they can be drawn again.
         scratch = folder / f".{name}.{os.getpid()}.tmp"
         try:
             scratch.mkdir(parents=True)
