@@ -20,7 +20,9 @@ def igsp(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def write_task(root: Path, classes: tuple[str, ...] = ("cat", "dog"), test_classes: tuple[str, ...] | None = None) -> Path:
+def write_task(
+    root: Path, classes: tuple[str, ...] = ("cat", "dog"), test_classes: tuple[str, ...] | None = None
+) -> Path:
     for split, names in (("train", classes), ("test", test_classes or classes)):
         for number, name in enumerate(names):
             (root / split / name).mkdir(parents=True)

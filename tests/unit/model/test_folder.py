@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+
 from igsp_deploy import files
 from igsp_deploy.backbones.debug import build_debug
 from igsp_deploy.config import ModelConfig, SelectorConfig

@@ -212,3 +212,22 @@ def test_the_penalty_moves_gate_mass_to_the_frozen_experts(tmp_path: Path, backb
         clear_checkpoint(folder.path)
         masses.append(make_run(backbone, folder, 120, config).run().curves["mass"][-1])
     assert masses[1] < masses[0] - 0.1
+
+
+def test_the_optimisers_moments_of_kept_experts_survive_pruning(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    config = dataclasses.replace(LEARN, phase1_min_share=1.0, phase1_max_share=1.0, keep_ratio=0.3)
+    run = make_run(backbone, folder, 180, config)
+    moments: dict[str, torch.Tensor] = {}
+
+    def remember(report: StepReport) -> None:
+        for name, parameter in run.learner.named_parameters():
+            moments[name] = run.optimiser.state[parameter]["exp_avg"].clone()
+
+    result = run.run(remember)
+    assert any(not all(mask) for mask in result.kept.values())
+    for name, parameter in result.learner.named_parameters():
+        site = name.split(".")[1].replace("_", ".")
+        rows = torch.tensor(result.kept[site])
+        assert torch.equal(run.optimiser.state[parameter]["exp_avg"], moments[name][rows])
+        assert moments[name].abs().sum() > 0

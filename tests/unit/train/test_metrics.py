@@ -1,6 +1,7 @@
 """Transfer, Average and Last on a matrix computed by hand."""
 
 import numpy as np
+
 from igsp_train.metrics import summary
 
 

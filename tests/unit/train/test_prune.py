@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from igsp_deploy.config import PruneRule
 from igsp_train.prune import experts_to_keep
 

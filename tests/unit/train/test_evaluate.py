@@ -1,0 +1,117 @@
+"""The accuracy matrix against a slow, image-by-image computation from the definitions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.selector import PLAIN, selector_features
+from igsp_deploy.model.towers import class_embeddings, encode_image, normalize_images, trunk_tokens
+from igsp_train.data import load_task_data, read_eval_images
+from igsp_train.evaluate import evaluate_model
+from igsp_train.metrics import summary
+from igsp_train.sequence import train_sequence
+
+QUIET = Console(quiet=True)
+
+
+def write_task(root: Path, shade: int) -> str:
+    generator = np.random.default_rng(shade)
+    for split, count in (("train", 10), ("test", 6)):
+        for channel, colour in enumerate(("red", "green", "blue")):
+            (root / split / colour).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 90, (32, 32, 3), dtype=np.uint8)
+                pixels[..., channel] += np.uint8(shade)
+                Image.fromarray(pixels).save(root / split / colour / f"{number}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    tasks = {name: write_task(root / name, shade) for name, shade in (("dim", 60), ("mid", 70), ("bright", 160))}
+    config = RunConfig(
+        model=ModelConfig(backbone="debug", rank=2, vision_blocks=2),
+        learn=LearnConfig(steps=30, batch_size=8, warmup_steps=2, num_candidates=2),
+        tasks=tasks,
+    )
+    train_sequence(root / "model", config, console=QUIET)
+    return root / "model"
+
+
+def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
+    result = evaluate_model(model, console=QUIET)
+    folder = ModelFolder.open(model)
+    backbone = folder.load_backbone()
+    total = len(folder.tasks)
+    given, auto, open_last = np.zeros((total, total)), np.zeros((total, total)), np.zeros(total)
+    chosen_last = np.zeros((total, total + 1), dtype=int)
+    everything = [(i, c) for i, task in enumerate(folder.tasks) for c in range(len(task.classes))]
+    for i, record in enumerate(folder.tasks):
+        data = load_task_data(record.name, record.source)
+        images, labels, _ = read_eval_images(data.test, backbone.preprocess)
+        for image, label in zip(images, labels, strict=True):
+            x = normalize_images(torch.from_numpy(image[None]), backbone.preprocess.mean, backbone.preprocess.std)
+            read = selector_features(backbone, trunk_tokens(backbone, x, 1), 1, "trunk")
+
+            def predict(t: int, names: list[str], templates: list[str], x: torch.Tensor = x) -> int:
+                adapter = None if t == PLAIN else folder.adapter(t)
+                classes = class_embeddings(backbone, adapter, names, templates)
+                return int((encode_image(backbone, x, adapter) @ classes.T).argmax())
+
+            for j in range(total):
+                selector = folder.selector(j + 1)
+                assert selector is not None
+                t = int(selector.choose(read)[0])
+                known = i if i <= j else PLAIN
+                given[j, i] += predict(known, record.display_names, record.templates) == label
+                auto[j, i] += predict(t, record.display_names, record.templates) == label
+            chosen_last[i, t if t != PLAIN else total] += 1
+            if t == PLAIN:
+                classes = torch.cat(
+                    [class_embeddings(backbone, None, r.display_names, r.templates) for r in folder.tasks]
+                )
+                answer = everything[int((encode_image(backbone, x) @ classes.T).argmax())]
+            else:
+                answer = (t, predict(t, folder.tasks[t].display_names, folder.tasks[t].templates))
+            open_last[i] += answer == (i, label)
+    count = len(labels)
+    np.testing.assert_allclose(result["given"], 100 * given / count, atol=0.006)
+    np.testing.assert_allclose(result["auto"], 100 * auto / count, atol=0.006)
+    np.testing.assert_allclose(result["open_last"], 100 * open_last / count, atol=0.006)
+    assert result["confusion"] == chosen_last.tolist()
+    expected = summary(100 * given / count)
+    assert {k: pytest.approx(v, abs=0.01) for k, v in expected.items()} == result["metrics"]["given"]
+    assert len({tuple(row) for row in result["auto"]}) > 1, "the test is too easy to tell selectors apart"
+
+
+def test_tasks_learned_earlier_keep_their_accuracy_exactly(model: Path) -> None:
+    matrix = evaluate_model(model, console=QUIET)["given"]
+    for i in range(len(matrix)):
+        assert len({matrix[j][i] for j in range(i, len(matrix))}) == 1
+
+
+def test_other_images_of_the_same_classes_can_be_given(model: Path, tmp_path: Path) -> None:
+    other = evaluate_model(model, {"mid": write_task(tmp_path / "other", 160)}, console=QUIET)
+    assert other["test_images"] == [18, 18, 18]
+    assert other["given"][2][1] != evaluate_model(model, console=QUIET)["given"][2][1]
+
+
+def test_images_of_other_classes_are_refused(model: Path, tmp_path: Path) -> None:
+    write_task(tmp_path / "t", 60)
+    for split in ("train", "test"):
+        (tmp_path / "t" / split / "red").rename(tmp_path / "t" / split / "crimson")
+    with pytest.raises(UserError, match="crimson"):
+        evaluate_model(model, {"mid": str(tmp_path / "t")}, console=QUIET)
+
+
+def test_images_that_are_gone_are_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate_model(model, {"mid": str(tmp_path / "nowhere")}, console=QUIET)
