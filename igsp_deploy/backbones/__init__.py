@@ -1,0 +1,1 @@
+"""Backbones that travel inside the package."""

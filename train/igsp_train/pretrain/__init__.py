@@ -1,0 +1,1 @@
+"""Pretraining of the embedded backbone `nano`; `python -m igsp_train.pretrain --help` says how to run it."""
