@@ -10,6 +10,7 @@ from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec, load_image, to_uint8
 from igsp_deploy.errors import UserError
+from igsp_train.data import images
 from igsp_train.data.images import read_eval_images
 from igsp_train.data.items import Items
 from igsp_train.data.views import TrainViews
@@ -56,12 +57,12 @@ def _items(paths: list[Path], labels: list[int] | None = None) -> Items:
 
 def test_every_kind_of_image_becomes_rgb_of_the_right_size(tmp_path: Path) -> None:
     paths = _good(tmp_path)
-    images, labels, skipped = read_eval_images(_items(paths), SPEC)
+    pixels, labels, skipped = read_eval_images(_items(paths), SPEC)
     assert skipped == []
-    assert images.shape == (len(paths), 8, 8, 3)
-    assert images.dtype == np.uint8
+    assert pixels.shape == (len(paths), 8, 8, 3)
+    assert pixels.dtype == np.uint8
     assert labels.tolist() == [0] * len(paths)
-    for path, image in zip(paths, images, strict=True):
+    for path, image in zip(paths, pixels, strict=True):
         assert (image == to_uint8(load_image(path), SPEC)).all(), path.name
 
 
@@ -69,9 +70,9 @@ def test_unreadable_files_are_left_out_with_their_labels_and_counted_once(tmp_pa
     good, bad = _good(tmp_path), _bad(tmp_path)
     paths = [*bad[:2], *good, *bad[2:]]
     said: list[str] = []
-    images, labels, skipped = read_eval_images(_items(paths, list(range(len(paths)))), SPEC, said.append)
+    pixels, labels, skipped = read_eval_images(_items(paths, list(range(len(paths)))), SPEC, said.append)
     assert labels.tolist() == list(range(2, 2 + len(good)))
-    assert len(images) == len(good)
+    assert len(pixels) == len(good)
     assert [entry.path for entry in skipped] == bad
     assert all(entry.path.name in entry.reason for entry in skipped)
     assert len(said) == 1
@@ -85,16 +86,21 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
 
 
 def test_no_files_are_no_images() -> None:
-    images, labels, skipped = read_eval_images(_items([]), SPEC)
-    assert images.shape == (0, 8, 8, 3)
+    pixels, labels, skipped = read_eval_images(_items([]), SPEC)
+    assert pixels.shape == (0, 8, 8, 3)
     assert labels.shape == (0,)
     assert skipped == []
 
 
-def test_reading_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
-    paths = _good(tmp_path) * 20
+def test_reading_leaves_the_warning_filters_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What two threads that save and restore the filters of the process may end in.
+    def changes_filters(path: Path) -> Image.Image:
+        warnings.simplefilter("ignore")
+        return load_image(path)
+
+    monkeypatch.setattr(images, "load_image", changes_filters)
     before = list(warnings.filters)
-    read_eval_images(_items(paths), SPEC)
+    images.read_eval_images(_items(_good(tmp_path)), SPEC)
     assert warnings.filters == before
 
 

@@ -50,3 +50,10 @@ def test_seed_and_purpose_change_what_is_held_out() -> None:
     base = split_off(items, names, share=0.2, least=2, seed=0, purpose="test")[1].paths
     assert split_off(items, names, share=0.2, least=2, seed=1, purpose="test")[1].paths != base
     assert split_off(items, names, share=0.2, least=2, seed=0, purpose="validation")[1].paths != base
+
+
+def test_classes_of_one_size_are_split_each_in_its_own_way() -> None:
+    items, names = _items([50, 50])
+    held_out = split_off(items, names, share=0.2, least=2, seed=0, purpose="test")[1]
+    numbers = [[path.name for path in held_out.paths if path.parts[0] == name] for name in names]
+    assert numbers[0] != numbers[1]
