@@ -28,7 +28,7 @@ class SelectorGraph(nn.Module):
         self.register_buffer("thresholds", selector.thresholds)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """`features` `[B, F]` -> chosen task `[B]` (`PLAIN` where none accepts) and scores minus thresholds `[B, T]`."""
+        """`features` `[B, F]` -> chosen task `[B]` (`PLAIN`: none accepts), scores minus thresholds `[B, T]`."""
         u = (features - self.center) @ self.whitening
         squared = (u * u).sum(1, keepdim=True) - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
         floor = torch.full((u.shape[0], self.num_tasks), -1e30, dtype=u.dtype, device=u.device)
