@@ -42,9 +42,12 @@ def train(
     from igsp_deploy.config import RunConfig, apply_overrides, build_config, load_yaml
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
+    from igsp_deploy.yaml_keys import check_unique_keys
 
     given = parse_tasks(task or [])
     values = load_yaml(config) if config else {}
+    if config:
+        check_unique_keys(config)
     source = str(config) if config else "--set"
     settings = build_config(RunConfig, apply_overrides(values, set_ or []), source)
     for name in settings.tasks:

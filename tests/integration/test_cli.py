@@ -81,6 +81,13 @@ def test_a_task_in_file_and_option_is_refused(tmp_path: Path) -> None:
     assert "Give it once" in result.stderr
 
 
+def test_a_task_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("tasks:\n  a: x\n  a: y\n")
+    result = igsp("train", "m", "--config", "run.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "'a' is given twice" in result.stderr
+
+
 def test_missing_data_is_exit_1_and_leaves_nothing(tmp_path: Path) -> None:
     result = igsp("train", "m", "--task", "a=absent", cwd=tmp_path)
     assert result.returncode == 1, result.stderr

@@ -1,0 +1,34 @@
+"""Keys that a YAML file gives twice: YAML readers keep the last one and say nothing."""
+
+from pathlib import Path
+
+from igsp_deploy.errors import UsageError
+
+
+def check_unique_keys(path: Path) -> None:
+    """Refuse a YAML file in which one mapping has the same key twice, for example two tasks of one name.
+
+    A file that cannot be read or parsed passes: whoever reads its values reports that.
+
+    Raises:
+        UsageError: names the key and both lines.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    open_nodes = [root]
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            open_nodes.extend(node.value)
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                raise UsageError(f"{path}: {key.value!r} is given twice, in lines {lines[key.value]} and {line}.")
+            open_nodes.append(value)
