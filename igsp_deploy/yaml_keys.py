@@ -28,7 +28,10 @@ def check_unique_keys(path: Path) -> None:
             continue
         lines: dict[str, int] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                raise UsageError(f"{path}: {key.value!r} is given twice, in lines {lines[key.value]} and {line}.")
             open_nodes.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise UsageError(f"{path}: {key.value!r} is given twice, in lines {lines[key.value]} and {line}.")
+            lines[key.value] = line

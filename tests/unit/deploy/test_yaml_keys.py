@@ -15,6 +15,13 @@ def test_a_task_named_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         check_unique_keys(path)
 
 
+def test_twice_in_one_line_is_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("tasks: {a: x, a: z}\n")
+    with pytest.raises(UsageError, match="'a' is given twice"):
+        check_unique_keys(path)
+
+
 @pytest.mark.parametrize("text", ["", "a: {x: 1}\nb: {x: 2}\n", "- {x: 1}\n- {x: 1}\n", "a: [", "\udcff"])
 def test_other_files_pass(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
