@@ -38,6 +38,11 @@ class StackedExperts(nn.Module):
     `router_bias` `[T+1, K]`.
     """
 
+    down: Tensor
+    up: Tensor
+    router_weight: Tensor | None
+    router_bias: Tensor | None
+
     def __init__(self, stack: Stack, router_input: RouterInput) -> None:
         """Hold a block's stack; `router_input` is what the router reads."""
         super().__init__()
@@ -49,15 +54,20 @@ class StackedExperts(nn.Module):
 
     def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
         """What the experts of task `index` `[B]` add for `hidden` `[B, n, d]`."""
-        inner = torch.bmm(hidden, self.down[index].transpose(1, 2))
-        if self.router_weight is not None:
+        inner = torch.bmm(hidden, self.down.index_select(0, index).transpose(1, 2))
+        if self.router_weight is not None and self.router_bias is not None:
             features = router_features(hidden, self.router_input).unsqueeze(1)
-            logits = torch.bmm(features, self.router_weight[index].transpose(1, 2)).squeeze(1) + self.router_bias[index]
-            gates = logits.softmax(-1)
+            weight, bias = self.router_weight.index_select(0, index), self.router_bias.index_select(0, index)
+            gates = (torch.bmm(features, weight.transpose(1, 2)).squeeze(1) + bias).softmax(-1)
             count = gates.shape[1]
             rank = inner.shape[2] // count
             inner = (inner.unflatten(2, (count, rank)) * gates[:, None, :, None]).flatten(2)
-        return torch.bmm(inner, self.up[index].transpose(1, 2))
+        return torch.bmm(inner, self.up.index_select(0, index).transpose(1, 2))
+
+
+def slots(index: Tensor, num_slots: int) -> Tensor:
+    """Which slice of the stacks each sample takes: its task's, or the last one (plain CLIP) for a negative index."""
+    return torch.where(index < 0, torch.full_like(index, num_slots - 1), index)
 
 
 def stacked_block(block: Any, experts: StackedExperts, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:

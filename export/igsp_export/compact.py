@@ -43,6 +43,8 @@ class CompactBlock:
 
 def compact_block(adapter: BlockAdapter) -> CompactBlock:
     """Fold the scale into `up`, and static gates as well."""
+    if not len(adapter.router_bias):  # nothing kept: the softmax of no experts has no meaning
+        return CompactBlock(down=adapter.down, up=adapter.up, router_weight=adapter.router_weight, router_bias=None)
     if adapter.router_weight is None or adapter.router_input == "static":
         gates = static_gates(adapter.router_bias)[0] * adapter.scale
         rank = adapter.down.shape[0] // len(gates)
@@ -74,21 +76,27 @@ class Stack:
     router_bias: Tensor | None
 
 
-def stack_block(blocks: list[CompactBlock], rank: int) -> Stack:
+def stack_block(blocks: list[CompactBlock | None], rank: int) -> Stack | None:
     """Stack one block of all tasks.
 
     Args:
-        blocks: one a task.
+        blocks: one a task; None for a task that leaves the block plain.
         rank: rank of one expert, to pad in whole experts.
+
+    Returns:
+        None where no task has an expert in the block.
     """
-    tasks, width = len(blocks), blocks[0].down.shape[1]
-    largest = max(block.down.shape[0] for block in blocks)
+    kept = [(t, block) for t, block in enumerate(blocks) if block is not None and len(block.down)]
+    if not kept:
+        return None
+    tasks, width = len(blocks), kept[0][1].down.shape[1]
+    largest = max(block.down.shape[0] for _, block in kept)
+    routed = kept[0][1].router_weight is not None
     down = torch.zeros(tasks + 1, largest, width)
     up = torch.zeros(tasks + 1, width, largest)
-    routed = blocks[0].router_weight is not None
     weight = torch.zeros(tasks + 1, largest // rank, width) if routed else None
     bias = torch.full((tasks + 1, largest // rank), MASKED) if routed else None
-    for t, block in enumerate(blocks):
+    for t, block in kept:
         size = block.down.shape[0]
         down[t, :size] = block.down
         up[t, :, :size] = block.up
@@ -101,7 +109,17 @@ def stack_block(blocks: list[CompactBlock], rank: int) -> Stack:
 
 
 def stack_tasks(adapters: list[TaskAdapter], rank: int) -> tuple[dict[int, Stack], dict[int, Stack]]:
-    """Stacks of all adapted blocks: vision block -> stack, text block -> stack."""
-    vision = {b: stack_block([compact_block(a.vision[b]) for a in adapters], rank) for b in adapters[0].vision}
-    text = {b: stack_block([compact_block(a.text[b]) for a in adapters], rank) for b in adapters[0].text}
-    return vision, text
+    """Stacks of all blocks in which a task has experts: vision block -> stack, text block -> stack."""
+    return (
+        _stack_tower([adapter.vision for adapter in adapters], rank),
+        _stack_tower([adapter.text for adapter in adapters], rank),
+    )
+
+
+def _stack_tower(tasks: list[dict[int, BlockAdapter]], rank: int) -> dict[int, Stack]:
+    stacks = {}
+    for number in sorted({number for task in tasks for number in task}):
+        stack = stack_block([compact_block(task[number]) if number in task else None for task in tasks], rank)
+        if stack is not None:
+            stacks[number] = stack
+    return stacks

@@ -3,6 +3,8 @@
 Shapes: B images, S image side, D embedding width, T tasks, F selector features, C classes of all tasks.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,17 +12,22 @@ from torch.nn import functional as F
 from igsp_deploy.config import RouterInput, SelectorPlace
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.selector import CHOOSE, PLAIN, Selector, selector_features
-from igsp_export.blocks import StackedExperts, plain_block, stacked_block
+from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block
 from igsp_export.compact import Stack
 
 
 class SelectorGraph(nn.Module):
     """Mahalanobis scores of every task, minus the task's threshold; the choice."""
 
+    center: Tensor
+    whitening: Tensor
+    means: Tensor
+    class_task: Tensor
+    thresholds: Tensor
+
     def __init__(self, selector: Selector) -> None:
         """Hold the selector's numbers as buffers."""
         super().__init__()
-        self.num_tasks = selector.num_tasks
         self.register_buffer("center", selector.center)
         self.register_buffer("whitening", selector.whitening)
         self.register_buffer("means", selector.whitened_means)
@@ -31,7 +38,7 @@ class SelectorGraph(nn.Module):
         """`features` `[B, F]` -> chosen task `[B]` (`PLAIN`: none accepts), scores minus thresholds `[B, T]`."""
         u = (features - self.center) @ self.whitening
         squared = (u * u).sum(1, keepdim=True) - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
-        floor = torch.full((u.shape[0], self.num_tasks), -1e30, dtype=u.dtype, device=u.device)
+        floor = torch.full((u.shape[0], self.thresholds.shape[0]), -1e30, dtype=u.dtype, device=u.device)
         index = self.class_task.unsqueeze(0).expand(u.shape[0], -1)
         scores = floor.scatter_reduce(1, index, -0.5 * squared, "amax")
         best, task = scores.max(dim=1)
@@ -41,6 +48,9 @@ class SelectorGraph(nn.Module):
 
 class ImageGraph(nn.Module):
     """One pass over the shared trunk, the choice of the task, then the adapted blocks with each sample's experts."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
 
     def __init__(
         self,
@@ -63,6 +73,10 @@ class ImageGraph(nn.Module):
         spec = backbone.preprocess
         self.register_buffer("pixel_scale", (1.0 / (255.0 * torch.tensor(spec.std))).view(1, 3, 1, 1))
         self.register_buffer("pixel_shift", (-torch.tensor(spec.mean) / torch.tensor(spec.std)).view(1, 3, 1, 1))
+
+    def num_slots(self) -> int:
+        """Slices of the stacks, plain CLIP's included."""
+        return next((cast(StackedExperts, experts).down.shape[0] for experts in self.experts.values()), 1)
 
     def _head(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)
@@ -93,10 +107,11 @@ class ImageGraph(nn.Module):
             read = selector_features(self.backbone, x, self.first_block, self.place)
         chosen, scores = self.selector(read)
         used = torch.where(task == CHOOSE, chosen, task)
-        index = torch.where(used < 0, torch.full_like(used, self.selector.num_tasks), used)
+        index = slots(used, self.num_slots())
         for number in range(self.first_block, len(blocks)):
             if str(number) in self.experts:
-                x = stacked_block(blocks[number], self.experts[str(number)], x, index)
+                experts = cast(StackedExperts, self.experts[str(number)])
+                x = stacked_block(blocks[number], experts, x, index)
             else:
                 x = plain_block(blocks[number], x)
         return self._head(x), used, scores

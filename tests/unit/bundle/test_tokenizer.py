@@ -14,8 +14,9 @@ from igsp_export.tokenizer import build_tokenizer
 CONTEXT = 16
 
 WORDS = (
-    "<end_of_text> <start_of_text> &amp; &lt; &#x27; &amp;lt;end_of_text&gt; ’s 's 'LL 'ſ é 日本 🎉 👩\u200d🔬 Ã© â€™ ß İ ǅ "
-    "ﬁ 1234 ٣ ½ _ - -- ... !< cat photo A </w> œ̃ नमस्ते K Å ㎏ &nbsp; &notanentity; <b> \\ \" ' \u0345 \u200d \ufeff \x00 \ud83d"
+    "<end_of_text> <start_of_text> &amp; &lt; &#x27; &amp;lt;end_of_text&gt; ’s 's 'LL 'ſ é 日本 🎉 👩\u200d🔬 Ã© â€™ "
+    "ß İ ǅ ﬁ 1234 ٣ ½ _ - -- ... !< cat photo A </w> œ̃ नमस्ते K Å ㎏ &nbsp; &notanentity; <b> \\ \" ' "
+    "\u0345 \u200d \ufeff \x00 \ud83d"
 )
 FRAGMENTS = [*WORDS.split(" "), " ", "  ", "\n", "\t", "\x85", "\u3000", "\x1c"]
 

@@ -92,8 +92,30 @@ def test_texts_of_mixed_tasks_equal_each_task_by_itself(backbone: Backbone) -> N
     tokens = backbone.tokenize(["a cat", "two dogs on a lawn", "", "a red wall"])
     task = [0, 1, PLAIN, 1]
     with torch.no_grad():
-        embedded = TextGraph(backbone, text, 2).eval()(tokens, torch.tensor(task))
+        embedded = TextGraph(backbone, text).eval()(tokens, torch.tensor(task))
         for row, t in enumerate(task):
             adapter = None if t == PLAIN else adapters[t]
             alone = encode_text(backbone, tokens[row : row + 1], adapter, normalize=True)[0]
             torch.testing.assert_close(embedded[row], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_in_which_no_task_kept_an_expert_stays_plain(backbone: Backbone) -> None:
+    first, second = (random_adapter(backbone, count, count, "class_token") for count in (2, 3))
+    empty = {
+        tower: BlockAdapter(
+            down=torch.zeros(0, width),
+            up=torch.zeros(width, 0),
+            router_weight=torch.zeros(0, width) if tower == "vision" else None,
+            router_bias=torch.zeros(0),
+            scale=1.0,
+        )
+        for tower, width in (("vision", backbone.vision_width), ("text", backbone.text_width))
+    }
+    adapters = [
+        TaskAdapter(vision={1: empty["vision"], 2: first.vision[2]}, text={0: empty["text"], 1: first.text[1]}),
+        TaskAdapter(vision={1: empty["vision"], 2: empty["vision"]}, text={1: second.text[1]}),
+    ]
+    vision, text = stack_tasks(adapters, RANK)
+    assert (list(vision), list(text)) == ([2], [1])
+    assert vision[2].down[0].abs().sum() > 0
+    assert vision[2].down[1:].abs().sum() == 0
