@@ -34,7 +34,7 @@ class ClipTokenizer:
         """Wrap a tokenizer of the `tokenizers` package; use `from_file`."""
         self._tokenizer = tokenizer
         self.context_length = context_length
-        self._special = {token: tokenizer.token_to_id(token) for token in (START, END)}
+        self._special: dict[str, int] = {token: tokenizer.token_to_id(token) or 0 for token in (START, END)}
 
     @classmethod
     def from_file(cls, path: Path, context_length: int) -> "ClipTokenizer":
