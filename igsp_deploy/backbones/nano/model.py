@@ -16,12 +16,14 @@ from igsp_deploy.errors import UserError
 
 
 def _read_config() -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(resources.files(__package__).joinpath("config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(
+        resources.files(__package__).joinpath("config.json").read_text(encoding="utf-8")
+    )
     return config
 
 
 NANO_CONFIG: dict[str, Any] = _read_config()
-"""Fields as in open_clip's model configs: `embed_dim`, `vision_cfg`, `text_cfg`, `preprocess_cfg`, and `context_length`."""
+"""Fields as in open_clip's configs (`embed_dim`, `vision_cfg`, `text_cfg`, `preprocess_cfg`), and `context_length`."""
 
 
 def nano_weights_path() -> Path:
@@ -33,7 +35,8 @@ def empty_nano(tokens: nn.Module | None = None) -> CLIP:
     """Build the network with random weights.
 
     Args:
-        tokens: what stands in for the patch embedding, default the trunk; pretraining passes one that reads cached maps.
+        tokens: what stands in for the patch embedding, default the trunk; pretraining passes one that reads cached
+            maps.
 
     Returns:
         An `open_clip.CLIP` whose `visual.conv1` maps [B, 3, 128, 128] to [B, width, 4, 4].

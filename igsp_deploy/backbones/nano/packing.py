@@ -1,9 +1,9 @@
 """Weights in few bytes: int8 rows for the large matrices, half precision for the rest, one safetensors file.
 
-A matrix `w` of the packed kind is stored as `w.int8` and `w.scale`, one scale a row: w = int8 * scale. Unpacking is one exact
-product a value, so every load on every machine gives the same bits. Of the token embedding only the rows that pretraining has
-touched are stored (`w.rows` lists them); the others are drawn from a fixed stream of numpy's Philox generator, so that words never seen
-still differ from each other.
+A matrix `w` of the packed kind is stored as `w.int8` and `w.scale`, one scale a row: w = int8 * scale. Unpacking is
+one exact product a value, so every load on every machine gives the same bits. Of the token embedding only the rows
+that pretraining has touched are stored (`w.rows` lists them); the others are drawn from a fixed stream of numpy's
+Philox generator, so that words never seen still differ from each other.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,8 @@
 """The image tokeniser of `nano`: a frozen EfficientNet-Lite0 whose maps become a 4 x 4 grid of tokens.
 
-Written from the published description of EfficientNet (Tan and Le, 2019, arXiv 1905.11946) and of its Lite variant (no squeeze and
-excitation, ReLU6, stem and head not scaled). Batch normalisation is folded into the convolutions: a `TrunkConv` has a bias and nothing else.
+Written from the published description of EfficientNet (Tan and Le, 2019, arXiv 1905.11946) and of its Lite variant
+(no squeeze and excitation, ReLU6, stem and head not scaled). Batch normalisation is folded into the convolutions: a
+`TrunkConv` has a bias and nothing else.
 """
 
 from typing import NamedTuple
@@ -46,10 +47,14 @@ class TrunkConv(nn.Module):
         depthwise: one filter a channel.
     """
 
-    def __init__(self, num_in: int, num_out: int, kernel_size: int = 1, stride: int = 1, depthwise: bool = False) -> None:
+    def __init__(
+        self, num_in: int, num_out: int, kernel_size: int = 1, stride: int = 1, depthwise: bool = False
+    ) -> None:
         super().__init__()
         total = kernel_size - stride
-        self.padding = (total // 2, total - total // 2, total // 2, total - total // 2) if kernel_size > 1 else (0, 0, 0, 0)
+        self.padding = (
+            (total // 2, total - total // 2, total // 2, total - total // 2) if kernel_size > 1 else (0, 0, 0, 0)
+        )
         symmetric = self.padding[0] == self.padding[1]
         groups = num_in if depthwise else 1
         self.pad_first = not symmetric
@@ -64,7 +69,7 @@ class TrunkConv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """An inverted bottleneck: expand (1 x 1), filter each channel, project (1 x 1), add the input where shapes allow."""
+    """An inverted bottleneck: expand (1 x 1), filter each channel, project (1 x 1), add the input if shapes allow."""
 
     def __init__(self, num_in: int, num_out: int, kernel_size: int, stride: int, expand_ratio: int) -> None:
         super().__init__()
@@ -92,7 +97,11 @@ class Lite0(nn.Module):
             nn.Sequential(
                 *(
                     Bottleneck(
-                        s.num_in if i == 0 else s.num_out, s.num_out, s.kernel_size, s.stride if i == 0 else 1, s.expand_ratio
+                        s.num_in if i == 0 else s.num_out,
+                        s.num_out,
+                        s.kernel_size,
+                        s.stride if i == 0 else 1,
+                        s.expand_ratio,
                     )
                     for i in range(s.repeats)
                 )
@@ -108,8 +117,8 @@ class Lite0(nn.Module):
             images: [B, 3, H, W], normalised; H and W are multiples of 32.
 
         Returns:
-            Maps [B, 40, H/8, W/8], [B, 112, H/16, W/16] and [B, 1280, H/32, W/32] (the last after its ReLU6; its mean over the
-            positions is the feature that the ImageNet classifier reads).
+            Maps [B, 40, H/8, W/8], [B, 112, H/16, W/16] and [B, 1280, H/32, W/32] (the last after its ReLU6; its mean
+            over the positions is the feature that the ImageNet classifier reads).
         """
         x = F.relu6(self.stem(images))
         maps = []

@@ -1,12 +1,13 @@
 """The embedding space, fixed before the towers are trained: where each class name and each picture ought to lie.
 
-With the teacher's pooled feature f [1280] and logits W f + b, a linear map A and unit class vectors v_c are sought such that
+With the teacher's pooled feature f [1280] and logits W f + b, a linear map A and unit class vectors v_c are sought
+such that
 
     softmax_c( s * cos(A f + a, v_c) )  =  softmax_c( W f + b )
 
-and such that A f + a keeps what else f holds (a second linear map rebuilds the whitened f from it). v_c is then the target of the text
-tower for the class's name, and A f + a that of the vision tower: CLIP's geometry from a classifier, by distillation (Hinton et al.
-2015, arXiv 1503.02531).
+and such that A f + a keeps what else f holds (a second linear map rebuilds the whitened f from it). v_c is then the
+target of the text tower for the class's name, and A f + a that of the vision tower: CLIP's geometry from a
+classifier, by distillation (Hinton et al. 2015, arXiv 1503.02531).
 """
 
 from dataclasses import dataclass
@@ -84,11 +85,15 @@ def fit_anchors(
         loss = distillation(scale * unit[:BATCH] @ chosen.T, classifier(feature[:BATCH]))
         loss = loss + 0.3 * F.mse_loss(rebuild(unit * num_dims**0.5), (feature - mean) / spread)
         known = labels[rows] >= 0
-        loss = loss + 0.3 * F.cross_entropy(scale * unit[:BATCH][known] @ F.normalize(free[1], dim=1).T, labels[rows][known])
+        loss = loss + 0.3 * F.cross_entropy(
+            scale * unit[:BATCH][known] @ F.normalize(free[1], dim=1).T, labels[rows][known]
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
     project.requires_grad_(False)
     with torch.no_grad():
-        return Anchors(project=project, imagenet=F.normalize(free[0], dim=1).detach(), folder=F.normalize(free[1], dim=1).detach())
+        return Anchors(
+            project=project, imagenet=F.normalize(free[0], dim=1).detach(), folder=F.normalize(free[1], dim=1).detach()
+        )

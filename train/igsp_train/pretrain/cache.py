@@ -1,7 +1,7 @@
-"""Everything the towers learn from, computed once: cells of the trunk, pooled features and labels of a fixed set of pictures.
+"""Everything the towers learn from, computed once: the trunk's cells of a fixed set of pictures.
 
-The trunk is frozen, so one pass over the pictures is enough and a step of pretraining costs only the transformers. Mixtures of two
-pictures are passed through the teacher like any other, so its answer to a mixture is exact.
+The trunk is frozen, so one pass over the pictures is enough and a step of pretraining costs only the transformers.
+Mixtures of two pictures are passed through the teacher like any other, so its answer to a mixture is exact.
 """
 
 import random
@@ -51,8 +51,10 @@ def run_trunk(trunk: Lite0, pictures: np.ndarray) -> Tensor:
     return cells(*trunk(images)).half().contiguous()
 
 
-def cache_real(trunk: Lite0, paths: list[Path], labels: list[int], num_views: int, seed: int, *, mixed_share: float = 0.4) -> Cache:
-    """Cache random views of real images; `mixed_share` of them are mixtures of two. `num_views` = 0: one plain view each."""
+def cache_real(
+    trunk: Lite0, paths: list[Path], labels: list[int], num_views: int, seed: int, *, mixed_share: float = 0.4
+) -> Cache:
+    """Cache random views of images; `mixed_share` of them mixtures of two. `num_views` = 0: one plain view each."""
     rng = random.Random(seed)
     images = [open_image(path) for path in paths]
     order = [index for _ in range(max(1, num_views)) for index in rng.sample(range(len(paths)), len(paths))]

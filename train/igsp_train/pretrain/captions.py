@@ -24,8 +24,22 @@ SCENE_TEMPLATES = ("{}", "a photo of {}.", "a picture of {}", "an image of {}.",
 """Wordings around the description of a rendered scene."""
 
 GLYPH_WORDS = {
-    "letter": ("the letter {}", "the handwritten letter {}", 'the letter "{}"', 'the handwritten letter "{}"', "a letter {}", "the character {}"),
-    "digit": ("the number {}", "the digit {}", "the handwritten digit {}", "a number {}", "the handwritten number {}", 'the digit "{}"'),
+    "letter": (
+        "the letter {}",
+        "the handwritten letter {}",
+        'the letter "{}"',
+        'the handwritten letter "{}"',
+        "a letter {}",
+        "the character {}",
+    ),
+    "digit": (
+        "the number {}",
+        "the digit {}",
+        "the handwritten digit {}",
+        "a number {}",
+        "the handwritten number {}",
+        'the digit "{}"',
+    ),
 }
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -49,5 +49,7 @@ def write_nano(model: CLIP, trunk: Lite0, token_rows: Tensor, path: Path) -> int
     packed = pack(state, names, {"token_embedding.weight": torch.sort(token_rows).values})
     size = sum(value.numel() * value.element_size() for value in packed.values())
     if size > SIZE_LIMIT_BYTES:
-        raise UserError(f"the weights take {size} bytes, more than {SIZE_LIMIT_BYTES}: touch fewer words or store more as int8.")
+        raise UserError(
+            f"the weights take {size} bytes, more than {SIZE_LIMIT_BYTES}: touch fewer words or store more as int8."
+        )
     return save_packed(packed, path, {"format": "nano-1", "origin": "see NOTICE"})

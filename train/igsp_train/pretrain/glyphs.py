@@ -1,4 +1,4 @@
-"""Letters and digits that look printed or written: a font's glyph, thinned or thickened, bent, and set on varied grounds."""
+"""Letters and digits that look printed or written: a font's glyph, thinned or thickened, bent, on varied grounds."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 
-def paint_glyph(glyph: str, colour: tuple[int, int, int], size: int, rng: random.Random, fonts: list[Path]) -> Image.Image:
+def paint_glyph(
+    glyph: str, colour: tuple[int, int, int], size: int, rng: random.Random, fonts: list[Path]
+) -> Image.Image:
     """Paint one letter or digit.
 
     Args:

