@@ -57,7 +57,7 @@ def run_quickstart(out: Path, model: ModelConfig, steps: int, console: Console) 
     started = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - started:3.0f} s] {text}", markup=False, highlight=False)
+        console.print(f"[{time.monotonic() - started:3.0f} s] {text}", markup=False, highlight=False, soft_wrap=True)
 
     say(f"writing four small tasks to {out / 'data'}")
     folders = write_quickstart_data(out / "data")
