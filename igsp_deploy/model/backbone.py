@@ -28,6 +28,7 @@ class Backbone:
         pretrained: open_clip tag or checkpoint path it was loaded from, or None.
         weight_hash: SHA-256 over all parameters and buffers, its identity.
         preprocess: how an image becomes its input.
+        tokenizer: open_clip tokenizer, texts -> ids `[N, context_length]`.
     """
 
     def __init__(self, clip: Any, name: str, pretrained: str | None, tokenizer: Callable[[list[str]], Tensor]):
@@ -43,7 +44,7 @@ class Backbone:
         self.name = name
         self.pretrained = pretrained
         self.weight_hash = hash_weights(clip)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.visual: Any = self.clip.visual
         self.text: Any = self.clip if isinstance(clip, CLIP) else self.clip.text
         self.vision_depth = len(self.visual.transformer.resblocks)
@@ -68,7 +69,7 @@ class Backbone:
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids of `texts`, int64 `[N, context_length]`, padded with zeros."""
-        return self._tokenizer(texts)
+        return self.tokenizer(texts)
 
     def identity(self) -> dict[str, Any]:
         """Name, pretrained tag and weight hash, as stored in a model folder."""

@@ -1,0 +1,210 @@
+"""From a model folder to a bundle: compact, stack, export, check against PyTorch, then appear by one rename."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from igsp_deploy import __version__
+from igsp_deploy.bundle.manifest import (
+    CLASSES,
+    REFERENCE,
+    TOKENIZER,
+    BundleBackbone,
+    BundleTask,
+    Manifest,
+    Variant,
+    list_files,
+)
+from igsp_deploy.errors import UsageError
+from igsp_deploy.files import new_folder
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import PLAIN
+from igsp_export.compact import stack_tasks
+from igsp_export.image_graph import ImageGraph
+from igsp_export.images import CheckImages, check_images
+from igsp_export.model_card import model_card
+from igsp_export.onnx_file import OPSETS, Signature, write_onnx
+from igsp_export.parity import check_parity, make_reference
+from igsp_export.text_graph import TextGraph
+from igsp_export.tokenizer import write_tokenizer
+from igsp_export.towers import Towers
+from igsp_serve.engine import Engine
+
+PROVIDERS = {"fp32": ("CPUExecutionProvider", "CUDAExecutionProvider")}
+"""Precision -> execution providers its graphs may run on."""
+
+
+def export_bundle(
+    model_path: Path,
+    bundle_path: Path,
+    *,
+    precision: Sequence[str] = ("fp32",),
+    opset: int = 23,
+    check_limit: int = 0,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Export a model folder as a bundle, and hold it against PyTorch before it appears.
+
+    Args:
+        model_path: the model folder.
+        bundle_path: must not exist yet.
+        precision: graphs to write.
+        opset: ONNX opset, 23 or 18.
+        check_limit: test images of each task to check with; 0 takes all.
+        console: where progress goes; stderr by default.
+
+    Returns:
+        `bundle`, `tasks`, `opset`, `size_bytes` by file, and `parity` by precision (see `check_parity`).
+
+    Raises:
+        UserError: no model, no task, the bundle exists or cannot be written, or the graphs differ from PyTorch.
+    """
+    console = console or Console(stderr=True)
+    _check_options(precision, opset)
+    folder = ModelFolder.open(model_path)
+    with new_folder(bundle_path) as scratch:
+        towers = Towers(folder)
+        write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
+        _say(console, f"writing the graphs of {len(folder.tasks)} tasks on {towers.backbone.name}")
+        stacks: list[str] = []
+        variants = []
+        for name in precision:
+            variant = Variant(
+                precision=name, image=f"image.{name}.onnx", text=f"text.{name}.onnx", providers=PROVIDERS[name]
+            )
+            stacks = _write_graphs(towers, scratch, variant, opset)
+            variants.append(variant)
+        save_file(_class_embeddings(towers), scratch / CLASSES)
+        make_reference(towers).write(scratch / REFERENCE)
+        manifest = _manifest(towers, opset, variants, stacks, {})
+        Manifest.write(_with_files(manifest, scratch), scratch)
+        images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
+        parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
+        manifest = _manifest(towers, opset, variants, stacks, parity)
+        (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        manifest = _with_files(manifest, scratch)
+        manifest.write(scratch)
+    return {
+        "bundle": str(bundle_path),
+        "tasks": manifest.task_names(),
+        "opset": opset,
+        "size_bytes": {name: file.size_bytes for name, file in manifest.files.items()},
+        "parity": parity,
+    }
+
+
+def _check_options(precision: Sequence[str], opset: int) -> None:
+    unknown = [name for name in precision if name not in PROVIDERS]
+    if unknown or not precision or len(set(precision)) != len(precision):
+        raise UsageError(
+            f"precision must be one or more of {', '.join(PROVIDERS)}, got {', '.join(precision) or 'none'}."
+        )
+    if opset not in OPSETS:
+        raise UsageError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}.")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
+
+
+def _write_graphs(towers: Towers, scratch: Path, variant: Variant, opset: int) -> list[str]:
+    """Write the image and the text graph; returns the names of the image graph's stacks."""
+    backbone, config = towers.backbone, towers.folder.config
+    vision, text = stack_tasks(towers.adapters, config.rank)
+    size, length = backbone.preprocess.size, backbone.context_length
+    task = torch.zeros(3, dtype=torch.int64)
+    image_graph = ImageGraph(
+        backbone,
+        vision,
+        towers.selector,
+        first_block=towers.first_block,
+        place=towers.place,
+        router_input=config.router_input,
+    )
+    image_signature = Signature(
+        inputs={"images": torch.zeros(3, size, size, 3, dtype=torch.uint8), "task": task},
+        outputs=["features", "used_task", "task_scores"],
+        lengths={},
+    )
+    stacks = write_onnx(image_graph.eval(), image_signature, scratch / variant.image, opset=opset)
+    text_signature = Signature(
+        inputs={"ids": torch.zeros(3, max(3, length // 2), dtype=torch.int64), "task": task},
+        outputs=["embeddings"],
+        lengths={"ids": ("length", length)},
+    )
+    write_onnx(TextGraph(backbone, text).eval(), text_signature, scratch / variant.text, opset=opset)
+    return stacks
+
+
+def _class_embeddings(towers: Towers) -> dict[str, Any]:
+    tensors = {}
+    for t in range(len(towers.adapters)):
+        tensors[f"task.{t}"] = towers.class_embeddings(t, t)
+        tensors[f"plain.{t}"] = towers.class_embeddings(t, PLAIN)
+    return tensors
+
+
+def _check(
+    towers: Towers, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
+) -> dict[str, Any]:
+    _say(console, f"checking {variant.precision} against PyTorch on {sum(len(i.images) for i in images)} images")
+    engine = Engine.open(scratch, "cpu", precision=variant.precision)
+    return check_parity(towers, engine, images, variant.precision)
+
+
+def _with_files(manifest: Manifest, folder: Path) -> Manifest:
+    import dataclasses
+
+    return dataclasses.replace(manifest, files=list_files(folder))
+
+
+def _manifest(
+    towers: Towers, opset: int, variants: list[Variant], stacks: list[str], parity: dict[str, Any]
+) -> Manifest:
+    backbone = towers.backbone
+    # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
+    tag = None if backbone.pretrained is None or Path(backbone.pretrained).is_file() else backbone.pretrained
+    return Manifest(
+        created_by=f"igsp-deploy {__version__}",
+        backbone=BundleBackbone(
+            name=backbone.name,
+            pretrained=tag,
+            weight_hash=backbone.weight_hash,
+            embed_dim=backbone.embed_dim,
+            context_length=backbone.context_length,
+            logit_scale=backbone.logit_scale,
+        ),
+        preprocess=backbone.preprocess,
+        tasks=bundle_tasks(towers.folder.tasks),
+        selector_place=towers.place,
+        opset=opset,
+        variants=tuple(variants),
+        stacks=tuple(stacks),
+        parity=parity,
+    )
+
+
+def bundle_tasks(records: list[TaskRecord]) -> tuple[BundleTask, ...]:
+    """What the manifest says of each task; an expert is new where no earlier task uses it."""
+    known: set[tuple[str, int, int]] = set()
+    tasks = []
+    for record in records:
+        towers = (("vision", record.vision_ids), ("text", record.text_ids))
+        used = {(tower, block, i) for tower, blocks in towers for block, ids in blocks.items() for i in ids}
+        tasks.append(
+            BundleTask(
+                name=record.name,
+                classes=tuple(record.classes),
+                display_names=tuple(record.display_names),
+                templates=tuple(record.templates),
+                experts=len(used),
+                experts_new=len(used - known),
+            )
+        )
+        known |= used
+    return tuple(tasks)

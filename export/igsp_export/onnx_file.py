@@ -1,0 +1,153 @@
+"""From a module to an ONNX file: dynamic batch, and stacks that are inputs with a default.
+
+A stack is an initialiser that is also a graph input, which onnxruntime lets a caller override: another number of tasks
+is another array, not another export.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from igsp_deploy import __version__
+
+OPSETS = (18, 23)
+"""Opsets to choose from: 23 knows `Attention`, 18 is for older consumers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a graph takes and gives.
+
+    Attributes:
+        inputs: name -> example; the first dimension is the batch.
+        outputs: names.
+        lengths: input name -> name of its second dimension, where that is free, with its largest size.
+    """
+
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    lengths: dict[str, tuple[str, int]]
+
+
+class _WithStacks(nn.Module):
+    """The module with some of its buffers passed in: what is traced must not bake in their sizes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, arguments: dict[str, Tensor], stacks: dict[str, Tensor]) -> Any:
+        return torch.func.functional_call(self.inner, stacks, tuple(arguments.values()))
+
+
+def stack_names(module: nn.Module) -> list[str]:
+    """Buffers that grow with the number of tasks."""
+    return [name for name, _ in module.named_buffers() if name.startswith(("experts.", "selector."))]
+
+
+def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: int) -> list[str]:
+    """Export `module` to `path`.
+
+    Args:
+        module: in eval mode.
+        signature: its inputs and outputs.
+        path: the file; weights beyond protobuf's limit go into a second file beside it.
+        opset: ONNX opset.
+
+    Returns:
+        Names of the inputs that have a default.
+    """
+    buffers = dict(module.named_buffers())
+    names = stack_names(module)
+    # Twice as many tasks as there are: a dimension of 1 would be taken for a constant.
+    examples = {name: _doubled(buffers[name], name) for name in names}
+    shapes: dict[str, Any] = {
+        "arguments": {name: _free(signature, name) for name in signature.inputs},
+        "stacks": {name: _free_stack(name) for name in names},
+    }
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _WithStacks(module).eval(),
+            (),
+            kwargs={"arguments": signature.inputs, "stacks": examples},
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=shapes,
+            input_names=[*signature.inputs, *names],
+            output_names=signature.outputs,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    for value in model.graph.inputs:
+        if value.name in names:
+            value.const_value = ir.tensor(buffers[value.name].detach().cpu().numpy(), name=value.name)
+            model.graph.register_initializer(value)
+    _forget_origin(model)
+    program.save(path)
+    return names
+
+
+def _doubled(buffer: Tensor, name: str) -> Tensor:
+    return torch.cat([buffer, buffer]) if _free_stack(name) else buffer
+
+
+def _free_stack(name: str) -> dict[int, Any]:
+    """Dimensions of a stack that depend on the number of tasks."""
+    if name.startswith("experts."):
+        return {0: Dim("slots", min=2)}
+    if name == "selector.thresholds":
+        return {0: Dim("tasks", min=1)}
+    if name in ("selector.means", "selector.class_task"):
+        return {0: Dim("classes", min=1)}
+    return {}
+
+
+def _free(signature: Signature, name: str) -> dict[int, Any]:
+    free: dict[int, Any] = {0: Dim("batch", min=1)}
+    if name in signature.lengths:
+        dimension, largest = signature.lengths[name]
+        free[1] = Dim(dimension, min=2, max=largest)
+    return free
+
+
+def _forget_origin(model: Any) -> None:
+    """Remove the exporter's notes: stack traces with paths of this machine."""
+    model.producer_name, model.producer_version, model.doc_string = "igsp-deploy", __version__, None
+    model.metadata_props.clear()
+    graphs = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in (*graph.inputs, *getattr(graph, "initializers", {}).values()):
+            value.metadata_props.clear()
+            value.doc_string = None
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+                value.doc_string = None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx prints and warns about its own business."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

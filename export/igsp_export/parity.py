@@ -1,0 +1,194 @@
+"""The gate of every export: the graphs must give what the uncompacted PyTorch towers give, or nothing is written."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igsp_deploy.bundle.reference import (
+    FEATURE_TOLERANCE,
+    SCORE_TOLERANCE,
+    Reference,
+    largest_difference,
+    score_difference,
+    wrong_choices,
+)
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.selector import CHOOSE, PLAIN
+from igsp_export.images import CheckImages, synthetic_images
+from igsp_export.towers import TowerOutput, Towers
+from igsp_serve.engine import Engine, ImageOutput
+
+CHUNK = 32
+"""Images a call."""
+TOP1_AGREEMENT = {"fp32": 1.0, "fp16": 0.99}
+"""Share of images whose best class must be PyTorch's (ties of rounding aside), by precision."""
+
+
+@dataclass
+class _Counts:
+    """What was found for one way of asking."""
+
+    images: int = 0
+    feature: float = 0.0
+    score: float = 0.0
+    wrong_choices: int = 0
+    top1_wrong: int = 0
+    ties: int = 0
+    right_onnx: int = 0
+    right_torch: int = 0
+
+    def compare(
+        self, ours: ImageOutput, theirs: TowerOutput, thresholds: NDArray[np.float32], tolerance: float
+    ) -> NDArray[np.bool_]:
+        """Take in a batch; returns the rows on which both used the same task."""
+        same: NDArray[np.bool_] = ours.task == theirs.used_task
+        self.images += len(same)
+        self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
+        self.score = max(self.score, score_difference(ours.task_scores, theirs.task_scores))
+        wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
+        self.wrong_choices += wrong
+        self.ties += ties
+        return same
+
+    def compare_classes(
+        self,
+        ours: NDArray[np.float32],
+        theirs: NDArray[np.float32],
+        classes: NDArray[np.float32],
+        labels: NDArray[np.int64] | None,
+        tolerance: float,
+    ) -> None:
+        """Compare the best class of both; equal within rounding of a cosine counts as a tie."""
+        cosines = theirs @ classes.T
+        best, other = cosines.argmax(1), (ours @ classes.T).argmax(1)
+        for row in np.flatnonzero(best != other):
+            if cosines[row, best[row]] - cosines[row, other[row]] <= 2 * tolerance:
+                self.ties += 1
+            else:
+                self.top1_wrong += 1
+        if labels is not None:
+            self.right_onnx += int((other == labels).sum())
+            self.right_torch += int((best == labels).sum())
+
+
+def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], precision: str) -> dict[str, Any]:
+    """Hold the graphs of an open bundle against the towers.
+
+    Args:
+        towers: the model in PyTorch, float32.
+        engine: the bundle just written.
+        images: of each task.
+        precision: of the graphs; sets the tolerances.
+
+    Returns:
+        The figures, as kept in the manifest: `tasks` (name -> images, origin, differences, accuracies), `plain`,
+        `mixed`, `auto`, `text`.
+
+    Raises:
+        UserError: a difference is larger than allowed, or a best class differs; names which.
+    """
+    feature_tolerance, score_tolerance = FEATURE_TOLERANCE[precision], SCORE_TOLERANCE[precision]
+    thresholds = towers.selector.thresholds.numpy()
+    report: dict[str, Any] = {"tolerance": feature_tolerance, "tasks": {}}
+    counts = {name: _Counts() for name in ("plain", "mixed", "auto")}
+    for t, (record, check) in enumerate(zip(towers.folder.tasks, images, strict=True)):
+        own, classes = _Counts(), towers.class_embeddings(t, t)
+        for start in range(0, len(check.images), CHUNK):
+            batch = check.images[start : start + CHUNK]
+            tokens = towers.tokens(batch)
+            asked: dict[str, NDArray[np.int64]] = {
+                "named": np.full(len(batch), t),
+                "plain": np.full(len(batch), PLAIN),
+                "auto": np.full(len(batch), CHOOSE),
+            }
+            if start == 0:
+                asked["mixed"] = np.arange(len(batch)) % (len(images) + 2) - 2
+            for name, task in asked.items():
+                ours, theirs = engine.run_images(batch, task), towers.run(tokens, task)
+                count = own if name == "named" else counts[name]
+                count.compare(ours, theirs, thresholds, score_tolerance)
+                if name == "named":
+                    labels = None if check.labels is None else check.labels[start : start + CHUNK]
+                    own.compare_classes(ours.features, theirs.features, classes, labels, feature_tolerance)
+        report["tasks"][record.name] = {"origin": check.origin, **_figures(own, check.labels is not None)}
+        _judge(f"task {record.name!r}", own, precision)
+    for name, count in counts.items():
+        report[name] = _figures(count, False)
+        _judge({"plain": "plain CLIP", "mixed": "a batch of mixed tasks", "auto": "task auto"}[name], count, precision)
+    report["text"] = {"feature_difference": _check_text(towers, engine, precision)}
+    return report
+
+
+def _figures(count: _Counts, labelled: bool) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "images": count.images,
+        "feature_difference": count.feature,
+        "score_difference": count.score,
+        "choices_differing": count.wrong_choices,
+        "top1_differing": count.top1_wrong,
+        "ties": count.ties,
+    }
+    if labelled and count.images:
+        figures["accuracy_onnx"] = 100.0 * count.right_onnx / count.images
+        figures["accuracy_pytorch"] = 100.0 * count.right_torch / count.images
+    return figures
+
+
+def _judge(what: str, count: _Counts, precision: str) -> None:
+    problems = []
+    if count.feature > FEATURE_TOLERANCE[precision]:
+        problems.append(f"features differ by {count.feature:.2g} (allowed {FEATURE_TOLERANCE[precision]:g})")
+    if count.score > SCORE_TOLERANCE[precision]:
+        problems.append(f"selector scores differ by {count.score:.2g} (allowed {SCORE_TOLERANCE[precision]:g})")
+    wrong_allowed = (1.0 - TOP1_AGREEMENT[precision]) * count.images
+    if count.wrong_choices > wrong_allowed:
+        problems.append(f"another task is chosen for {count.wrong_choices} of {count.images} images")
+    if count.top1_wrong > wrong_allowed:
+        problems.append(f"another class is best for {count.top1_wrong} of {count.images} images")
+    if problems:
+        raise UserError(
+            f"the {precision} graph does not give what PyTorch gives for {what}: {'; '.join(problems)}. "
+            "Nothing was written. Try another --opset; if it stays, please report it with the output of `igsp doctor`."
+        )
+
+
+def _check_text(towers: Towers, engine: Engine, precision: str) -> float:
+    worst = 0.0
+    for t, record in enumerate(towers.folder.tasks):
+        texts = [record.templates[0].format(name) for name in record.display_names[:64]]
+        ids = towers.backbone.tokenize(texts).numpy()
+        for task in (t, PLAIN):
+            ours = engine.embed_text(ids, np.full(len(ids), task, np.int64))
+            worst = max(worst, largest_difference(ours, towers.embed_text(ids, task)))
+    if worst > FEATURE_TOLERANCE[precision]:
+        raise UserError(
+            f"the {precision} text graph differs from PyTorch by {worst:.2g} "
+            f"(allowed {FEATURE_TOLERANCE[precision]:g}). Nothing was written. Try another --opset."
+        )
+    return worst
+
+
+def make_reference(towers: Towers, num_images: int = 4) -> Reference:
+    """Inputs and PyTorch's outputs for `igsp verify`: synthetic images and class prompts under every task."""
+    images = synthetic_images(num_images, towers.backbone.preprocess.size, seed=1234)
+    total = len(towers.adapters)
+    tokens = towers.tokens(images)
+    asked = np.array([CHOOSE, PLAIN, *range(total)], dtype=np.int64)
+    outputs = [towers.run(tokens, np.full(num_images, task, np.int64)) for task in asked]
+    texts = [record.templates[0].format(record.display_names[0]) for record in towers.folder.tasks]
+    ids = towers.backbone.tokenize(texts).numpy()
+    text_tasks = asked[1:]
+    return Reference(
+        images=images,
+        image_index=np.tile(np.arange(num_images, dtype=np.int64), len(asked)),
+        task=asked.repeat(num_images),
+        features=np.concatenate([output.features for output in outputs]),
+        used_task=np.concatenate([output.used_task for output in outputs]),
+        task_scores=np.concatenate([output.task_scores for output in outputs]),
+        thresholds=towers.selector.thresholds.numpy(),
+        ids=np.tile(ids, (len(text_tasks), 1)),
+        text_task=text_tasks.repeat(len(ids)),
+        embeddings=np.concatenate([towers.embed_text(ids, int(task)) for task in text_tasks]),
+    )

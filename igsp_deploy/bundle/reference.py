@@ -1,0 +1,119 @@
+"""Inputs with the outputs PyTorch gave for them, kept in a bundle so that it can be checked anywhere.
+
+Shapes: N images, S image side, R rows (an image under a task), M text rows, D embedding width, T tasks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from igsp_deploy.bundle.manifest import REMEDY
+from igsp_deploy.errors import UserError
+
+PLAIN = -2
+FEATURE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest difference of one number of a normalised embedding from fp32 PyTorch, by precision."""
+SCORE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
+"""Largest difference of a selector score, relative to its size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Reference inputs and outputs.
+
+    Attributes:
+        images: uint8 `[N, S, S, 3]`.
+        image_index: image of each row, `[R]`.
+        task: what is asked for in each row: a task, -1 or -2, `[R]`.
+        features: embeddings, `[R, D]`.
+        used_task: `[R]`.
+        task_scores: scores minus thresholds, `[R, T]`.
+        thresholds: of each task, `[T]`.
+        ids: token ids, `[M, ctx]`.
+        text_task: `[M]`.
+        embeddings: of the texts, `[M, D]`.
+    """
+
+    images: NDArray[np.uint8]
+    image_index: NDArray[np.int64]
+    task: NDArray[np.int64]
+    features: NDArray[np.float32]
+    used_task: NDArray[np.int64]
+    task_scores: NDArray[np.float32]
+    thresholds: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    text_task: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+
+    def write(self, path: Path) -> None:
+        """Write all arrays as safetensors."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(array) for name, array in vars(self).items()}, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Reference":
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        try:
+            return cls(**load_file(path))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+
+
+def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Largest absolute difference of two arrays; infinite where one is not a number."""
+    if not ours.size:
+        return 0.0
+    return float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
+
+
+def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Largest difference of selector scores, relative to their size where that is above 1."""
+    if not ours.size:
+        return 0.0
+    finite = np.isfinite(theirs)
+    if not np.array_equal(finite, np.isfinite(ours)):
+        return float("inf")
+    a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
+    return float((np.abs(a - b) / np.maximum(1.0, np.abs(b))).max(initial=0.0))
+
+
+def wrong_choices(
+    ours: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    margins: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    tolerance: float,
+) -> tuple[int, int]:
+    """Compare which tasks were chosen.
+
+    Args:
+        ours: chosen by the graph, `[B]`.
+        theirs: chosen by PyTorch, `[B]`.
+        margins: PyTorch's scores minus thresholds, `[B, T]`.
+        thresholds: `[T]`.
+        tolerance: relative difference of scores that rounding explains.
+
+    Returns:
+        Number of rows that differ although the decision was clear, and of rows that differ on a tie.
+    """
+    wrong = ties = 0
+    for row in np.flatnonzero(ours != theirs):
+        scores = margins[row].astype(np.float64) + thresholds
+        best = int(scores.argmax())
+        allowed = tolerance * max(1.0, abs(float(scores[best])))
+        gaps = []
+        for choice in (int(ours[row]), int(theirs[row])):
+            gaps.append(abs(float(margins[row, best])) if choice == PLAIN else float(scores[best] - scores[choice]))
+        if max(gaps) <= allowed:
+            ties += 1
+        else:
+            wrong += 1
+    return wrong, ties

@@ -1,0 +1,67 @@
+"""Tables about bundles, for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def size(size_bytes: int) -> str:
+    """A size as people write it."""
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def print_export(result: dict[str, Any], console: Console) -> None:
+    """Print what `igsp_export.export.export_bundle` returned."""
+    for precision, report in result["parity"].items():
+        table = _table(
+            f"{precision} graphs against PyTorch (allowed difference {report['tolerance']:g})",
+            "asked for",
+            "images",
+            "largest difference",
+            "other best class",
+            "other task",
+            "accuracy % here",
+            "PyTorch",
+        )
+        parts = {**{f"task {name}": part for name, part in report["tasks"].items()}, "plain CLIP": report["plain"]}
+        parts.update({"mixed tasks": report["mixed"], "task auto": report["auto"]})
+        for what, figures in parts.items():
+            accuracies = [figures.get("accuracy_onnx"), figures.get("accuracy_pytorch")]
+            table.add_row(
+                what,
+                str(figures["images"]),
+                f"{figures['feature_difference']:.1e}",
+                str(figures["top1_differing"]) if what.startswith("task ") and what != "task auto" else "-",
+                str(figures["choices_differing"]),
+                *("-" if value is None else f"{value:.1f}" for value in accuracies),
+            )
+        table.add_row("texts", "-", f"{report['text']['feature_difference']:.1e}", "-", "-", "-", "-")
+        console.print(table)
+    files = _table("Files", "file", "size")
+    for name, size_bytes in result["size_bytes"].items():
+        files.add_row(name, size(size_bytes))
+    console.print(files)
+
+
+def print_verification(report: dict[str, Any], console: Console) -> None:
+    """Print what `igsp_serve.verify.verify_bundle` returned."""
+    table = _table(
+        f"{report['files']} files are whole; {report['precision']} on {report['provider']}",
+        "asked for",
+        "inputs",
+        "largest difference",
+        "allowed",
+        "holds",
+    )
+    for row in report["rows"]:
+        holds = "yes" if row["holds"] else "NO"
+        table.add_row(row["what"], str(row["inputs"]), f"{row['difference']:.1e}", f"{row['allowed']:g}", holds)
+    console.print(table)

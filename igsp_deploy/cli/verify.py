@@ -1,0 +1,37 @@
+"""`igsp verify`: check a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Examples:
+
+igsp verify bundle
+
+igsp verify bundle --provider cpu --json"""
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Check that BUNDLE is whole and computes here what PyTorch computed when it was made."""
+    import json as json_format
+
+    from igsp_deploy.cli.options import check_provider
+
+    chosen = check_provider(provider)
+
+    from rich.console import Console
+
+    from igsp_deploy.cli.bundle_report import print_verification
+    from igsp_serve.verify import require, verify_bundle
+
+    report = verify_bundle(bundle, chosen)
+    if json:
+        print(json_format.dumps(report, indent=2))
+    else:
+        print_verification(report, Console())
+    require(report)
