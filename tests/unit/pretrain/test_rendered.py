@@ -6,7 +6,17 @@ import numpy as np
 
 from igsp_train.pretrain.captions import NUMBER_WORDS
 from igsp_train.pretrain.measure import unseen_scenes
-from igsp_train.pretrain.rendered import SHAPES, agrees, caption, find_fonts, held_out, render, sample_scene
+from igsp_train.pretrain.rendered import (
+    SHAPES,
+    Scene,
+    altered,
+    caption,
+    facts,
+    find_fonts,
+    is_unseen,
+    render,
+    sample_scene,
+)
 
 
 def test_the_same_seed_paints_the_same_picture() -> None:
@@ -18,28 +28,40 @@ def test_the_same_seed_paints_the_same_picture() -> None:
 
 def test_no_training_scene_is_a_held_out_combination() -> None:
     rng = random.Random(0)
-    unseen = {kind: {caption(s, rng, full=True) for s in scenes} for kind, scenes in unseen_scenes().items()}
+    unseen = {kind: {caption(s, rng, full=True)[0] for s in scenes} for kind, scenes in unseen_scenes().items()}
     assert all(len(captions) > 20 for captions in unseen.values())
     for _ in range(3000):
         scene = sample_scene(rng)
-        if scene.kind == "object":
-            assert not held_out(scene.attributes["colour"], scene.attributes["shape"])
-        assert caption(scene, rng, full=True) not in unseen.get(scene.kind, set())
+        assert not is_unseen(scene)
+        assert not is_unseen(altered(scene, rng))
+        assert caption(scene, rng, full=True)[0] not in unseen.get(scene.kind, set())
 
 
 def test_full_captions_name_every_attribute() -> None:
     rng = random.Random(1)
     for kind in ("object", "count", "relation"):
         scene = sample_scene(rng, kind)
-        text = caption(scene, rng, full=True)
+        text, stated = caption(scene, rng, full=True)
+        assert stated == facts(scene)
         assert all(value.rstrip("s") in text for value in scene.attributes.values() if value), (scene, text)
 
 
-def test_a_scene_agrees_with_itself_and_not_with_other_shapes() -> None:
+def test_a_caption_is_true_of_its_scene_and_an_altered_one_is_not_the_same() -> None:
     rng = random.Random(2)
-    scenes = [sample_scene(rng, "object") for _ in range(40)]
-    assert all(agrees(s, s) for s in scenes)
-    assert not any(agrees(a, b) for a in scenes for b in scenes if a.attributes["shape"] != b.attributes["shape"])
+    for _ in range(300):
+        scene = sample_scene(rng)
+        other = altered(scene, rng)
+        assert caption(scene, rng)[1] <= facts(scene)
+        assert other.kind == scene.kind
+        assert other != scene
+
+
+def test_left_of_is_right_of_with_the_objects_swapped() -> None:
+    words = {"colour": "red", "shape": "star", "other_colour": "blue", "other_shape": "ring"}
+    swapped = {"colour": "blue", "shape": "ring", "other_colour": "red", "other_shape": "star"}
+    one = facts(Scene(kind="relation", attributes=words | {"relation": "left of"}))
+    assert one == facts(Scene(kind="relation", attributes=swapped | {"relation": "right of"}))
+    assert one != facts(Scene(kind="relation", attributes=words | {"relation": "right of"}))
 
 
 def test_every_shape_paints_something_of_its_own() -> None:

@@ -15,15 +15,15 @@ def caption_contrast(images: Tensor, texts: Tensor, agreeing: Tensor, scale: flo
 
     Args:
         images: [B, D] unit embeddings.
-        texts: [B, D] unit embeddings; row i describes picture i.
-        agreeing: [B, B] bool, true where caption j may be true of picture i as well: no negative (the diagonal does
-            not matter).
+        texts: [M, D] unit embeddings, M >= B; row i < B describes picture i, further rows are captions of no picture.
+        agreeing: [B, M] bool, true where caption j is true of picture i as well: no negative (the diagonal does not
+            matter).
         scale: exp(logit_scale).
     """
-    own = torch.eye(len(images), dtype=torch.bool)
+    own = torch.eye(*agreeing.shape, dtype=torch.bool)
     logits = (scale * images @ texts.T).masked_fill(agreeing & ~own, float("-inf"))
     target = torch.arange(len(images))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(images)].T, target)) / 2
 
 
 def name_loss(texts: Tensor, anchors: Tensor, target: Tensor, scale: float) -> Tensor:

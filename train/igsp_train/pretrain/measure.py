@@ -104,7 +104,7 @@ def rendered_zero_shot(model: CLIP, kind: str, num_repeats: int = 5, seed: int =
     scenes, fonts = unseen_scenes()[kind], find_fonts()
     rng = random.Random(seed)
     pictures = [to_array(render(scene, rng, fonts)) for _ in range(num_repeats) for scene in scenes]
-    texts = embed_texts(model, [caption(scene, rng, full=True) for scene in scenes])
+    texts = embed_texts(model, [caption(scene, rng, full=True)[0] for scene in scenes])
     truth = torch.arange(len(scenes)).repeat(num_repeats)
     return float(((embed_pictures(model, pictures) @ texts.T).argmax(1) == truth).float().mean()), len(scenes)
 

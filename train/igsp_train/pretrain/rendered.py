@@ -8,6 +8,7 @@ training and serve to measure whether the model composes what it knows.
 import math
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,66 +61,93 @@ def sample_scene(rng: random.Random, kind: str | None = None, *, unseen: bool = 
         attributes = {"colour": rng.choice(list(COLOURS)), "shape": rng.choice(SHAPES)}
         if kind == "object":
             attributes |= {"texture": rng.choice(TEXTURES), "size": rng.choice(("small", "large", ""))}
-            key = (attributes["colour"], attributes["shape"])
         elif kind == "count":
             attributes["number"] = NUMBER_WORDS[rng.randint(1, 6)]
-            key = (attributes["number"], attributes["shape"])
         elif kind == "relation":
             attributes |= {
                 "relation": rng.choice(RELATIONS),
                 "other_shape": rng.choice(SHAPES),
                 "other_colour": rng.choice(list(COLOURS)),
             }
-            key = (attributes["shape"], attributes["relation"], attributes["other_shape"])
             if attributes["colour"] == attributes["other_colour"] or attributes["shape"] == attributes["other_shape"]:
                 continue
         else:
             glyph = rng.choice(LETTERS) if rng.random() < 0.6 else rng.choice("0123456789")
             return Scene(kind=kind, attributes={"glyph": glyph, "colour": rng.choice(list(COLOURS))})
-        if held_out(*key) == unseen:
-            return Scene(kind=kind, attributes=attributes)
+        scene = Scene(kind=kind, attributes=attributes)
+        if is_unseen(scene) == unseen:
+            return scene
 
 
-def caption(scene: Scene, rng: random.Random, *, full: bool = False) -> str:
-    """Describe a scene in a random wording; `full` names every attribute in the first wording."""
+def is_unseen(scene: Scene) -> bool:
+    """Whether a scene shows a held-out combination."""
     a = scene.attributes
+    if scene.kind == "object":
+        return held_out(a["colour"], a["shape"])
+    if scene.kind == "count":
+        return held_out(a["number"], a["shape"])
+    return scene.kind == "relation" and held_out(a["shape"], a["relation"], a["other_shape"])
+
+
+def facts(scene: Scene) -> frozenset[str]:
+    """All that may be said of a scene; a caption is true of it if the caption's facts are among them."""
+    a = scene.attributes
+    if scene.kind == "glyph":
+        return frozenset({f"glyph {a['glyph']}"})
+    if scene.kind == "relation":
+        pair = [f"{a['colour']} {a['shape']}", f"{a['other_colour']} {a['other_shape']}"]
+        axis = "left" if a["relation"] in ("left of", "right of") else "above"
+        return frozenset({" ".join([axis, *(pair if a["relation"] in ("left of", "above") else pair[::-1])])})
+    return frozenset(f"{key} {value}" for key, value in ({"number": "one"} | a).items() if value)
+
+
+def caption(scene: Scene, rng: random.Random, *, full: bool = False) -> tuple[str, frozenset[str]]:
+    """Describe a scene in a random wording, or, if `full`, in the plainest with every attribute.
+
+    Returns:
+        The text, and those of the scene's facts that it states.
+    """
+    a, stated = scene.attributes, facts(scene)
     if scene.kind == "object":
         keep = ["size", "colour", "texture", "shape"]
         if not full and rng.random() < 0.4:
             keep = rng.sample(keep, rng.randint(1, 3))
         body = object_phrase(a, keep)
+        stated = frozenset(fact for fact in stated if fact.split()[0] in (*keep, "number"))
     elif scene.kind == "count":
         noun = a["shape"] if a["number"] == "one" else plural(a["shape"])
-        body = f"{a['number']} {a['colour']} {noun}" if full or rng.random() < 0.6 else f"{a['number']} {noun}"
+        coloured = full or rng.random() < 0.6
+        body = f"{a['number']} {a['colour']} {noun}" if coloured else f"{a['number']} {noun}"
+        stated = stated if coloured else stated - {f"colour {a['colour']}"}
     elif scene.kind == "relation":
-        first, second = (
-            object_phrase(a, ("colour", "shape")),
-            object_phrase({"colour": a["other_colour"], "shape": a["other_shape"]}, ("colour", "shape")),
-        )
+        other = {"colour": a["other_colour"], "shape": a["other_shape"]}
+        first, second = (object_phrase(each, ("colour", "shape")) for each in (a, other))
         body = f"{first} {a['relation']} {second}"
     else:
         glyph, digit = a["glyph"], a["glyph"].isdigit()
         word = NUMBER_WORDS[int(glyph)] if digit and rng.random() < 0.7 else glyph
         body = rng.choice(GLYPH_WORDS["digit" if digit else "letter"]).format(word)
-    return body if full else rng.choice(SCENE_TEMPLATES).format(body)
+    return (body if full else rng.choice(SCENE_TEMPLATES).format(body)), stated
 
 
-def agrees(scene: Scene, other: Scene) -> bool:
-    """Whether captions of `other` may be true of `scene` as well, so that the pair is no negative."""
-    a, b = scene.attributes, other.attributes
-    if scene.kind != other.kind:
-        return (
-            {scene.kind, other.kind} == {"object", "count"}
-            and "one" in (a.get("number"), b.get("number"))
-            and a["shape"] == b["shape"]
-        )
-    if scene.kind == "glyph":
-        return a["glyph"] == b["glyph"]
-    if scene.kind == "count":
-        return a["number"] == b["number"] and a["shape"] == b["shape"]
-    if scene.kind == "object":
-        return sum(a[key] == b[key] for key in ("colour", "texture", "shape")) >= 1 and a["shape"] == b["shape"]
-    return a == b
+def altered(scene: Scene, rng: random.Random) -> Scene:
+    """Change one attribute of a scene (for a caption that is almost right); never into a held-out combination."""
+    choices: dict[str, Sequence[str]] = {
+        "colour": tuple(COLOURS),
+        "other_colour": tuple(COLOURS),
+        "shape": SHAPES,
+        "other_shape": SHAPES,
+        "texture": TEXTURES,
+        "size": ("small", "large"),
+        "number": NUMBER_WORDS[1:7],
+        "relation": RELATIONS,
+        "glyph": LETTERS + "0123456789",
+    }
+    while True:
+        key = "glyph" if scene.kind == "glyph" else rng.choice(list(scene.attributes))
+        other = Scene(kind=scene.kind, attributes=scene.attributes | {key: rng.choice(choices[key])})
+        if other != scene and not is_unseen(other):
+            return other
 
 
 def _outline(shape: str, x: float, y: float, radius: float, angle: float) -> list[tuple[float, float]]:

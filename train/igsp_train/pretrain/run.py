@@ -45,7 +45,7 @@ class Settings:
     """Words that get a predicted anchor (the vocabulary has 32,000 whole words)."""
     num_pairs: int = 8000
     """Compounds of two words that get one as well."""
-    batch: tuple[int, int, int] = (40, 40, 32)
+    batch: tuple[int, int, int] = (40, 48, 48)
     """Real pictures, rendered pictures, and names of each list in one step."""
     learning_rate: float = 1e-3
     """Peak of AdamW's learning rate."""

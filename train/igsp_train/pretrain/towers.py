@@ -17,7 +17,7 @@ from igsp_train.pretrain.anchors import Anchors, distillation
 from igsp_train.pretrain.cache import Cache
 from igsp_train.pretrain.captions import name_text
 from igsp_train.pretrain.losses import alignment, caption_contrast, name_loss
-from igsp_train.pretrain.rendered import agrees, caption
+from igsp_train.pretrain.rendered import altered, caption, facts
 
 NUM_REBUILT = 384
 MAX_CONTRASTED = 2000
@@ -141,14 +141,16 @@ class Towers(nn.Module):
             "mean": 0.3 * F.mse_loss(self.rebuild_mean(embedded * embedded.shape[1] ** 0.5), coordinates.mean(1) * 4),
         }
         scenes = [rendered.scenes[i] for i in drawn]
-        texts = [caption(scene, rng) for scene in scenes]
+        captions = [caption(scene, rng) for scene in scenes] + [caption(altered(scene, rng), rng) for scene in scenes]
+        texts = [text for text, _ in captions]
         picked = [rng.choices(range(len(names)), k=num_names) for names in self.names]
         for names, chosen in zip(self.names, picked, strict=True):
             texts += [name_text(names[i], rng) for i in chosen]
         written = self.texts(texts)
-        agreeing = torch.tensor([[agrees(a, b) for b in scenes] for a in scenes])
-        losses["captions"] = caption_contrast(embedded[num_real:], written[:num_rendered], agreeing, self.scale)
-        start = num_rendered
+        true = [facts(scene) for scene in scenes]
+        agreeing = torch.tensor([[stated <= known_facts for _, stated in captions] for known_facts in true])
+        start = len(captions)
+        losses["captions"] = caption_contrast(embedded[num_real:], written[:start], agreeing, self.scale)
         for index, (table, chosen) in enumerate(zip(self.tables, picked, strict=True)):
             part = written[start : start + num_names]
             target, share = torch.tensor(chosen), 1.0
