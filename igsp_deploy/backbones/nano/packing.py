@@ -29,7 +29,7 @@ def fill_rows(num_rows: int, width: int, scale: float) -> Tensor:
     """
     words = np.random.Philox(key=FILL_SEED).random_raw(num_rows * width)
     steps = (words >> np.uint64(32)) % np.uint64(255)
-    return torch.from_numpy(steps.astype(np.float32).reshape(num_rows, width) - 127.0) * np.float32(scale / 127)
+    return torch.from_numpy(steps.astype(np.float32).reshape(num_rows, width) - 127.0) * (scale / 127)
 
 
 def pack(weights: Mapping[str, Tensor], int8: Iterable[str], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
