@@ -67,7 +67,7 @@ def test_left_of_is_right_of_with_the_objects_swapped() -> None:
 def test_every_shape_paints_something_of_its_own() -> None:
     fonts = find_fonts()
     rng = random.Random(3)
-    seen = set()
+    seen = set[str]()
     while len(seen) < len(SHAPES):
         scene = sample_scene(rng, "object")
         picture = np.asarray(render(scene, rng, fonts)).astype(int)
