@@ -1,12 +1,13 @@
 """From a model folder to a bundle: compact, stack, export, check against PyTorch, then appear by one rename."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from igsp_deploy import __version__
 from igsp_deploy.bundle.manifest import (
@@ -22,7 +23,7 @@ from igsp_deploy.bundle.manifest import (
 from igsp_deploy.errors import UsageError
 from igsp_deploy.files import new_folder
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.record import TaskRecord, count_experts
 from igsp_deploy.model.selector import PLAIN
 from igsp_export.compact import stack_tasks
 from igsp_export.image_graph import ImageGraph
@@ -79,7 +80,7 @@ def export_bundle(
             )
             stacks = _write_graphs(towers, scratch, variant, opset)
             variants.append(variant)
-        save_file(_class_embeddings(towers), scratch / CLASSES)
+        (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
         make_reference(towers).write(scratch / REFERENCE)
         manifest = _manifest(towers, opset, variants, stacks, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
@@ -158,8 +159,6 @@ def _check(
 
 
 def _with_files(manifest: Manifest, folder: Path) -> Manifest:
-    import dataclasses
-
     return dataclasses.replace(manifest, files=list_files(folder))
 
 
@@ -190,21 +189,15 @@ def _manifest(
 
 
 def bundle_tasks(records: list[TaskRecord]) -> tuple[BundleTask, ...]:
-    """What the manifest says of each task; an expert is new where no earlier task uses it."""
-    known: set[tuple[str, int, int]] = set()
-    tasks = []
-    for record in records:
-        towers = (("vision", record.vision_ids), ("text", record.text_ids))
-        used = {(tower, block, i) for tower, blocks in towers for block, ids in blocks.items() for i in ids}
-        tasks.append(
-            BundleTask(
-                name=record.name,
-                classes=tuple(record.classes),
-                display_names=tuple(record.display_names),
-                templates=tuple(record.templates),
-                experts=len(used),
-                experts_new=len(used - known),
-            )
+    """What the manifest says of each task."""
+    return tuple(
+        BundleTask(
+            name=record.name,
+            classes=tuple(record.classes),
+            display_names=tuple(record.display_names),
+            templates=tuple(record.templates),
+            experts=used,
+            experts_new=new,
         )
-        known |= used
-    return tuple(tasks)
+        for record, (used, new) in zip(records, count_experts(records), strict=True)
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.errors import UserError
@@ -52,7 +52,7 @@ class Reference:
     def write(self, path: Path) -> None:
         """Write all arrays as safetensors."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in vars(self).items()}, path)
+        path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(self).items()}))
 
     @classmethod
     def read(cls, path: Path) -> "Reference":

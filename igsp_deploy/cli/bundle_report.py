@@ -22,24 +22,23 @@ def print_export(result: dict[str, Any], console: Console) -> None:
     """Print what `igsp_export.export.export_bundle` returned."""
     for precision, report in result["parity"].items():
         table = _table(
-            f"{precision} graphs against PyTorch (allowed difference {report['tolerance']:g})",
+            f"{precision} against PyTorch (difference allowed: {report['tolerance']:g})",
             "asked for",
             "images",
-            "largest difference",
-            "other best class",
-            "other task",
-            "accuracy % here",
+            "difference",
+            "class ≠",
+            "task ≠",
+            "acc. %",
             "PyTorch",
         )
-        parts = {**{f"task {name}": part for name, part in report["tasks"].items()}, "plain CLIP": report["plain"]}
-        parts.update({"mixed tasks": report["mixed"], "task auto": report["auto"]})
+        parts = {**report["tasks"], "plain CLIP": report["plain"], "mixed": report["mixed"], "auto": report["auto"]}
         for what, figures in parts.items():
             accuracies = [figures.get("accuracy_onnx"), figures.get("accuracy_pytorch")]
             table.add_row(
                 what,
                 str(figures["images"]),
                 f"{figures['feature_difference']:.1e}",
-                str(figures["top1_differing"]) if what.startswith("task ") and what != "task auto" else "-",
+                str(figures["top1_differing"]) if what in report["tasks"] else "-",
                 str(figures["choices_differing"]),
                 *("-" if value is None else f"{value:.1f}" for value in accuracies),
             )
@@ -65,3 +64,24 @@ def print_verification(report: dict[str, Any], console: Console) -> None:
         holds = "yes" if row["holds"] else "NO"
         table.add_row(row["what"], str(row["inputs"]), f"{row['difference']:.1e}", f"{row['allowed']:g}", holds)
     console.print(table)
+
+
+def print_description(found: dict[str, Any], console: Console) -> None:
+    """Print what `igsp_deploy.cli.inspect.describe` returned."""
+    parts = [f"{found['kind']} {found['path']}", f"backbone {found['backbone']} ({found['weight_hash'][:12]})"]
+    if found["kind"] == "bundle":
+        graphs = ", ".join(f"{g['precision']} for {' and '.join(g['providers'])}" for g in found["graphs"])
+        parts += [f"images of {found['image_size']} pixels", f"opset {found['opset']}: {graphs}", found["made_by"]]
+    else:
+        parts += [f"rank {found['rank']}", f"vision adapted from block {found['first_block']}"]
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+    tasks = _table(f"{len(found['tasks'])} tasks", "task", "classes", "experts", "new", "reused")
+    for task in found["tasks"]:
+        used, new = task["experts"], task["experts_new"]
+        tasks.add_row(task["name"], str(len(task["classes"])), str(used), str(new), str(used - new))
+    console.print(tasks)
+    for task in found["tasks"]:
+        console.print(f"{task['name']}: {', '.join(task['classes'])}", markup=False, highlight=False)
+    total = sum(found["size_bytes"].values())
+    console.print(f"{len(found['size_bytes'])} files, {size(total)}", markup=False, highlight=False)

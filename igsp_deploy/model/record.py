@@ -62,3 +62,15 @@ class TaskRecord:
             raise UserError(
                 f"{where} is not a task record of this format ({error}). Restore it from a copy."
             ) from error
+
+
+def count_experts(records: list[TaskRecord]) -> list[tuple[int, int]]:
+    """For each task: experts its routers use, and those of them that no earlier task uses (it brought them)."""
+    known: set[tuple[str, int, int]] = set()
+    counts = []
+    for record in records:
+        towers = (("vision", record.vision_ids), ("text", record.text_ids))
+        used = {(tower, block, i) for tower, blocks in towers for block, ids in blocks.items() for i in ids}
+        counts.append((len(used), len(used - known)))
+        known |= used
+    return counts
