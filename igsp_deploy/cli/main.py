@@ -1,7 +1,6 @@
 """The `igsp` command: registers the commands and turns mistakes of the user into one line."""
 
 import importlib
-import importlib.util
 import sys
 from typing import Annotated
 
@@ -53,16 +52,9 @@ def igsp(
     """Keep teaching one frozen CLIP new recognition tasks, and ship it as one ONNX bundle."""
 
 
-def _register() -> None:
-    for name in COMMANDS:
-        where = f"igsp_deploy.cli.{name}"
-        if importlib.util.find_spec(where) is None:
-            continue
-        module = importlib.import_module(where)
-        app.command(name, epilog=getattr(module, "EXAMPLES", None))(getattr(module, name))
-
-
-_register()
+for _name in COMMANDS:
+    _module = importlib.import_module(f"igsp_deploy.cli.{_name}")
+    app.command(_name, epilog=getattr(_module, "EXAMPLES", None))(getattr(_module, _name))
 
 
 def main() -> None:
