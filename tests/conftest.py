@@ -1,6 +1,17 @@
 """Settings of every test: one thread of torch a process, so that parallel workers do not fight for the cores."""
 
+import fcntl
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from igsp_deploy.config import ModelConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -10,3 +21,135 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
 os.environ["TERM"] = "dumb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundled:
+    """A model folder, its bundle, and the images its tasks were made from."""
+
+    model: Path
+    bundle: Path
+    data: Path
+
+    def images(self, task: str) -> list[Path]:
+        """Test images of a task."""
+        return sorted((self.data / task / "test").rglob("*.png"))
+
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def task_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks of two classes, told apart by color and by the direction of stripes, as image folders."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("tasks")
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[0:40, 0:40]
+    for task, classes in (("colors", ("red", "blue")), ("stripes", ("flat", "steep"))):
+        for label, name in enumerate(classes):
+            for index in range(14):
+                if task == "colors":
+                    picture = np.full((40, 40, 3), 40.0)
+                    picture[..., 2 * label] = 220
+                else:
+                    wave = np.sin((y if label == 0 else x) / random.uniform(1.0, 1.5))
+                    picture = np.repeat(128 + 120 * wave[..., None], 3, axis=2)
+                picture += random.normal(0, 12, picture.shape)
+                folder = root / task / ("test" if index >= 10 else "train") / name
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_model(task_data: Path) -> MakeModel:
+    """Makes a model folder with the tasks of `task_data`: random experts, a real selector, no training."""
+
+    def make(path: Path, config: "ModelConfig", tasks: tuple[str, ...] = ("colors", "stripes")) -> Path:
+        import torch
+
+        from igsp_deploy.config import SelectorConfig
+        from igsp_deploy.model.backbone import load_backbone
+        from igsp_deploy.model.folder import LearnedTask, ModelFolder
+        from igsp_deploy.model.record import TaskRecord
+        from igsp_deploy.model.selector import selector_features, task_statistics
+        from igsp_deploy.model.towers import normalize_images, trunk_tokens
+        from igsp_train.data import load_task_data, read_eval_images
+
+        backbone = load_backbone(config.backbone, config.pretrained)
+        folder = ModelFolder.create(path, backbone, config, SelectorConfig())
+        for name in tasks:
+            generator = torch.Generator().manual_seed(len(folder.tasks))
+
+            def draw(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
+                return torch.randn(*shape, generator=generator)
+
+            data = load_task_data(name, str(task_data / name))
+            images, labels, _ = read_eval_images(data.train, backbone.preprocess)
+            spec = backbone.preprocess
+            with torch.no_grad():
+                pixels = normalize_images(torch.from_numpy(images), spec.mean, spec.std)
+                tokens = trunk_tokens(backbone, pixels, folder.first_block)
+                features = selector_features(backbone, tokens, folder.first_block, config.selector_place)
+            ids = {site: list(range(folder.pool.size(site) + 1)) for site in folder.sites}
+            routed = [s for s in folder.sites if s[0] == "vision" and config.router_input != "static"]
+            learned = LearnedTask(
+                experts={
+                    s: (draw(1, config.rank, folder.width(s)) * 0.2, draw(1, folder.width(s), config.rank) * 0.5)
+                    for s in folder.sites
+                },
+                ids=ids,
+                router_weights={s: draw(len(ids[s]), folder.width(s)) for s in routed},
+                router_biases={s: draw(len(ids[s])) for s in folder.sites},
+                statistics=task_statistics(features, torch.from_numpy(labels), len(data.classes), features[::3]),
+            )
+            record = TaskRecord(
+                index=len(folder.tasks),
+                name=name,
+                classes=data.classes,
+                display_names=data.display_names,
+                templates=["a photo of {}.", "{}"],
+                vision_ids={s[1]: i for s, i in ids.items() if s[0] == "vision"},
+                text_ids={s[1]: i for s, i in ids.items() if s[0] == "text"},
+                trained_parameters=1,
+                kept_parameters=1,
+                selector_parameters=1,
+                source=str(task_data / name),
+                data={"val_share": 0.1, "test_share": 0.2, "seed": 0},
+            )
+            folder.add_task(record, learned)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory, task_data: Path, make_model: MakeModel) -> Bundled:
+    """A model of two tasks on the debug backbone, exported once a test run, whatever the number of processes."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundled"
+    root.mkdir(exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "bundle").exists():
+            from igsp_deploy.config import ModelConfig
+            from igsp_export.export import export_bundle
+
+            make_model(root / "model", ModelConfig(backbone="debug", rank=2, vision_blocks=2))
+            export_bundle(root / "model", root / "bundle")
+    return Bundled(model=root / "model", bundle=root / "bundle", data=task_data)
+
+
+@pytest.fixture(scope="session")
+def igsp() -> Callable[..., Any]:
+    """Runs the `igsp` command in a process of its own; returns the completed process, with text."""
+    import subprocess
+
+    def run(*arguments: object, cwd: Path | None = None) -> Any:
+        command = [sys.executable, "-m", "igsp_deploy.cli.main", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+    return run

@@ -1,0 +1,52 @@
+"""When two computations agree, and when not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igsp_deploy.bundle.reference import PLAIN, Reference, largest_difference, score_difference, wrong_choices
+from igsp_deploy.errors import UserError
+
+THRESHOLDS = np.array([-10.0, -20.0], np.float32)
+
+
+def choices(ours: int, theirs: int, scores: list[float]) -> tuple[int, int]:
+    margins = np.array([scores], np.float32) - THRESHOLDS
+    return wrong_choices(np.array([ours]), np.array([theirs]), margins, THRESHOLDS, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "scores", "expected"),
+    [
+        (0, 0, [-5.0, -30.0], (0, 0)),
+        (1, 0, [-5.0, -30.0], (1, 0)),
+        (1, 0, [-5.0, -5.001], (0, 1)),
+        (PLAIN, 0, [-5.0, -30.0], (1, 0)),
+        (PLAIN, 0, [-9.995, -30.0], (0, 1)),
+        (0, PLAIN, [-10.005, -30.0], (0, 1)),
+        (1, PLAIN, [-10.005, -30.0], (1, 0)),
+    ],
+)
+def test_another_choice_is_wrong_unless_it_was_a_tie(
+    ours: int, theirs: int, scores: list[float], expected: tuple[int, int]
+) -> None:
+    assert choices(ours, theirs, scores) == expected
+
+
+def test_not_a_number_is_an_infinite_difference() -> None:
+    assert largest_difference(np.array([np.nan], np.float32), np.zeros(1, np.float32)) == np.inf
+
+
+def test_scores_are_compared_by_their_size() -> None:
+    a, b = np.array([-1000.0, 0.5], np.float32), np.array([-1001.0, 0.5], np.float32)
+    assert score_difference(a, b) == pytest.approx(1 / 1001)
+    assert score_difference(np.array([np.inf], np.float32), np.array([np.inf], np.float32)) == 0.0
+    assert score_difference(np.array([1.0], np.float32), np.array([np.inf], np.float32)) == np.inf
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 20])
+def test_a_damaged_reference_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "reference.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"reference\.safetensors"):
+        Reference.read(tmp_path / "reference.safetensors")
