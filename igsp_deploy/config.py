@@ -77,6 +77,8 @@ class LearnConfig:
     """Clip the gradient's norm; 0 switches it off."""
     num_candidates: int = 3
     """Candidate experts m a block adds in phase 1."""
+    initial_candidate_mass: float = 0.5
+    """Share of the gates that the candidates of a block hold at the start, however large the pool is."""
     phase1_min_share: float = 0.15
     """Phase 1 lasts at least this share of the steps."""
     phase1_max_share: float = 0.35
@@ -131,6 +133,8 @@ class LearnConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"learn.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.initial_candidate_mass < 1:
+            found.append(f"learn.initial_candidate_mass must be inside (0, 1), got {self.initial_candidate_mass}")
         if self.phase1_min_share > self.phase1_max_share:
             found.append("learn.phase1_min_share must not exceed learn.phase1_max_share")
         for name in (

@@ -110,7 +110,8 @@ def encode_text(
     text = backbone.text
     pool_type = getattr(text, "text_pool_type", None) or text.pool_type
     if crop and pool_type in ("argmax", "eos"):
-        tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
+        # The end token has the highest id; id 0 is padding, but a text may hold it as well ("!" before a symbol).
+        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
     length = tokens.shape[1]
     dtype = text.transformer.get_cast_dtype()
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)

@@ -171,7 +171,8 @@ class Engine:
             if self._text is None:
                 self._text = self._session(self.variant.text)
         # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
-        longest = max(2, int((ids != 0).sum(axis=1).max()))
+        # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
+        longest = max(2, int(ids.argmax(axis=1).max()) + 1)
         result: NDArray[np.float32] = self._text.run(
             ["embeddings"], {"ids": np.ascontiguousarray(ids[:, :longest]), "task": task}
         )[0]

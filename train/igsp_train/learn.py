@@ -128,7 +128,7 @@ class TaskRun:
         if found is not None and found[0].get("learned") != len(folder.tasks):
             found = None  # its task was learned, and the process ended before the checkpoint was removed
         if found is None:
-            self.learner = new_task_learner(folder, config.num_candidates, self.seed)
+            self.learner = new_task_learner(folder, config.num_candidates, self.seed, config.initial_candidate_mass)
             self.progress.trained_parameters = self.learner.num_parameters()
             self.optimiser = make_optimiser(self.learner, config)
         else:
@@ -217,7 +217,7 @@ class TaskRun:
         progress.curves["loss"].append(value)
         progress.curves["mass"].append(share)
         progress.curves["movement"].append(self.tracker.update(gates))
-        if progress.phase == 1:
+        if progress.phase == 1 and frozen:
             self.reuse.update(progress.step, share)
         progress.step += 1
         if report is not None:

@@ -3,6 +3,7 @@
 Shapes: F frozen experts, m candidates, K = F + m, r rank, d width.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -30,8 +31,9 @@ class SiteLearner(nn.Module):
         *,
         router_input: RouterInput,
         scale: float,
+        initial_candidate_mass: float = 0.5,
     ) -> None:
-        """Start with uniform gates over all experts.
+        """Start with constant gates: uniform over the candidates, and uniform over the frozen experts.
 
         Args:
             frozen_ids: pool ids of the frozen experts.
@@ -39,6 +41,7 @@ class SiteLearner(nn.Module):
             candidates: `down` `[m, r, d]` and `up` `[m, d, r]`.
             router_input: what the router reads; `static` for text.
             scale: factor s.
+            initial_candidate_mass: share of the gates that the candidates hold together.
         """
         super().__init__()
         self.frozen_ids = list(frozen_ids)
@@ -51,7 +54,11 @@ class SiteLearner(nn.Module):
         total = len(frozen_ids) + len(candidates[0])
         width = candidates[0].shape[-1]
         self.weight = None if router_input == "static" else nn.Parameter(torch.zeros(total, width))
-        self.bias = nn.Parameter(torch.zeros(total))
+        bias = torch.zeros(total)
+        if frozen_ids and len(candidates[0]):
+            odds = initial_candidate_mass / (1 - initial_candidate_mass)
+            bias[len(frozen_ids) :] = math.log(odds * len(frozen_ids) / len(candidates[0]))
+        self.bias = nn.Parameter(bias)
 
     @property
     def num_frozen(self) -> int:
@@ -152,7 +159,9 @@ class TaskLearner(nn.Module):
         )
 
 
-def new_task_learner(folder: ModelFolder, num_candidates: int, seed: int) -> TaskLearner:
+def new_task_learner(
+    folder: ModelFolder, num_candidates: int, seed: int, initial_candidate_mass: float = 0.5
+) -> TaskLearner:
     """Basis pre-expansion: `num_candidates` fresh experts beside every frozen one, in every adapted block."""
     generator = torch.Generator().manual_seed(seed)
     sites = {}
@@ -165,6 +174,7 @@ def new_task_learner(folder: ModelFolder, num_candidates: int, seed: int) -> Tas
             new_experts(num_candidates, folder.config.rank, width, generator),
             router_input=folder.config.router_input if site[0] == "vision" else "static",
             scale=folder.config.scale,
+            initial_candidate_mass=initial_candidate_mass,
         )
     return TaskLearner(sites)
 

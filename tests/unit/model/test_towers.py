@@ -94,7 +94,8 @@ def test_the_shared_trunk_gives_the_same_features(backbone: Backbone) -> None:
 
 
 def test_cropping_the_padding_of_prompts_is_exact(backbone: Backbone) -> None:
-    tokens = backbone.tokenize(["a cat", "a photo of two dogs on a lawn"])
+    tokens = backbone.tokenize(["a cat", "a photo of two dogs on a lawn", "a sign that says !(!§ and more and more"])
+    assert (tokens[2] == 0).nonzero().min() < tokens[2].argmax(), "the last text holds the id of the padding"
     adapter = random_adapter(backbone)
     with torch.no_grad():
         whole, cropped = (encode_text(backbone, tokens, adapter, crop=crop) for crop in (False, True))
