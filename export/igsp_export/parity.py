@@ -46,7 +46,7 @@ class _Counts:
         same: NDArray[np.bool_] = ours.task == theirs.used_task
         self.images += len(same)
         self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
-        self.score = max(self.score, score_difference(ours.task_scores, theirs.task_scores))
+        self.score = max(self.score, score_difference(ours.task_scores, theirs.task_scores, thresholds))
         wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
         self.wrong_choices += wrong
         self.ties += ties

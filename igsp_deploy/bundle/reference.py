@@ -74,15 +74,22 @@ def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     return float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
 
 
-def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Largest difference of selector scores, relative to their size where that is above 1."""
+def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], thresholds: NDArray[np.float32]) -> float:
+    """Largest difference of selector scores, relative to their size where that is above 1.
+
+    Args:
+        ours: scores minus thresholds, `[B, T]`.
+        theirs: the same of PyTorch.
+        thresholds: `[T]`; infinite where a task has none.
+    """
     if not ours.size:
         return 0.0
     finite = np.isfinite(theirs)
     if not np.array_equal(finite, np.isfinite(ours)):
         return float("inf")
     a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
-    return float((np.abs(a - b) / np.maximum(1.0, np.abs(b))).max(initial=0.0))
+    sizes = np.maximum(1.0, np.abs(b + np.broadcast_to(thresholds, theirs.shape)[finite]))
+    return float((np.abs(a - b) / sizes).max(initial=0.0))
 
 
 def wrong_choices(
@@ -106,7 +113,9 @@ def wrong_choices(
     """
     wrong = ties = 0
     for row in np.flatnonzero(ours != theirs):
-        scores = margins[row].astype(np.float64) + thresholds
+        # A task without a threshold has an infinite margin; its score cannot be told from it.
+        known = np.isfinite(thresholds)
+        scores = np.where(known, margins[row], 0.0).astype(np.float64) + np.where(known, thresholds, -np.inf)
         best = int(scores.argmax())
         allowed = tolerance * max(1.0, abs(float(scores[best])))
         gaps = []

@@ -55,7 +55,7 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
         asked = reference.task == task
         picked = asked & same
         add(name, int(asked.sum()), largest_difference(output.features[picked], reference.features[picked]), tolerance)
-    scores = score_difference(output.task_scores, reference.task_scores)
+    scores = score_difference(output.task_scores, reference.task_scores, reference.thresholds)
     add("selector scores", len(output.task), scores, score_tolerance)
     wrong, _ = wrong_choices(
         output.task, reference.used_task, reference.task_scores, reference.thresholds, score_tolerance

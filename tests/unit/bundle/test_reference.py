@@ -39,10 +39,13 @@ def test_not_a_number_is_an_infinite_difference() -> None:
 
 
 def test_scores_are_compared_by_their_size() -> None:
-    a, b = np.array([-1000.0, 0.5], np.float32), np.array([-1001.0, 0.5], np.float32)
-    assert score_difference(a, b) == pytest.approx(1 / 1001)
-    assert score_difference(np.array([np.inf], np.float32), np.array([np.inf], np.float32)) == 0.0
-    assert score_difference(np.array([1.0], np.float32), np.array([np.inf], np.float32)) == np.inf
+    thresholds = np.array([-1000.0, 0.0], np.float32)
+    a, b = np.array([[-1.0, 0.5]], np.float32), np.array([[0.0, 0.5]], np.float32)
+    assert score_difference(a, b, thresholds) == pytest.approx(1 / 1000)
+    without = np.array([-np.inf, 0.0], np.float32)
+    infinite = np.array([[np.inf, 0.5]], np.float32)
+    assert score_difference(infinite, infinite, without) == 0.0
+    assert score_difference(a, infinite, without) == np.inf
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20])

@@ -1,0 +1,162 @@
+"""Export: the bundle computes what PyTorch computes, or there is no bundle."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+from rich.console import Console
+
+from igsp_deploy.bundle.manifest import check_files, read_manifest
+from igsp_deploy.config import ModelConfig, SelectorConfig
+from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.files import write_sums
+from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_export import export as export_module
+from igsp_export.compact import stack_tasks
+from igsp_export.export import export_bundle
+from igsp_export.image_graph import ImageGraph
+from igsp_serve.verify import verify_bundle
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
+
+DEBUG = ModelConfig(backbone="debug", rank=2, vision_blocks=2)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def worst_feature(parity: dict[str, Any]) -> float:
+    parts = [*parity["tasks"].values(), *(parity[name] for name in ("plain", "mixed", "auto", "text"))]
+    return max(part["feature_difference"] for part in parts)
+
+
+def test_graphs_equal_pytorch_on_the_whole_test_sets(bundled: "Bundled") -> None:
+    manifest = read_manifest(bundled.bundle)
+    parity = manifest.parity["fp32"]
+    assert worst_feature(parity) <= 1e-4
+    for name in ("colors", "stripes"):
+        figures = parity["tasks"][name]
+        assert figures["origin"] == "test images"
+        assert figures["images"] == 8
+        assert figures["top1_differing"] == figures["choices_differing"] == 0
+        assert figures["accuracy_onnx"] == figures["accuracy_pytorch"]
+    assert parity["auto"]["choices_differing"] == parity["auto"]["ties"] == 0
+    assert parity["mixed"]["images"] == 16
+
+
+def test_the_bundle_is_whole_and_verifies(bundled: "Bundled") -> None:
+    manifest = read_manifest(bundled.bundle)
+    check_files(bundled.bundle, manifest)
+    assert set(manifest.files) == {
+        "README.md",
+        "classes.safetensors",
+        "examples/reference.safetensors",
+        "image.fp32.onnx",
+        "text.fp32.onnx",
+        "tokenizer.json",
+    }
+    assert [(task.name, task.experts, task.experts_new) for task in manifest.tasks] == [
+        ("colors", 4, 4),
+        ("stripes", 8, 4),
+    ]
+    report = verify_bundle(bundled.bundle, "cpu")
+    assert report["holds"]
+    assert len(report["rows"]) == 8
+
+
+def test_other_users_may_read_the_bundle(bundled: "Bundled") -> None:
+    assert all(path.stat().st_mode & 0o044 for path in bundled.bundle.rglob("*"))
+
+
+def test_the_graph_of_opset_23_holds_attention_nodes(bundled: "Bundled") -> None:
+    model = onnx.load(bundled.bundle / "image.fp32.onnx", load_external_data=False)
+    assert [node.op_type for node in model.graph.node].count("Attention") == 3
+    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {23}
+
+
+def test_the_card_names_tasks_and_classes(bundled: "Bundled") -> None:
+    card = (bundled.bundle / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: igsp-deploy")
+    assert "| colors | 2 | 4 | 4 | 8 test images |" in card
+    assert "red" in card
+    assert str(bundled.data) not in card
+
+
+def test_adapting_all_blocks_passes_the_gate_with_opset_18(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    config = dataclasses.replace(DEBUG, vision_blocks=0, router_input="mean_token")
+    make_model(tmp_path / "model", config, ("colors",))
+    result = export_bundle(tmp_path / "model", tmp_path / "bundle", opset=18, console=quiet())
+    assert worst_feature(result["parity"]["fp32"]) <= 1e-4
+    assert verify_bundle(tmp_path / "bundle", "cpu")["holds"]
+
+
+def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Here also: the selector on the embedding, static gates, a plain text tower."""
+    config = dataclasses.replace(DEBUG, selector_place="embedding", text_blocks=-1, router_input="static")
+    make_model(tmp_path / "model", config, ("colors",))
+    record = next((tmp_path / "model/tasks").glob("*/task.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "source": str(tmp_path / "gone")}))
+    write_sums(record.parent)
+    console = quiet()
+    result = export_bundle(tmp_path / "model", tmp_path / "bundle", console=console)
+    assert worst_feature(result["parity"]["fp32"]) <= 1e-4
+    assert verify_bundle(tmp_path / "bundle", "cpu")["holds"]
+    assert result["parity"]["fp32"]["tasks"]["colors"]["origin"] == "synthetic images"
+    assert "synthetic images" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_wrong_experts_stop_the_export_and_leave_nothing(
+    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = stack_tasks
+
+    def wrong(*arguments: Any) -> Any:
+        vision, text = right(*arguments)
+        vision[1].up[1] *= 1.01
+        return vision, text
+
+    monkeypatch.setattr(export_module, "stack_tasks", wrong)
+    with pytest.raises(UserError, match=r"does not give what PyTorch gives for task 'stripes': features differ"):
+        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_selector_stops_the_export(bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ImageGraph
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        graph = right(*arguments, **options)
+        graph.selector.thresholds = graph.selector.thresholds + 1e6
+        return graph
+
+    monkeypatch.setattr(export_module, "ImageGraph", wrong)
+    with pytest.raises(UserError, match="selector scores differ"):
+        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(bundled: "Bundled", tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    empty = ModelFolder.create(tmp_path / "empty", load_backbone("debug"), DEBUG, SelectorConfig())
+    cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
+        (empty.path, {}, UserError, "no learned task yet"),
+        (tmp_path / "absent", {}, UserError, "not a model folder"),
+        (bundled.model, {"opset": 7}, UsageError, "opset must be one of 18, 23"),
+        (bundled.model, {"precision": ("fp7",)}, UsageError, "fp7"),
+    ]
+    for model, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            export_bundle(model, bundle, console=quiet(), **options)
+        assert {path.name for path in tmp_path.iterdir()} == {"empty"}
+    with pytest.raises(UserError, match="exists already"):
+        export_bundle(bundled.model, bundled.bundle, console=quiet())

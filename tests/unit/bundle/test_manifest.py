@@ -1,0 +1,103 @@
+"""A manifest says what is wrong with it, and leads nowhere outside its bundle."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from igsp_deploy.bundle.manifest import (
+    BundleBackbone,
+    BundleTask,
+    Manifest,
+    Variant,
+    check_files,
+    list_files,
+    read_manifest,
+)
+from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.errors import UserError
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    (tmp_path / "examples").mkdir()
+    for name in ("i.onnx", "t.onnx", "classes.safetensors", "tokenizer.json", "examples/one.png"):
+        (tmp_path / name).write_text(name)
+    Manifest(
+        created_by="test",
+        backbone=BundleBackbone(
+            name="nano", pretrained=None, weight_hash="0", embed_dim=4, context_length=8, logit_scale=30.0
+        ),
+        preprocess=PreprocessSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        tasks=(BundleTask(name="a", classes=("x", "y"), display_names=("an x", "a y"), templates=("{}",)),),
+        selector_place="trunk",
+        opset=23,
+        variants=(Variant(precision="fp32", image="i.onnx", text="t.onnx", providers=("CPUExecutionProvider",)),),
+        stacks=("experts.0.down",),
+        files=list_files(tmp_path),
+    ).write(tmp_path)
+    return tmp_path
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads((bundle / "manifest.json").read_text())
+    change(values)
+    (bundle / "manifest.json").write_text(json.dumps(values))
+
+
+def test_what_is_written_is_read(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.preprocess.mean == (0.5, 0.5, 0.5)
+    assert manifest.task_names() == ["a"]
+    assert set(manifest.files) == set(list_files(bundle))
+    check_files(bundle, manifest)
+    manifest.write(bundle)
+    assert read_manifest(bundle) == manifest == dataclasses.replace(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("tasks"), "lacks 'tasks'"),
+        (lambda v: v.update(tasks=[]), "no task"),
+        (lambda v: v["tasks"][0].update(display_names=["one"]), "display name"),
+        (lambda v: v["preprocess"].update(size=0), "preprocess.size must be a positive integer, got 0"),
+        (lambda v: v["preprocess"].update(mean=[0.5]), "three channels"),
+        (lambda v: v["backbone"].update(logit_scale="big"), "expected a number, got 'big'"),
+        (lambda v: v["variants"][0].update(image="../../etc/passwd"), "not a file of the bundle"),
+        (lambda v: v["variants"][0].update(image="other.onnx"), "no checksum for other.onnx"),
+        (lambda v: v["files"].update({"/etc/passwd": v["files"]["i.onnx"]}), "not a file of the bundle"),
+        (lambda v: v.update(format_version="1"), "no format_version"),
+        (lambda v: v.update(format_version=2), "format 2; this version reads up to 1. Upgrade"),
+        (lambda v: v.update(files=[]), "damaged"),
+    ],
+)
+def test_a_wrong_manifest_says_what_is_wrong(
+    bundle: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(bundle, change)
+    with pytest.raises(UserError, match=message):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", "\x00"])
+def test_what_is_no_manifest_is_refused(bundle: Path, content: str) -> None:
+    (bundle / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        read_manifest(bundle)
+
+
+def test_files_are_compared_in_size_and_checksum(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    (bundle / "t.onnx").write_text("T.onnx")
+    with pytest.raises(UserError, match=r"t\.onnx is damaged or was changed"):
+        check_files(bundle, manifest)
+    (bundle / "t.onnx").write_text("t.on")
+    with pytest.raises(UserError, match=r"t\.onnx has 4 bytes instead of 6"):
+        check_files(bundle, manifest)
+    (bundle / "t.onnx").unlink()
+    with pytest.raises(UserError, match=r"t\.onnx is missing"):
+        check_files(bundle, manifest)
