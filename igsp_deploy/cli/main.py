@@ -1,6 +1,7 @@
 """The `igsp` command: registers the commands and turns mistakes of the user into one line."""
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -59,6 +60,9 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Run `igsp`: exit 0, 1 for what the user can mend, 2 for a wrong command, 130 when interrupted."""
+    # Idle threads of torch sleep instead of spinning: on a machine that does other work too, spinning ones made learning
+    # several times slower. Read when torch is imported, which no command does before this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
