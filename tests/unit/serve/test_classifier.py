@@ -11,7 +11,7 @@ from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.towers import class_embeddings
-from igsp_serve.classifier import Classifier
+from igsp_serve.classifier import Classifier, ImageSource
 from igsp_serve.engine import PLAIN
 from igsp_serve.files import find_images
 
@@ -75,7 +75,7 @@ def test_prompts_are_read_under_the_experts_of_the_images_task(classifier: Class
 
 def test_any_source_of_an_image_gives_the_same(classifier: Classifier, bundled: "Bundled") -> None:
     path = bundled.images("colors")[1]
-    sources = [path, path.read_bytes(), Image.open(path), classifier.load(path)]
+    sources: list[ImageSource] = [path, path.read_bytes(), Image.open(path), classifier.load(path)]
     predictions = classifier.classify(sources)
     assert all(p.labels == predictions[0].labels for p in predictions)
 
@@ -115,5 +115,6 @@ def test_folders_are_searched_and_files_taken_as_they_are(bundled: "Bundled", tm
     for name in ("b.JPG", "sub/a.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).touch()
     assert find_images([tmp_path, Path("x.unknown")]) == [tmp_path / "b.JPG", tmp_path / "sub/a.png", Path("x.unknown")]
-    with pytest.raises(UserError, match="holds no image"):
-        find_images([tmp_path / "sub", tmp_path.joinpath("empty").mkdir() or tmp_path / "empty"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no image"):
+        find_images([tmp_path / "sub", tmp_path / "empty"])
