@@ -36,6 +36,10 @@ def main() -> int:
         num_steps=options.steps,
         num_views=options.views,
         num_rendered=options.rendered,
+        learning_rate=options.learning_rate,
+        text_learning_rate=options.text_learning_rate,
+        batch=tuple(options.batch),
+        start_from=options.start_from,
         minutes_limit=options.minutes_limit,
     )
     try:

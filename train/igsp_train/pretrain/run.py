@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from igsp_deploy.backbones.nano.model import NANO_CONFIG
+from igsp_deploy.backbones.nano.packing import load_packed
 from igsp_deploy.backbones.nano.trunk import NUM_HEAD, Lite0
 from igsp_train.pretrain.anchors import Anchors, fit_anchors
 from igsp_train.pretrain.cache import Cache, cache_real, cache_rendered
 from igsp_train.pretrain.finish import write_nano
+from igsp_train.pretrain.start import start_towers
 from igsp_train.pretrain.teacher import build_teacher
-from igsp_train.pretrain.towers import Towers, Whitening, low_precision, start_towers
+from igsp_train.pretrain.towers import Towers, Whitening, low_precision
 from igsp_train.pretrain.views import HELD_OUT_EVERY, list_images
 from igsp_train.pretrain.words import SentenceModel, fit_meaning, token_start, vocabulary, word_pairs
 
@@ -45,14 +47,18 @@ class Settings:
     """Words that get a predicted anchor (the vocabulary has 32,000 whole words)."""
     num_pairs: int = 8000
     """Compounds of two words that get one as well."""
-    batch: tuple[int, int, int] = (40, 48, 48)
+    batch: tuple[int, int, int] = (24, 48, 48)
     """Real pictures, rendered pictures, and names of each list in one step."""
-    learning_rate: float = 1e-3
-    """Peak of AdamW's learning rate."""
+    learning_rate: float = 5e-4
+    """Peak of AdamW's learning rate for the vision tower, which starts near the teacher."""
+    text_learning_rate: float = 1.5e-3
+    """The same for the text tower, which starts from scratch."""
     num_warmup_steps: int = 60
     """Steps of linear warm-up; a cosine to zero follows."""
     weight_decay: float = 0.02
     """On matrices only."""
+    start_from: Path | None = None
+    """Weights file of an earlier run whose towers are trained further; None: start at the teacher."""
     minutes_limit: float = 55.0
     """The schedule is shortened so that the whole run keeps to it."""
 
@@ -144,25 +150,40 @@ def anchor_report(material: Material, anchors: Anchors) -> str:
 
 
 def _groups(towers: Towers, settings: Settings) -> Iterator[dict[str, object]]:
-    trained = [p for p in towers.parameters() if p.requires_grad]
-    yield {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay}
-    yield {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0}
+    for vision in (True, False):
+        peak = settings.learning_rate if vision else settings.text_learning_rate
+        for matrices in (True, False):
+            chosen = [
+                p
+                for name, p in towers.named_parameters()
+                if p.requires_grad and name.startswith("model.visual.") == vision and (p.dim() > 1) == matrices
+            ]
+            yield {
+                "params": chosen,
+                "weight_decay": settings.weight_decay if matrices else 0.0,
+                "lr": peak,
+                "peak": peak,
+            }
 
 
 def train_towers(material: Material, targets: Targets, settings: Settings, deadline_s: float) -> CLIP:
     """Train both towers; returns the network with `visual.conv1` still reading cells."""
     torch.manual_seed(settings.seed)
     whitening = Whitening.fit([material.real, material.rendered], settings.seed)
-    model = start_towers(whitening, targets.token_start)
+    model = start_towers(targets.anchors, material.real, material.rendered, targets.token_start, settings.seed)
+    if settings.start_from is not None:
+        state = load_packed(settings.start_from)
+        kept = {name: value for name, value in state.items() if not name.startswith("visual.conv1.trunk.")}
+        model.load_state_dict({name.replace("conv1.embed.", "conv1."): value for name, value in kept.items()})
     towers = Towers(model, targets.anchors, whitening, targets.names, targets.tables)
     model.logit_scale.requires_grad_(False)
-    optimiser = torch.optim.AdamW(_groups(towers, settings), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimiser = torch.optim.AdamW(_groups(towers, settings), betas=(0.9, 0.98), fused=True)
     rng, means = random.Random(settings.seed), dict[str, float]()
     begun, step, num_steps = time.monotonic(), 0, settings.num_steps
     while step < num_steps:
         level = min(1.0, (step + 1) / settings.num_warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * level
+            group["lr"] = group["peak"] * level
         with sdpa_kernel(
             SDPBackend.MATH
         ):  # on short sequences the processor's fused kernel needs ten times as long to go back

@@ -11,7 +11,7 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from igsp_deploy.backbones.nano.model import NANO_CONFIG, empty_nano
+from igsp_deploy.backbones.nano.model import NANO_CONFIG
 from igsp_deploy.backbones.nano.trunk import NUM_CELL, NUM_HEAD
 from igsp_train.pretrain.anchors import Anchors, distillation
 from igsp_train.pretrain.cache import Cache
@@ -56,25 +56,6 @@ class Whitening:
         tokens = cells.flatten(2).transpose(1, 2)
         result: Tensor = ((tokens - self.mean) / self.std) @ self.axes.T
         return result
-
-
-@torch.no_grad()
-def start_towers(whitening: Whitening, token_start: Tensor) -> CLIP:
-    """Build the network with `visual.conv1` reading cells.
-
-    Args:
-        whitening: its first axes are what the tokens hold at the start.
-        token_start: [49408, text width] the token embedding at the start.
-    """
-    width = NANO_CONFIG["vision_cfg"]["width"]
-    embed = nn.Conv2d(NUM_CELL, width, 1, bias=False)
-    model = empty_nano(embed)
-    decay = torch.linspace(1.0, 0.4, width)[:, None]
-    embed.weight.copy_((decay * whitening.axes[:width] / whitening.std)[:, :, None, None])
-    offset = embed.weight[:, :, 0, 0] @ whitening.mean
-    model.visual.positional_embedding.mul_(0.3)[1:].sub_(offset)
-    model.token_embedding.weight.copy_(token_start)
-    return model
 
 
 class Towers(nn.Module):
