@@ -12,8 +12,8 @@ from torch import Tensor
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.router import static_gates
 
-MASKED = -1e9
-"""Bias of a padded router row: its gate is zero."""
+MASKED = -1e4
+"""Bias of a padded router row: its gate is zero. Finite in half precision: a row of nothing else must not be NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,9 +35,10 @@ from igsp_export.text_graph import TextGraph
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
 from igsp_serve.engine import Engine
+from igsp_serve.providers import CPU, CUDA, choose_provider
 
-PROVIDERS = {"fp32": ("CPUExecutionProvider", "CUDAExecutionProvider")}
-"""Precision -> execution providers its graphs may run on."""
+PROVIDERS = {"fp32": (CPU, CUDA), "fp16": (CUDA,)}
+"""Precision -> execution providers its graphs may run on. On the CPU provider an fp16 graph can crash the process."""
 
 
 def export_bundle(
@@ -132,13 +133,16 @@ def _write_graphs(towers: Towers, scratch: Path, variant: Variant, opset: int) -
         outputs=["features", "used_task", "task_scores"],
         lengths={},
     )
+    text_graph = TextGraph(backbone, text)
+    if variant.precision == "fp16":
+        image_graph, text_graph = image_graph.half_precision(), text_graph.half_precision()
     stacks = write_onnx(image_graph.eval(), image_signature, scratch / variant.image, opset=opset)
     text_signature = Signature(
         inputs={"ids": torch.zeros(3, max(3, length // 2), dtype=torch.int64), "task": task},
         outputs=["embeddings"],
         lengths={"ids": ("length", length)},
     )
-    write_onnx(TextGraph(backbone, text).eval(), text_signature, scratch / variant.text, opset=opset)
+    write_onnx(text_graph.eval(), text_signature, scratch / variant.text, opset=opset)
     return stacks
 
 
@@ -154,7 +158,12 @@ def _check(
     towers: Towers, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
 ) -> dict[str, Any]:
     _say(console, f"checking {variant.precision} against PyTorch on {sum(len(i.images) for i in images)} images")
-    engine = Engine.open(scratch, "cpu", precision=variant.precision)
+    if CPU in variant.providers:
+        engine = Engine.open(scratch, "cpu", precision=variant.precision)
+    elif choose_provider("auto") == CUDA:
+        engine = Engine.open(scratch, "cuda", precision=variant.precision)
+    else:
+        engine = Engine.open_unoptimized(scratch, variant)
     return check_parity(towers, engine, images, variant.precision)
 
 

@@ -3,6 +3,7 @@
 Shapes: B images, S image side, D embedding width, T tasks, F selector features, C classes of all tasks.
 """
 
+import copy
 from typing import cast
 
 import torch
@@ -93,8 +94,8 @@ class ImageGraph(nn.Module):
         Returns:
             Normalised embeddings `[B, D]`, the task used `[B]`, scores minus thresholds `[B, T]`.
         """
-        pixels = images.permute(0, 3, 1, 2).to(self.pixel_scale.dtype) * self.pixel_scale + self.pixel_shift
-        x = self.visual._embeds(pixels)
+        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
+        x = self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
         blocks = self.visual.transformer.resblocks
         for number in range(self.first_block):
             x = plain_block(blocks[number], x)
@@ -104,8 +105,8 @@ class ImageGraph(nn.Module):
                 plain = plain_block(blocks[number], plain)
             read = self._head(plain)
         else:
-            read = selector_features(self.backbone, x, self.first_block, self.place)
-        chosen, scores = self.selector(read)
+            read = selector_features(self.backbone, x.float(), self.first_block, self.place)
+        chosen, scores = self.selector(read.float())
         used = torch.where(task == CHOOSE, chosen, task)
         index = slots(used, self.num_slots())
         for number in range(self.first_block, len(blocks)):
@@ -114,4 +115,13 @@ class ImageGraph(nn.Module):
                 x = stacked_block(blocks[number], experts, x, index)
             else:
                 x = plain_block(blocks[number], x)
-        return self._head(x), used, scores
+        return self._head(x).float(), used, scores
+
+    def half_precision(self) -> "ImageGraph":
+        """A copy in fp16, but for the selector and the pixels' normalisation; its inputs and outputs stay the same."""
+        graph = copy.deepcopy(self).half()
+        # What went through half precision has lost digits; these have not.
+        for name, buffer in self.selector.named_buffers():
+            graph.selector.register_buffer(name, buffer.clone())
+        graph.pixel_scale, graph.pixel_shift = self.pixel_scale.clone(), self.pixel_shift.clone()
+        return graph

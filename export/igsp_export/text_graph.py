@@ -1,5 +1,6 @@
 """The text side of a bundle as one module: token ids and a task for each text in, embeddings out."""
 
+import copy
 from typing import Any, cast
 
 from open_clip.transformer import text_global_pool
@@ -52,4 +53,8 @@ class TextGraph(nn.Module):
         projection = text.text_projection
         if projection is not None:
             x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return F.normalize(x, dim=-1)
+        return F.normalize(x, dim=-1).float()
+
+    def half_precision(self) -> "TextGraph":
+        """A copy in fp16; its inputs and outputs stay the same."""
+        return copy.deepcopy(self).half()

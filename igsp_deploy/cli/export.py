@@ -9,6 +9,8 @@ EXAMPLES = """Examples:
 
 igsp export model bundle
 
+igsp export model bundle --precision fp32 --precision fp16
+
 igsp export model bundle --opset 18 --check-images 200"""
 
 
@@ -16,7 +18,7 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder to make; it must not exist yet.")],
     precision: Annotated[
-        list[str] | None, typer.Option(help="Precision of the graphs. May be repeated. Default: fp32.")
+        list[str] | None, typer.Option(help="fp32 (default) or fp16 (for CUDA only). May be repeated.")
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset: 23, or 18 for consumers that do not know `Attention`.")] = 23,
     check_images: Annotated[

@@ -48,13 +48,23 @@ class Engine:
         variant: graphs in use.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, provider: str, variant: Variant, num_threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        provider: str,
+        variant: Variant,
+        *,
+        num_threads: int = 0,
+        optimize: bool = True,
+    ) -> None:
         """Use `open`."""
         self.folder = folder
         self.manifest = manifest
         self.provider = provider
         self.variant = variant
         self._num_threads = num_threads
+        self._optimize = optimize
         self._image = self._session(variant.image)
         self._text: Any = None
         self._text_lock = threading.Lock()
@@ -89,12 +99,22 @@ class Engine:
             check_files(folder, manifest)
         provider = choose_provider(providers, allow_fallback=allow_fallback)
         variant = choose_variant(manifest.variants, provider, precision)
-        return cls(folder, manifest, provider, variant, num_threads)
+        return cls(folder, manifest, provider, variant, num_threads=num_threads)
+
+    @classmethod
+    def open_unoptimized(cls, folder: Path, variant: Variant) -> "Engine":
+        """Load any graphs on the CPU without graph optimisation: slow, for checking half precision without a GPU.
+
+        It is the optimisation of half-precision graphs for the CPU that can crash onnxruntime.
+        """
+        return cls(folder, read_manifest(folder), CPU, variant, optimize=False)
 
     def _session(self, name: str) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._num_threads
+        if not self._optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = [self.provider] if self.provider == CPU else [self.provider, CPU]
         path = self.folder / name
         try:

@@ -21,6 +21,7 @@ from igsp_export import export as export_module
 from igsp_export.compact import stack_tasks
 from igsp_export.export import export_bundle
 from igsp_export.image_graph import ImageGraph
+from igsp_serve.engine import Engine
 from igsp_serve.verify import verify_bundle
 
 if TYPE_CHECKING:
@@ -90,12 +91,18 @@ def test_the_card_names_tasks_and_classes(bundled: "Bundled") -> None:
     assert str(bundled.data) not in card
 
 
-def test_adapting_all_blocks_passes_the_gate_with_opset_18(make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_half_precision_is_close_and_kept_from_the_cpu(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Here also: all blocks adapted, the router on the mean token, opset 18."""
     config = dataclasses.replace(DEBUG, vision_blocks=0, router_input="mean_token")
     make_model(tmp_path / "model", config, ("colors",))
-    result = export_bundle(tmp_path / "model", tmp_path / "bundle", opset=18, console=quiet())
+    bundle = tmp_path / "bundle"
+    result = export_bundle(tmp_path / "model", bundle, precision=("fp32", "fp16"), opset=18, console=quiet())
     assert worst_feature(result["parity"]["fp32"]) <= 1e-4
-    assert verify_bundle(tmp_path / "bundle", "cpu")["holds"]
+    assert 1e-6 < worst_feature(result["parity"]["fp16"]) <= 1e-2
+    assert (bundle / "image.fp16.onnx").stat().st_size < 0.7 * (bundle / "image.fp32.onnx").stat().st_size
+    assert verify_bundle(bundle, "cpu")["precision"] == "fp32"
+    with pytest.raises(UserError, match="no fp16 graph that may run on CPUExecutionProvider"):
+        Engine.open(bundle, "cpu", precision="fp16")
 
 
 def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
