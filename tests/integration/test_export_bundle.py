@@ -1,6 +1,7 @@
 """Export: the bundle computes what PyTorch computes, or there is no bundle."""
 
 import dataclasses
+import errno
 import io
 import json
 from collections.abc import Callable
@@ -167,3 +168,15 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(bundled: "Bundled", 
         assert {path.name for path in tmp_path.iterdir()} == {"empty"}
     with pytest.raises(UserError, match="exists already"):
         export_bundle(bundled.model, bundled.bundle, console=quiet())
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module, "write_tokenizer", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+    assert list(tmp_path.iterdir()) == []
