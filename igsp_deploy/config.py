@@ -181,6 +181,8 @@ class DataConfig:
     """Share of the training images held out for validation and calibration."""
     test_share: float = 0.2
     """Share held out for testing where the source has no test split of its own."""
+    crop_scale: float = 0.9
+    """Training images are random crops of at least this share of the area (MTIL: 0.9)."""
     horizontal_flip: bool = False
     """Mirror training images at random (wrong for digits, letters, signs)."""
     seed: int = 0
@@ -188,11 +190,14 @@ class DataConfig:
 
     def problems(self) -> list[str]:
         """Values out of range, as `field must be ..., got ...` sentences."""
-        return [
+        found = [
             f"data.{name} must be in [0, 0.9], got {getattr(self, name)}"
             for name in ("val_share", "test_share")
             if not 0 <= getattr(self, name) <= 0.9
         ]
+        if not 0 < self.crop_scale <= 1:
+            found.append(f"data.crop_scale must be in (0, 1], got {self.crop_scale}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

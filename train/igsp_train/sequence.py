@@ -120,6 +120,7 @@ def learn_task(
     views = TrainViews(
         task.train,
         backbone.preprocess,
+        scale=(config.data.crop_scale, 1.0),
         horizontal_flip=config.data.horizontal_flip,
         seed=config.learn.seed,
         on_skip=warn,
