@@ -5,6 +5,7 @@ python -m igsp_train.pretrain --images ../shared/data/pretrain_caltech --out nan
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from igsp_deploy.errors import UserError
 from igsp_train.pretrain.run import Settings, pretrain
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options, pretrain, say how large the file is."""
     default = Settings()
     parser = argparse.ArgumentParser(
@@ -25,11 +26,15 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=default.num_steps, help="steps of the towers (%(default)s)")
     parser.add_argument("--views", type=int, default=default.num_views, help="views of each image (%(default)s)")
     parser.add_argument("--rendered", type=int, default=default.num_rendered, help="rendered pictures (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="vision (%(default)s)")
+    parser.add_argument("--text-learning-rate", type=float, default=default.text_learning_rate, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, nargs=3, default=default.batch, help="real, rendered, names (%(default)s)")
+    parser.add_argument("--start-from", type=Path, help="train the towers of this weights file further")
     parser.add_argument(
         "--minutes-limit", type=float, default=default.minutes_limit, help="shorten to fit (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2, help="processor threads (%(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     settings = Settings(
         seed=options.seed,
