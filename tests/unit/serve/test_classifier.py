@@ -69,6 +69,13 @@ def test_prompts_are_read_under_the_experts_of_the_images_task(classifier: Class
     assert {*plain.labels} == {*colors.labels} == {*stripes.labels} == set(prompts)
     assert plain.label_tasks == (None, None)
     under = [classifier.embed_text(prompts, task) for task in (PLAIN, 0, 1)]
+    pixels = np.stack([classifier.load(path)] * 3)
+    features = classifier.engine.run_images(pixels, np.array([PLAIN, 0, 1])).features
+    for prediction, texts, feature in zip((plain, colors, stripes), under, features, strict=True):
+        logits = classifier.manifest.backbone.logit_scale * texts @ feature
+        expected = np.exp(logits) / np.exp(logits).sum()
+        scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+        assert [scores[prompt] for prompt in prompts] == pytest.approx(expected.tolist(), abs=1e-4)
     assert np.abs(under[0] - under[1]).max() > 1e-3
     assert np.abs(under[1] - under[2]).max() > 1e-3
 
