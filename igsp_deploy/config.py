@@ -59,7 +59,7 @@ class ModelConfig:
 class LearnConfig:
     """How one task is learned."""
 
-    steps: int = 300
+    steps: int = 200
     """Optimiser steps a task, both phases together."""
     batch_size: int = 32
     """Images a step."""
@@ -101,11 +101,11 @@ class LearnConfig:
     """Step of the dual ascent on log lambda."""
     prune_rule: PruneRule = "cumulative"
     """Which experts a task keeps after phase 1."""
-    keep_ratio: float = 0.9
+    keep_ratio: float = 0.95
     """Level kappa: share of the mass kept (`cumulative`), or share of 1/(|F|+|C|) (`relative`) or of 1 (`absolute`)."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
-    cached_views: int = 8
+    cached_views: int = 4
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
     cache_limit_mib: int = 2048
     """Memory the cached views may take, in MiB; fewer views are kept where they do not fit."""
