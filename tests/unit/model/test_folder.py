@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_model_as_it_was(model: ModelFolder, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = sorted(p.relative_to(model.path) for p in model.path.rglob("*"))
-    monkeypatch.setattr(folder_module, "save_file", full)
+    monkeypatch.setattr(folder_module, "save", full)
     with pytest.raises(UserError, match="disk is not full"):
         model.add_task(*learned_task(model, 2))
     monkeypatch.undo()
@@ -193,3 +193,9 @@ def test_safetensors_alone_are_written(model: ModelFolder) -> None:
 def test_a_backbone_that_cannot_be_used_says_why(name: str, pretrained: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_backbone(name, pretrained)
+
+
+def test_files_are_as_readable_as_the_umask_says(model: ModelFolder) -> None:
+    (model.path / "probe").write_text("")
+    wanted = (model.path / "probe").stat().st_mode
+    assert {p.stat().st_mode for p in (model.path / "tasks" / "00-task0").iterdir()} == {wanted}
