@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
@@ -147,3 +148,13 @@ def test_identity_router_descent_is_a_soft_projection_on_the_experts_outputs(bac
     mean = sum(gates[0, k] * outputs[k] for k in range(3))
     expected = torch.stack([gates[0, k] * (delta.grad * (outputs[k] - mean)).sum() for k in range(3)])
     torch.testing.assert_close(bias.grad, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_a_tower_with_layer_scale_scales_the_experts_with_the_mlp(backbone: Backbone) -> None:
+    block = ResidualAttentionBlock(32, 2, ls_init_value=0.1).eval()
+    adapter = random_adapter(backbone).vision[1]
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        y, _, _, delta = adapted_block(block, x, adapter)
+        torch.testing.assert_close(y - block(x), block.ls_2(delta), atol=1e-5, rtol=1e-4)
+        assert (block.ls_2(delta) - delta).abs().max() > 0.1

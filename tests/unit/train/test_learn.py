@@ -232,3 +232,51 @@ def test_the_optimisers_moments_of_kept_experts_survive_pruning(tmp_path: Path, 
         rows = torch.tensor(result.kept[site])
         assert torch.equal(run.optimiser.state[parameter]["exp_avg"], moments[name][rows])
         assert moments[name].abs().sum() > 0
+
+
+def test_the_model_folder_holds_exactly_what_was_learned(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    for number, shade in enumerate((180, 120)):
+        result = make_run(backbone, folder, shade).run()
+        learned = result.learner.adapter()
+        finish(folder, result)
+        stored = ModelFolder.open(folder.path).adapter(number)
+        for tower in ("vision", "text"):
+            for block, adapter in getattr(learned, tower).items():
+                assert torch.equal(getattr(stored, tower)[block].down, adapter.down)
+                assert torch.equal(getattr(stored, tower)[block].up, adapter.up)
+                assert torch.equal(getattr(stored, tower)[block].router_bias, adapter.router_bias)
+
+
+def test_the_strength_of_the_penalty_survives_a_resume_in_phase_1(tmp_path: Path, backbone: Backbone) -> None:
+    config = dataclasses.replace(LEARN, steps=24, phase1_min_share=1.0, phase1_max_share=1.0, dual_step=5.0)
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    through = make_run(backbone, folder, 120, config).run()
+    clear_checkpoint(folder.path)
+    first = make_run(backbone, folder, 120, config)
+    with pytest.raises(InterruptedError):
+        first.run(stop=lambda: first.progress.step == 12)
+    second = make_run(backbone, folder, 120, config)
+    assert second.reuse.value == first.reuse.value != config.reuse_strength
+    assert second.run().curves == through.curves
+
+
+def test_each_epoch_sees_its_own_view_and_cached_views_repeat(backbone: Backbone) -> None:
+    views = ColourViews(180)
+    cached = TrunkViews(backbone, 1, views, cached_views=2, limit_bytes=1 << 30)
+    fresh = TrunkViews(backbone, 1, views, cached_views=0, limit_bytes=1 << 30)
+    index = np.array([3, 3, 3, 3])
+    epochs = np.array([0, 1, 2, 3])
+    kept, new = cached.batch(index, epochs), fresh.batch(index, epochs)
+    torch.testing.assert_close(kept[:2], new[:2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(kept[0], kept[2])
+    assert torch.equal(kept[1], kept[3])
+    assert not torch.allclose(kept[0], kept[1], atol=1e-3)
+    assert not torch.allclose(new[1], new[3], atol=1e-3)
+
+
+def test_views_that_do_not_fit_into_the_limit_are_not_cached(backbone: Backbone) -> None:
+    bytes_a_view = 24 * 17 * 32 * 4
+    assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=3 * bytes_a_view).cached_views == 3
+    assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=bytes_a_view - 1).cached_views == 0
