@@ -37,7 +37,7 @@ class Settings:
 
     seed: int = 0
     """Of every random choice."""
-    num_steps: int = 2400
+    num_steps: int = 1300
     """Steps of the towers."""
     num_views: int = 3
     """Views of each real image."""
