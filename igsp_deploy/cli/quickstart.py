@@ -24,7 +24,7 @@ SHOWN_IMAGES = 3
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for the data, the model and the bundle.")] = Path("quickstart-out"),
-    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps a task.")] = 100,
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps a task.")] = 200,
 ) -> None:
     """Learn four small tasks one after another, evaluate, export, verify and classify some images.
 
