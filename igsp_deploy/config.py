@@ -25,7 +25,7 @@ class ModelConfig:
     backbone: str = "nano"
     """open_clip model name, or `nano` for the embedded backbone."""
     pretrained: str | None = None
-    """open_clip pretrained tag or path of a local checkpoint; must be empty for `nano`."""
+    """open_clip pretrained tag, path of a local checkpoint, or `random`; must be empty for `nano`."""
     vision_blocks: int = 0
     """Adapt the last q vision blocks; 0 adapts all."""
     text_blocks: int = 0

@@ -17,6 +17,8 @@ from igsp_deploy.errors import UserError
 
 NANO = "nano"
 DEBUG = "debug"
+RANDOM = "random"
+"""In place of a pretrained tag: seeded random weights."""
 
 
 class Backbone:
@@ -137,7 +139,8 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         name: `nano` for the embedded backbone, `debug` for a tiny random one, else an open_clip model name
             (`ViT-B-16`, `ViT-B-16-quickgelu`).
         pretrained: open_clip tag (`openai`, downloaded) or the path of a local checkpoint (safetensors, or a
-            PyTorch file loaded with `weights_only`). None gives random weights, useful only to measure speed.
+            PyTorch file loaded with `weights_only`), or `random` for seeded random weights, useful only to measure
+            speed. Must be None for `nano` and `debug`.
 
     Raises:
         UserError: unknown name or tag, missing file, or a model that cannot be adapted.
@@ -161,16 +164,22 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         raise UserError(
             f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. See open_clip.list_models()."
         )
-    if pretrained is not None and not Path(pretrained).is_file():
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained not in tags:
-            raise UserError(
-                f"{name} has no pretrained weights {pretrained!r}, and no such file exists. "
-                f"Tags: {', '.join(tags) or 'none'}."
-            )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise UserError(
+            f"{name} needs weights: set model.pretrained to a tag ({', '.join(tags) or 'none known'}) or to the path "
+            f"of a local checkpoint; {RANDOM!r} gives random ones, useful only to measure speed."
+        )
+    if pretrained != RANDOM and not Path(pretrained).is_file() and pretrained not in tags:
+        raise UserError(
+            f"{name} has no pretrained weights {pretrained!r}, and no such file exists. "
+            f"Tags: {', '.join(tags) or 'none'}."
+        )
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
     try:
-        clip = open_clip.create_model(name, pretrained=pretrained)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            clip = open_clip.create_model(name, pretrained=None if pretrained == RANDOM else pretrained)
     except UserError:
         raise
     except Exception as error:

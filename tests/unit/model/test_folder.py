@@ -186,8 +186,9 @@ def test_safetensors_alone_are_written(model: ModelFolder) -> None:
         ("nano", "openai", "leave `pretrained` empty"),
         ("ViT-B-61", None, "Nearest: ViT-B-16"),
         ("ViT-B-32", "no-such-tag", "Tags: openai"),
-        ("RN50", None, "not a VisionTransformer"),
-        ("coca_ViT-B-32", None, "cannot be adapted|pools by attention|not a plain"),
+        ("ViT-B-32", None, "needs weights: set model.pretrained to a tag .openai"),
+        ("RN50", "random", "not a VisionTransformer"),
+        ("coca_ViT-B-32", "random", "cannot be adapted|pools by attention|not a plain"),
     ],
 )
 def test_a_backbone_that_cannot_be_used_says_why(name: str, pretrained: str | None, message: str) -> None:
@@ -199,3 +200,7 @@ def test_files_are_as_readable_as_the_umask_says(model: ModelFolder) -> None:
     (model.path / "probe").write_text("")
     wanted = (model.path / "probe").stat().st_mode
     assert {p.stat().st_mode for p in (model.path / "tasks" / "00-task0").iterdir()} == {wanted}
+
+
+def test_random_weights_are_the_same_each_time() -> None:
+    assert load_backbone("ViT-S-16-alt", "random").weight_hash == load_backbone("ViT-S-16-alt", "random").weight_hash
