@@ -18,6 +18,8 @@ from igsp_deploy.model.towers import encode_from_trunk
 
 PLAIN = -2
 """Task index that means: plain CLIP."""
+MIN_VARIANCE = 1e-4
+"""Least mean variance the covariance is shrunk to: below it whitening would blow rounding errors up into scores."""
 CHOOSE = -1
 """Task index that means: let the selector choose."""
 
@@ -92,7 +94,7 @@ class Selector:
         total = sum(s.count for s in statistics)
         covariance = torch.stack([s.scatter.double() for s in statistics]).sum(0) / max(total, 1)
         size = covariance.shape[0]
-        floor = float(covariance.diagonal().mean()) or 1.0
+        floor = max(float(covariance.diagonal().mean()), MIN_VARIANCE)
         covariance = (1 - shrinkage) * covariance + shrinkage * floor * torch.eye(size, dtype=torch.float64)
         means = torch.cat([s.means for s in statistics]).double()
         center = means.mean(0)

@@ -127,6 +127,8 @@ def test_a_missing_extra_names_the_remedy() -> None:
 def test_an_interruption_is_exit_130() -> None:
     code = (
         "import os, signal, sys, igsp_deploy.cli.main as m\n"
+        # A shell's background job inherits an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "@m.app.command('hang')\n"
         "def hang():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

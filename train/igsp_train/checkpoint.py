@@ -60,5 +60,9 @@ def load_checkpoint(model_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]
 
 
 def clear_checkpoint(model_path: Path) -> None:
-    """Remove the state: its task is learned."""
-    shutil.rmtree(model_path / FOLDER, ignore_errors=True)
+    """Remove the state: its task is learned. It goes by one rename, so that no half of it can be found later."""
+    discarded = model_path / f"{FOLDER}.discarded"
+    shutil.rmtree(discarded, ignore_errors=True)
+    if (model_path / FOLDER).is_dir():
+        (model_path / FOLDER).rename(discarded)
+        shutil.rmtree(discarded, ignore_errors=True)

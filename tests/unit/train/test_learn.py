@@ -1,6 +1,7 @@
 """Learning one task after another on a tiny random CLIP: who gets gradient, what stays bit-identical, resuming."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,24 @@ def test_views_that_do_not_fit_into_the_limit_are_not_cached(backbone: Backbone)
     bytes_a_view = 24 * 17 * 32 * 4
     assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=3 * bytes_a_view).cached_views == 3
     assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=bytes_a_view - 1).cached_views == 0
+
+
+def test_a_checkpoint_that_was_being_removed_when_the_process_died_is_no_obstacle(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    result = make_run(backbone, folder, 180).run()
+    finish(folder, result)
+
+    def die_half_way(path: Path, ignore_errors: bool = False) -> None:
+        for state in sorted(path.rglob("state.json")):
+            state.unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        clear_checkpoint(folder.path)
+    monkeypatch.undo()
+    assert make_run(backbone, folder, 120).progress.step == 0
+    clear_checkpoint(folder.path)
+    assert not [path for path in folder.path.iterdir() if path.name.startswith(".inprogress")]
