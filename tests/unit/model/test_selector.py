@@ -54,3 +54,11 @@ def test_the_choice_does_not_depend_on_the_batch() -> None:
     selector = make()
     x = torch.cat([cloud(c, 3)[0][:20] for c in (0.0, 8.0, 16.0)])
     assert torch.equal(selector.choose(x), torch.cat([selector.choose(row[None]) for row in x]))
+
+
+def test_features_that_hardly_vary_do_not_blow_rounding_up() -> None:
+    train, labels = cloud(0.0, 0)
+    statistics = task_statistics(train * 1e-5, labels, 2, train[:10] * 1e-5)
+    x = cloud(0.0, 1)[0] * 1e-5
+    selector = Selector([statistics], shrinkage=0.1, false_alarm=0.1)
+    assert (selector.scores(x + 1e-6) - selector.scores(x)).abs().max() < 1e-3
