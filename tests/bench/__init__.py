@@ -1,0 +1,1 @@
+"""Models of any size without training, to measure speed and size with."""
