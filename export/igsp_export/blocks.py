@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.router import router_features
-from igsp_export.compact import Stack
 
 
 def attention(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -34,8 +34,8 @@ def plain_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
 class StackedExperts(nn.Module):
     """Experts and routers of all tasks in one block; every sample takes its own task's slice.
 
-    Buffers `down` `[T+1, R, d]`, `up` `[T+1, d, R]` and, in the image tower, `router_weight` `[T+1, K, d]` and
-    `router_bias` `[T+1, K]`.
+    Buffers `down` `[T+1, R, d]`, `up` `[T+1, d, R]` and, where the router reads the image, `router_weight`
+    `[T+1, K, d]` and `router_bias` `[T+1, K]`, with R = K r.
     """
 
     down: Tensor
@@ -43,14 +43,13 @@ class StackedExperts(nn.Module):
     router_weight: Tensor | None
     router_bias: Tensor | None
 
-    def __init__(self, stack: Stack, router_input: RouterInput) -> None:
-        """Hold a block's stack; `router_input` is what the router reads."""
+    def __init__(self, arrays: Stacks, rank: int, router_input: RouterInput) -> None:
+        """Hold a block's stacks, by buffer name; `router_input` is what the router reads."""
         super().__init__()
+        self.rank = rank
         self.router_input = router_input
-        self.register_buffer("down", stack.down)
-        self.register_buffer("up", stack.up)
-        self.register_buffer("router_weight", stack.router_weight)
-        self.register_buffer("router_bias", stack.router_bias)
+        for name in ("down", "up", "router_weight", "router_bias"):
+            self.register_buffer(name, torch.from_numpy(arrays[name]) if name in arrays else None)
 
     def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
         """What the experts of task `index` `[B]` add for `hidden` `[B, n, d]`."""
@@ -59,10 +58,17 @@ class StackedExperts(nn.Module):
             features = router_features(hidden, self.router_input).unsqueeze(1)
             weight, bias = self.router_weight.index_select(0, index), self.router_bias.index_select(0, index)
             gates = (torch.bmm(features, weight.transpose(1, 2)).squeeze(1) + bias).softmax(-1)
-            count = gates.shape[1]
-            rank = inner.shape[2] // count
-            inner = (inner.unflatten(2, (count, rank)) * gates[:, None, :, None]).flatten(2)
+            inner = (inner.unflatten(2, (gates.shape[1], self.rank)) * gates[:, None, :, None]).flatten(2)
         return torch.bmm(inner, self.up.index_select(0, index).transpose(1, 2))
+
+
+def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:
+    """The blocks of a tower's stacks, by the block's number."""
+    blocks: dict[str, Stacks] = {}
+    for name, value in stacks.items():
+        _, block, kind = name.split(".")
+        blocks.setdefault(block, {})[kind] = value
+    return nn.ModuleDict({block: StackedExperts(arrays, rank, router_input) for block, arrays in blocks.items()})
 
 
 def slots(index: Tensor, num_slots: int) -> Tensor:

@@ -1,125 +1,97 @@
-"""Compaction: the experts a task's router kept become one pair of matrices and one router a block; tasks are stacked.
+"""Compaction: what the learned tasks' routers kept, each expert once, the scale (and static gates) folded in.
 
-Shapes: T tasks, d width, r rank of one expert, K experts of a router, R = K r; K and R padded to the largest task's.
-Slice T of every stack is zero and means plain CLIP.
+Shapes: d width, r rank of one expert, E experts of a block, K experts a task uses in it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats, Site
+from igsp_deploy.bundle.manifest import ExpertLayout
+from igsp_deploy.bundle.stacks import SelectorTable
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.router import static_gates
+from igsp_deploy.model.selector import Selector
 
-MASKED = -1e4
-"""Bias of a padded router row: its gate is zero. Finite in half precision: a row of nothing else must not be NaN."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompactBlock:
-    """One task in one block, the scale folded into `up` (and the gates too where they are static).
-
-    Attributes:
-        down: `[R, d]`.
-        up: `[d, R]`.
-        router_weight: `[K, d]`; None where the gates are folded into `up`.
-        router_bias: `[K]`; None where the gates are folded into `up`.
-    """
-
-    down: Tensor
-    up: Tensor
-    router_weight: Tensor | None
-    router_bias: Tensor | None
-
-    def delta(self, hidden: Tensor, features: Tensor | None) -> Tensor:
-        """What the block adds to its MLP, `[B, n, d]`; `features` is what the router reads, `[B, d]`."""
-        inner = hidden @ self.down.T
-        if self.router_weight is not None and self.router_bias is not None and features is not None:
-            gates = (features @ self.router_weight.T + self.router_bias).softmax(-1)
-            inner = inner * gates.repeat_interleave(self.down.shape[0] // gates.shape[1], 1).unsqueeze(1)
-        return inner @ self.up.T
+Ids = dict[Site, list[int]]
+"""Block -> pool ids of the experts a task uses in it."""
 
 
-def compact_block(adapter: BlockAdapter) -> CompactBlock:
-    """Fold the scale into `up`, and static gates as well."""
-    if not len(adapter.router_bias):  # nothing kept: the softmax of no experts has no meaning
-        return CompactBlock(down=adapter.down, up=adapter.up, router_weight=adapter.router_weight, router_bias=None)
-    if adapter.router_weight is None or adapter.router_input == "static":
-        gates = static_gates(adapter.router_bias)[0] * adapter.scale
-        rank = adapter.down.shape[0] // len(gates)
-        return CompactBlock(
-            down=adapter.down, up=adapter.up * gates.repeat_interleave(rank), router_weight=None, router_bias=None
-        )
-    return CompactBlock(
-        down=adapter.down,
-        up=adapter.up * adapter.scale,
-        router_weight=adapter.router_weight,
-        router_bias=adapter.router_bias,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """All tasks in one block, padded; the last slice is zero.
-
-    Attributes:
-        down: `[T + 1, R, d]`.
-        up: `[T + 1, d, R]`.
-        router_weight: `[T + 1, K, d]`, or None where gates are folded.
-        router_bias: `[T + 1, K]`, or None where gates are folded.
-    """
-
-    down: Tensor
-    up: Tensor
-    router_weight: Tensor | None
-    router_bias: Tensor | None
-
-
-def stack_block(blocks: list[CompactBlock | None], rank: int) -> Stack | None:
-    """Stack one block of all tasks.
+def compact(adapters: Sequence[TaskAdapter], ids: Sequence[Ids], rank: int) -> ExpertTable:
+    """All tasks' experts, each once.
 
     Args:
-        blocks: one a task; None for a task that leaves the block plain.
-        rank: rank of one expert, to pad in whole experts.
-
-    Returns:
-        None where no task has an expert in the block.
+        adapters: one a task.
+        ids: one a task: which pool expert each of an adapter's experts is; equal ids are equal experts.
+        rank: of one expert.
     """
-    kept = [(t, block) for t, block in enumerate(blocks) if block is not None and len(block.down)]
-    if not kept:
-        return None
-    tasks, width = len(blocks), kept[0][1].down.shape[1]
-    largest = max(block.down.shape[0] for _, block in kept)
-    routed = kept[0][1].router_weight is not None
-    down = torch.zeros(tasks + 1, largest, width)
-    up = torch.zeros(tasks + 1, width, largest)
-    weight = torch.zeros(tasks + 1, largest // rank, width) if routed else None
-    bias = torch.full((tasks + 1, largest // rank), MASKED) if routed else None
-    for t, block in kept:
-        size = block.down.shape[0]
-        down[t, :size] = block.down
-        up[t, :, :size] = block.up
-        if weight is not None and bias is not None:
-            assert block.router_weight is not None
-            assert block.router_bias is not None
-            weight[t, : size // rank] = block.router_weight
-            bias[t, : size // rank] = block.router_bias
-    return Stack(down=down, up=up, router_weight=weight, router_bias=bias)
-
-
-def stack_tasks(adapters: list[TaskAdapter], rank: int) -> tuple[dict[int, Stack], dict[int, Stack]]:
-    """Stacks of all blocks in which a task has experts: vision block -> stack, text block -> stack."""
-    return (
-        _stack_tower([adapter.vision for adapter in adapters], rank),
-        _stack_tower([adapter.text for adapter in adapters], rank),
+    rows: dict[Site, dict[int, int]] = {}
+    downs: dict[Site, list[Floats]] = {}
+    ups: dict[Site, list[Floats]] = {}
+    tasks = []
+    for adapter, used in zip(adapters, ids, strict=True):
+        uses = {}
+        for site, block in _blocks(adapter).items():
+            if not used.get(site):
+                continue
+            row = rows.setdefault(site, {})
+            for position, expert in enumerate(used[site]):
+                if expert not in row:
+                    row[expert] = len(row)
+                    part = slice(position * rank, (position + 1) * rank)
+                    downs.setdefault(site, []).append(block.down[part].numpy())
+                    ups.setdefault(site, []).append((block.up[:, part] * block.scale).numpy())
+            uses[site] = _use(block, np.array([row[expert] for expert in used[site]], np.int64))
+        tasks.append(uses)
+    return ExpertTable(
+        down={site: np.stack(values) for site, values in downs.items()},
+        up={site: np.stack(values) for site, values in ups.items()},
+        tasks=tuple(tasks),
     )
 
 
-def _stack_tower(tasks: list[dict[int, BlockAdapter]], rank: int) -> dict[int, Stack]:
-    stacks = {}
-    for number in sorted({number for task in tasks for number in task}):
-        stack = stack_block([compact_block(task[number]) if number in task else None for task in tasks], rank)
-        if stack is not None:
-            stacks[number] = stack
-    return stacks
+def _blocks(adapter: TaskAdapter) -> dict[Site, BlockAdapter]:
+    blocks: dict[Site, BlockAdapter] = {("vision", number): block for number, block in adapter.vision.items()}
+    blocks.update({("text", number): block for number, block in adapter.text.items()})
+    return blocks
+
+
+def _use(block: BlockAdapter, experts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> BlockUse:
+    if block.router_weight is None or block.router_input == "static":
+        return BlockUse(experts=experts, gates=static_gates(block.router_bias)[0].numpy())
+    return BlockUse(experts=experts, router_weight=block.router_weight.numpy(), router_bias=block.router_bias.numpy())
+
+
+def used_ids(record: TaskRecord) -> Ids:
+    """Which pool experts a learned task uses."""
+    ids: Ids = {("vision", block): used for block, used in record.vision_ids.items()}
+    ids.update({("text", block): used for block, used in record.text_ids.items()})
+    return ids
+
+
+def expert_layout(folder: ModelFolder) -> ExpertLayout:
+    """Where the graphs of this model take experts."""
+    return ExpertLayout(
+        rank=folder.config.rank,
+        vision_blocks=tuple(block for tower, block in folder.sites if tower == "vision"),
+        text_blocks=tuple(block for tower, block in folder.sites if tower == "text"),
+        vision_width=folder.width(("vision", 0)),
+        text_width=folder.width(("text", 0)),
+        routed=folder.config.router_input != "static",
+    )
+
+
+@torch.no_grad()
+def selector_table(selector: Selector) -> SelectorTable:
+    """The selector's numbers."""
+    return SelectorTable(
+        center=selector.center.numpy(),
+        whitening=selector.whitening.numpy(),
+        means=selector.whitened_means.numpy(),
+        class_task=selector.class_task.numpy().astype(np.int64),
+        thresholds=selector.thresholds.numpy(),
+    )

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from rich.console import Console
 from safetensors.numpy import save
 
 from igsp_deploy import __version__
 from igsp_deploy.bundle.manifest import (
     CLASSES,
+    EXPERTS,
     REFERENCE,
+    SELECTOR,
     TOKENIZER,
     BundleBackbone,
     BundleTask,
@@ -23,22 +25,18 @@ from igsp_deploy.bundle.manifest import (
 from igsp_deploy.errors import UsageError
 from igsp_deploy.files import new_folder
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.record import TaskRecord, count_experts
+from igsp_deploy.model.record import count_experts
 from igsp_deploy.model.selector import PLAIN
-from igsp_export.compact import stack_tasks
-from igsp_export.image_graph import ImageGraph
+from igsp_export.compact import compact, expert_layout, selector_table, used_ids
+from igsp_export.graphs import PRECISIONS, write_graphs
 from igsp_export.images import CheckImages, check_images
 from igsp_export.model_card import model_card
-from igsp_export.onnx_file import OPSETS, Signature, write_onnx
+from igsp_export.onnx_file import OPSETS
 from igsp_export.parity import check_parity, make_reference
-from igsp_export.text_graph import TextGraph
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
 from igsp_serve.engine import Engine
 from igsp_serve.providers import CPU, CUDA, choose_provider
-
-PROVIDERS = {"fp32": (CPU, CUDA), "fp16": (CUDA,)}
-"""Precision -> execution providers its graphs may run on. On the CPU provider an fp16 graph can crash the process."""
 
 
 def export_bundle(
@@ -71,23 +69,20 @@ def export_bundle(
     folder = ModelFolder.open(model_path)
     with new_folder(bundle_path) as scratch:
         towers = Towers(folder)
+        table = compact(towers.adapters, [used_ids(record) for record in folder.tasks], folder.config.rank)
+        # Graphs in half precision alone need no more digits than that.
+        table.write(scratch / EXPERTS, np.float16 if tuple(precision) == ("fp16",) else np.float32)
+        selector_table(towers.selector).write(scratch / SELECTOR)
         write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
-        _say(console, f"writing the graphs of {len(folder.tasks)} tasks on {towers.backbone.name}")
-        stacks: list[str] = []
-        variants = []
-        for name in precision:
-            variant = Variant(
-                precision=name, image=f"image.{name}.onnx", text=f"text.{name}.onnx", providers=PROVIDERS[name]
-            )
-            stacks = _write_graphs(towers, scratch, variant, opset)
-            variants.append(variant)
+        _say(console, f"writing the graphs of {towers.backbone.name}, for {len(folder.tasks)} tasks and later ones")
+        variants = [write_graphs(towers, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
         make_reference(towers).write(scratch / REFERENCE)
-        manifest = _manifest(towers, opset, variants, stacks, {})
+        manifest = _manifest(towers, opset, variants, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
-        manifest = _manifest(towers, opset, variants, stacks, parity)
+        manifest = _manifest(towers, opset, variants, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
@@ -101,10 +96,10 @@ def export_bundle(
 
 
 def _check_options(precision: Sequence[str], opset: int) -> None:
-    unknown = [name for name in precision if name not in PROVIDERS]
+    unknown = [name for name in precision if name not in PRECISIONS]
     if unknown or not precision or len(set(precision)) != len(precision):
         raise UsageError(
-            f"precision must be one or more of {', '.join(PROVIDERS)}, got {', '.join(precision) or 'none'}."
+            f"precision must be one or more of {', '.join(PRECISIONS)}, got {', '.join(precision) or 'none'}."
         )
     if opset not in OPSETS:
         raise UsageError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}.")
@@ -112,38 +107,6 @@ def _check_options(precision: Sequence[str], opset: int) -> None:
 
 def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
-
-
-def _write_graphs(towers: Towers, scratch: Path, variant: Variant, opset: int) -> list[str]:
-    """Write the image and the text graph; returns the names of the image graph's stacks."""
-    backbone, config = towers.backbone, towers.folder.config
-    vision, text = stack_tasks(towers.adapters, config.rank)
-    size, length = backbone.preprocess.size, backbone.context_length
-    task = torch.zeros(3, dtype=torch.int64)
-    image_graph = ImageGraph(
-        backbone,
-        vision,
-        towers.selector,
-        first_block=towers.first_block,
-        place=towers.place,
-        router_input=config.router_input,
-    )
-    image_signature = Signature(
-        inputs={"images": torch.zeros(3, size, size, 3, dtype=torch.uint8), "task": task},
-        outputs=["features", "used_task", "task_scores"],
-        lengths={},
-    )
-    text_graph = TextGraph(backbone, text)
-    if variant.precision == "fp16":
-        image_graph, text_graph = image_graph.half_precision(), text_graph.half_precision()
-    stacks = write_onnx(image_graph.eval(), image_signature, scratch / variant.image, opset=opset)
-    text_signature = Signature(
-        inputs={"ids": torch.zeros(3, max(3, length // 2), dtype=torch.int64), "task": task},
-        outputs=["embeddings"],
-        lengths={"ids": ("length", length)},
-    )
-    write_onnx(text_graph.eval(), text_signature, scratch / variant.text, opset=opset)
-    return stacks
 
 
 def _class_embeddings(towers: Towers) -> dict[str, Any]:
@@ -171,9 +134,7 @@ def _with_files(manifest: Manifest, folder: Path) -> Manifest:
     return dataclasses.replace(manifest, files=list_files(folder))
 
 
-def _manifest(
-    towers: Towers, opset: int, variants: list[Variant], stacks: list[str], parity: dict[str, Any]
-) -> Manifest:
+def _manifest(towers: Towers, opset: int, variants: list[Variant], parity: dict[str, Any]) -> Manifest:
     backbone = towers.backbone
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
     tag = None if backbone.pretrained is None or Path(backbone.pretrained).is_file() else backbone.pretrained
@@ -188,17 +149,17 @@ def _manifest(
             logit_scale=backbone.logit_scale,
         ),
         preprocess=backbone.preprocess,
-        tasks=bundle_tasks(towers.folder.tasks),
+        tasks=_bundle_tasks(towers.folder),
         selector_place=towers.place,
         opset=opset,
         variants=tuple(variants),
-        stacks=tuple(stacks),
+        experts=expert_layout(towers.folder),
         parity=parity,
     )
 
 
-def bundle_tasks(records: list[TaskRecord]) -> tuple[BundleTask, ...]:
-    """What the manifest says of each task."""
+def _bundle_tasks(folder: ModelFolder) -> tuple[BundleTask, ...]:
+    records = folder.tasks
     return tuple(
         BundleTask(
             name=record.name,
@@ -207,6 +168,7 @@ def bundle_tasks(records: list[TaskRecord]) -> tuple[BundleTask, ...]:
             templates=tuple(record.templates),
             experts=used,
             experts_new=new,
+            fingerprint=folder.fingerprint(record.index),
         )
         for record, (used, new) in zip(records, count_experts(records), strict=True)
     )

@@ -1,20 +1,24 @@
-"""The image side of a bundle as one module: pixels and a task for each sample in, embeddings and the task used out.
+"""The image side of a bundle as modules: pixels and a task for each sample in, embeddings and the task used out.
 
-Shapes: B images, S image side, D embedding width, T tasks, F selector features, C classes of all tasks.
+Where the selector reads the shared trunk, one graph does all in one pass (`ImageGraph`). Where it reads plain CLIP's
+embedding, a graph of its own chooses (`SelectGraph`), and the other one need not run for images that stay plain, nor
+the first for callers who name the task.
+
+Shapes: B images, S image side, D embedding width, T tasks, F selector features, N classes of all tasks.
 """
 
 import copy
-from typing import cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from igsp_deploy.config import RouterInput, SelectorPlace
+from igsp_deploy.bundle.stacks import SelectorTable, Stacks
+from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.selector import CHOOSE, PLAIN, Selector, selector_features
-from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block
-from igsp_export.compact import Stack
+from igsp_deploy.model.selector import CHOOSE, PLAIN, selector_features
+from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block, stacked_experts
 
 
 class SelectorGraph(nn.Module):
@@ -26,14 +30,11 @@ class SelectorGraph(nn.Module):
     class_task: Tensor
     thresholds: Tensor
 
-    def __init__(self, selector: Selector) -> None:
+    def __init__(self, table: SelectorTable) -> None:
         """Hold the selector's numbers as buffers."""
         super().__init__()
-        self.register_buffer("center", selector.center)
-        self.register_buffer("whitening", selector.whitening)
-        self.register_buffer("means", selector.whitened_means)
-        self.register_buffer("class_task", selector.class_task)
-        self.register_buffer("thresholds", selector.thresholds)
+        for name, value in vars(table).items():
+            self.register_buffer(name, torch.from_numpy(value))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`features` `[B, F]` -> chosen task `[B]` (`PLAIN`: none accepts), scores minus thresholds `[B, T]`."""
@@ -47,81 +48,126 @@ class SelectorGraph(nn.Module):
         return chosen, scores - self.thresholds
 
 
-class ImageGraph(nn.Module):
-    """One pass over the shared trunk, the choice of the task, then the adapted blocks with each sample's experts."""
+class _ImageTower(nn.Module):
+    """The frozen image tower with its pixels' normalisation, which stays in float32 whatever the rest is in."""
 
     pixel_scale: Tensor
     pixel_shift: Tensor
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        stacks: dict[int, Stack],
-        selector: Selector,
-        *,
-        first_block: int,
-        place: SelectorPlace,
-        router_input: RouterInput,
-    ) -> None:
-        """Take the frozen image tower and the stacked tasks."""
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.visual = backbone.visual
-        self.first_block = first_block
-        self.place = place
-        self.experts = nn.ModuleDict({str(b): StackedExperts(s, router_input) for b, s in stacks.items()})
-        self.selector = SelectorGraph(selector)
+        self.visual: Any = backbone.visual
         spec = backbone.preprocess
         self.register_buffer("pixel_scale", (1.0 / (255.0 * torch.tensor(spec.std))).view(1, 3, 1, 1))
         self.register_buffer("pixel_shift", (-torch.tensor(spec.mean) / torch.tensor(spec.std)).view(1, 3, 1, 1))
 
-    def num_slots(self) -> int:
-        """Slices of the stacks, plain CLIP's included."""
-        return next((cast(StackedExperts, experts).down.shape[0] for experts in self.experts.values()), 1)
+    def embed(self, images: Tensor) -> Tensor:
+        """Input of the first block, `[B, n, d]`."""
+        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
+        return self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
 
-    def _head(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor) -> Tensor:
+        """Normalised embeddings `[B, D]` of the last block's output."""
         pooled, _ = self.visual._pool(x)
         features = pooled @ self.visual.proj if self.visual.proj is not None else pooled
-        return F.normalize(features, dim=-1)
+        return F.normalize(features, dim=-1).float()
 
-    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def plain(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Frozen blocks `first` to `last - 1`."""
+        for number in range(first, last):
+            x = plain_block(self.visual.transformer.resblocks[number], x)
+        return x
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """A copy in another floating-point type, but for the selector and the pixels' normalisation.
+
+        Its inputs and outputs stay the same.
+        """
+        graph = copy.deepcopy(self).to(dtype)
+        # What went through half precision has lost digits; these have not.
+        kept = {name: value for name, value in self.named_buffers() if name.startswith(("selector.", "pixel_"))}
+        for name, value in kept.items():
+            owner, _, own = name.rpartition(".")
+            graph.get_submodule(owner).register_buffer(own, value.clone())
+        return graph
+
+
+class PlainGraph(_ImageTower):
+    """Plain CLIP alone: no experts, no selector. What every latency is compared with."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`."""
+        return self.head(self.plain(self.embed(images), 0, len(self.visual.transformer.resblocks)))
+
+
+class SelectGraph(_ImageTower):
+    """The first of two passes: plain CLIP's embedding, and the task chosen from it."""
+
+    def __init__(self, backbone: Backbone, selector: SelectorTable) -> None:
+        """Take the frozen image tower and a selector that reads its embedding."""
+        super().__init__(backbone)
+        self.selector = SelectorGraph(selector)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 `[B, S, S, 3]` -> plain embeddings `[B, D]`, chosen task `[B]`, scores minus thresholds `[B, T]`."""
+        features = self.head(self.plain(self.embed(images), 0, len(self.visual.transformer.resblocks)))
+        chosen, scores = self.selector(features)
+        return features, chosen, scores
+
+
+class ImageGraph(_ImageTower):
+    """One pass: the shared trunk, the choice of the task where it is made there, and each sample's own experts."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        stacks: Stacks,
+        selector: SelectorTable | None,
+        *,
+        rank: int,
+        router_input: RouterInput,
+    ) -> None:
+        """Take the frozen image tower and the stacked tasks.
+
+        Args:
+            backbone: frozen.
+            stacks: see `igsp_deploy.bundle.stacks.expert_stacks`.
+            selector: reads the trunk; None where `SelectGraph` chooses.
+            rank: of one expert.
+            router_input: what the routers read.
+        """
+        super().__init__(backbone)
+        self.experts = stacked_experts(stacks, rank, router_input)
+        self.first_block = min(int(block) for block in self.experts)
+        self.selector = SelectorGraph(selector) if selector is not None else None
+
+    def num_slots(self) -> int:
+        """Slices of the stacks, plain CLIP's included."""
+        return next(cast(StackedExperts, experts).down.shape[0] for experts in self.experts.values())
+
+    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor] | Tensor:
         """Classify into embeddings.
 
         Args:
             images: uint8 `[B, S, S, 3]`.
-            task: int64 `[B]`: index of a task, -1 to choose, -2 for plain CLIP.
+            task: int64 `[B]`: index of a task, -2 for plain CLIP, or, with a selector, -1 to choose.
 
         Returns:
-            Normalised embeddings `[B, D]`, the task used `[B]`, scores minus thresholds `[B, T]`.
+            Normalised embeddings `[B, D]`; with a selector also the task used `[B]` and scores minus thresholds
+            `[B, T]`.
         """
-        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
-        x = self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
         blocks = self.visual.transformer.resblocks
-        for number in range(self.first_block):
-            x = plain_block(blocks[number], x)
-        if self.place == "embedding":
-            plain = x
-            for number in range(self.first_block, len(blocks)):
-                plain = plain_block(blocks[number], plain)
-            read = self._head(plain)
-        else:
-            read = selector_features(self.backbone, x.float(), self.first_block, self.place)
-        chosen, scores = self.selector(read.float())
-        used = torch.where(task == CHOOSE, chosen, task)
+        x = self.plain(self.embed(images), 0, self.first_block)
+        used, scores = task, None
+        if self.selector is not None:
+            chosen, scores = self.selector(selector_features(self.backbone, x.float(), self.first_block, "trunk"))
+            used = torch.where(task == CHOOSE, chosen, task)
         index = slots(used, self.num_slots())
         for number in range(self.first_block, len(blocks)):
             if str(number) in self.experts:
-                experts = cast(StackedExperts, self.experts[str(number)])
-                x = stacked_block(blocks[number], experts, x, index)
+                x = stacked_block(blocks[number], cast(StackedExperts, self.experts[str(number)]), x, index)
             else:
                 x = plain_block(blocks[number], x)
-        return self._head(x).float(), used, scores
-
-    def half_precision(self) -> "ImageGraph":
-        """A copy in fp16, but for the selector and the pixels' normalisation; its inputs and outputs stay the same."""
-        graph = copy.deepcopy(self).half()
-        # What went through half precision has lost digits; these have not.
-        for name, buffer in self.selector.named_buffers():
-            graph.selector.register_buffer(name, buffer.clone())
-        graph.pixel_scale, graph.pixel_shift = self.pixel_scale.clone(), self.pixel_shift.clone()
-        return graph
+        features = self.head(x)
+        return features if scores is None else (features, used, scores)

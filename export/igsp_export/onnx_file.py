@@ -69,11 +69,12 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     """
     buffers = dict(module.named_buffers())
     names = stack_names(module)
-    # Twice as many tasks as there are: a dimension of 1 would be taken for a constant.
-    examples = {name: _doubled(buffers[name], name) for name in names}
+    free = {name: _free_stack(module, name) for name in names}
+    # Larger than the defaults: a dimension of 1 would be taken for a constant.
+    examples = {name: _enlarged(buffers[name], free[name]) for name in names}
     shapes: dict[str, Any] = {
         "arguments": {name: _free(signature, name) for name in signature.inputs},
-        "stacks": {name: _free_stack(name) for name in names},
+        "stacks": free,
     }
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -98,14 +99,21 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     return names
 
 
-def _doubled(buffer: Tensor, name: str) -> Tensor:
-    return torch.cat([buffer, buffer]) if _free_stack(name) else buffer
+def _enlarged(buffer: Tensor, free: dict[int, Any]) -> Tensor:
+    """Three times as long in every free dimension."""
+    return buffer.repeat([3 if dimension in free else 1 for dimension in range(buffer.ndim)])
 
 
-def _free_stack(name: str) -> dict[int, Any]:
-    """Dimensions of a stack that depend on the number of tasks."""
+def _free_stack(module: nn.Module, name: str) -> dict[int, Any]:
+    """Dimensions of a stack that depend on the tasks: their number, their experts in a block, their classes."""
     if name.startswith("experts."):
-        return {0: Dim("slots", min=2)}
+        _, block, kind = name.split(".")
+        experts = Dim(f"experts_{block}", min=1)
+        size = {0: Dim("slots", min=2)}
+        if kind in ("down", "up"):
+            rank = getattr(module.get_submodule(f"experts.{block}"), "rank")  # noqa: B009
+            return {**size, 1 if kind == "down" else 2: rank * experts if rank > 1 else experts}
+        return {**size, 1: experts}
     if name == "selector.thresholds":
         return {0: Dim("tasks", min=1)}
     if name in ("selector.means", "selector.class_task"):

@@ -43,13 +43,26 @@ class _Counts:
     right_torch: int = 0
 
     def compare(
-        self, ours: ImageOutput, theirs: TowerOutput, thresholds: NDArray[np.float32], tolerance: float
+        self,
+        ours: ImageOutput,
+        theirs: TowerOutput,
+        thresholds: NDArray[np.float32],
+        tolerance: float,
+        chosen: NDArray[np.bool_],
     ) -> NDArray[np.bool_]:
-        """Take in a batch; returns the rows on which both used the same task."""
+        """Take in a batch; returns the rows on which both used the same task.
+
+        Args:
+            ours: of the graphs.
+            theirs: of PyTorch.
+            thresholds: of each task.
+            tolerance: of scores.
+            chosen: rows for which the graphs give scores.
+        """
         same: NDArray[np.bool_] = ours.task == theirs.used_task
         self.images += len(same)
         self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
-        self.score = max(self.score, score_difference(ours.task_scores, theirs.task_scores, thresholds))
+        self.score = max(self.score, score_difference(ours.task_scores[chosen], theirs.task_scores[chosen], thresholds))
         wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
         self.wrong_choices += wrong
         self.ties += ties
@@ -110,7 +123,9 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
             for name, task in asked.items():
                 ours, theirs = engine.run_images(batch, task), towers.run(tokens, task)
                 count = own if name == "named" else counts[name]
-                count.compare(ours, theirs, thresholds, score_tolerance)
+                # A graph of its own that chooses runs only for rows that ask for it.
+                chosen = (task == CHOOSE) | (towers.place == "trunk")
+                count.compare(ours, theirs, thresholds, score_tolerance, chosen)
                 if name == "named":
                     labels = None if check.labels is None else check.labels[start : start + CHUNK]
                     own.compare_classes(ours.features, theirs.features, classes, labels)

@@ -3,23 +3,24 @@
 import copy
 from typing import Any, cast
 
+import torch
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block
-from igsp_export.compact import Stack
+from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block, stacked_experts
 
 
 class TextGraph(nn.Module):
     """The frozen text tower with each text's task folded in: static gates need no router."""
 
-    def __init__(self, backbone: Backbone, stacks: dict[int, Stack]) -> None:
+    def __init__(self, backbone: Backbone, stacks: Stacks, *, rank: int) -> None:
         """Take the frozen text tower and the stacked tasks."""
         super().__init__()
         self.text: Any = backbone.text
-        self.experts = nn.ModuleDict({str(b): StackedExperts(s, "static") for b, s in stacks.items()})
+        self.experts = stacked_experts(stacks, rank, "static")
         self.pool_type = getattr(self.text, "text_pool_type", None) or self.text.pool_type
         eos = getattr(self.text, "text_eos_id", None)
         self.eos_id = eos if eos is not None else getattr(self.text, "eos_id", None)
@@ -55,6 +56,6 @@ class TextGraph(nn.Module):
             x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
         return F.normalize(x, dim=-1).float()
 
-    def half_precision(self) -> "TextGraph":
-        """A copy in fp16; its inputs and outputs stay the same."""
-        return copy.deepcopy(self).half()
+    def in_precision(self, dtype: torch.dtype) -> "TextGraph":
+        """A copy in another floating-point type; ids, tasks and embeddings keep theirs."""
+        return copy.deepcopy(self).to(dtype)

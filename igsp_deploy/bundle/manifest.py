@@ -12,9 +12,11 @@ from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
+EXPERTS = "experts.safetensors"
+SELECTOR = "selector.safetensors"
 TOKENIZER = "tokenizer.json"
 REFERENCE = "examples/reference.safetensors"
 REMEDY = "Copy the bundle again or make it anew with `igsp export`."
@@ -38,6 +40,8 @@ class BundleTask:
     """Experts its routers use, in all blocks together."""
     experts_new: int = 0
     """Those of them that came with this task; the others are reused from earlier ones."""
+    fingerprint: str = ""
+    """SHA-256 of what was learned: equal in two bundles of one model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +63,45 @@ class BundleBackbone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertLayout:
+    """Where the graphs take experts, and of what size."""
+
+    rank: int
+    """Rank r of one expert."""
+    vision_blocks: tuple[int, ...]
+    """Adapted blocks of the image tower."""
+    text_blocks: tuple[int, ...]
+    """Adapted blocks of the text tower."""
+    vision_width: int
+    """Width d of a block of the image tower."""
+    text_width: int
+    """Width d of a block of the text tower."""
+    routed: bool
+    """The image tower's gates depend on the image; else they are folded into the experts."""
+
+    def width(self, tower: str) -> int:
+        """Width of a block of the tower `vision` or `text`."""
+        return self.vision_width if tower == "vision" else self.text_width
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One precision of the graphs."""
 
     precision: str
-    """`fp32` or `fp16`."""
+    """`fp32`, `fp16`, `bf16` or `int8`."""
     image: str
     """File of the image graph."""
     text: str
     """File of the text graph."""
     providers: tuple[str, ...]
     """onnxruntime execution providers it may run on; others can fail or crash on it."""
+    select: str | None = None
+    """File of the graph that chooses the task, where the image graph does not do it itself."""
+
+    def files(self) -> tuple[str, ...]:
+        """Its files."""
+        return tuple(name for name in (self.image, self.select, self.text) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +132,8 @@ class Manifest:
     """ONNX opset of the graphs."""
     variants: tuple[Variant, ...]
     """The graphs, a precision each."""
-    stacks: tuple[str, ...]
-    """Inputs of the image graph with a default: experts, routers and selector of all tasks."""
+    experts: ExpertLayout
+    """What the graphs take besides images and texts: experts and routers, as inputs with a default."""
     parity: dict[str, Any] = field(default_factory=dict)
     """Largest differences from PyTorch found at export, by precision."""
     files: dict[str, BundleFile] = field(default_factory=dict)
@@ -150,6 +182,11 @@ def read_manifest(folder: Path) -> Manifest:
     if version > FORMAT_VERSION:
         raise UserError(
             f"{folder} has format {version}; this version reads up to {FORMAT_VERSION}. Upgrade igsp-deploy."
+        )
+    if version < FORMAT_VERSION:
+        raise UserError(
+            f"{folder} has format {version}, of an earlier version; this one reads format {FORMAT_VERSION}. "
+            "Make it anew: `igsp export MODEL BUNDLE`."
         )
     try:
         return _manifest(values)
@@ -201,7 +238,7 @@ def _manifest(values: dict[str, Any]) -> Manifest:
         selector_place=_one_of(values["selector_place"], ("trunk", "embedding")),
         opset=_positive(values["opset"], "opset"),
         variants=_each(_variant, values["variants"]),
-        stacks=_each(_text, values["stacks"]),
+        experts=_layout(values["experts"]),
         parity=dict(values["parity"]),
         files={
             _file(name): BundleFile(sha256=_text(file["sha256"]), size_bytes=int(file["size_bytes"]))
@@ -213,7 +250,14 @@ def _manifest(values: dict[str, Any]) -> Manifest:
         raise ValueError("preprocess.mean and preprocess.std must have one number for each of three channels")
     if not manifest.tasks or not manifest.variants:
         raise ValueError("it names no task or no graph")
-    needed = {CLASSES, TOKENIZER} | {name for v in manifest.variants for name in (v.image, v.text)}
+    names = manifest.task_names()
+    if len(set(names)) < len(names):
+        raise ValueError(f"two tasks are called {next(name for name in names if names.count(name) > 1)!r}")
+    if any((v.select is None) != (manifest.selector_place == "trunk") for v in manifest.variants):
+        raise ValueError(
+            "a graph that chooses the task must be there where the selector reads the embedding, only there"
+        )
+    needed = {CLASSES, EXPERTS, SELECTOR, TOKENIZER} | {name for v in manifest.variants for name in v.files()}
     if not needed <= set(manifest.files):
         raise ValueError(f"it has no checksum for {', '.join(sorted(needed - set(manifest.files)))}")
     return manifest
@@ -227,10 +271,28 @@ def _task(values: dict[str, Any]) -> BundleTask:
         templates=_each(_text, values["templates"]),
         experts=int(values["experts"]),
         experts_new=int(values["experts_new"]),
+        fingerprint=_text(values["fingerprint"]),
     )
     if not task.classes or len(task.classes) != len(task.display_names):
         raise ValueError(f"task {task.name!r} must have a display name for each of its classes")
     return task
+
+
+def _layout(values: dict[str, Any]) -> ExpertLayout:
+    return ExpertLayout(
+        rank=_positive(values["rank"], "experts.rank"),
+        vision_blocks=_each(_block, values["vision_blocks"]),
+        text_blocks=_each(_block, values["text_blocks"]),
+        vision_width=_positive(values["vision_width"], "experts.vision_width"),
+        text_width=_positive(values["text_width"], "experts.text_width"),
+        routed=bool(values["routed"]),
+    )
+
+
+def _block(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"expected the number of a block, got {value!r}")
+    return value
 
 
 def _variant(values: dict[str, Any]) -> Variant:
@@ -239,6 +301,7 @@ def _variant(values: dict[str, Any]) -> Variant:
         image=_file(values["image"]),
         text=_file(values["text"]),
         providers=_each(_text, values["providers"]),
+        select=None if values["select"] is None else _file(values["select"]),
     )
 
 

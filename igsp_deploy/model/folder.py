@@ -17,7 +17,7 @@ from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, SelectorConfig, build_config
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, new_folder, read_json, write_json, write_sums
+from igsp_deploy.files import SUMS_NAME, check_sums, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.experts import concatenate_down, concatenate_up
@@ -197,6 +197,12 @@ class ModelFolder:
                 router_input=self.config.router_input if site[0] == "vision" else "static",
             )
         return TaskAdapter(vision=blocks["vision"], text=blocks["text"])
+
+    def fingerprint(self, index: int) -> str:
+        """SHA-256 over the checksums of task `index`: what was learned, whatever the folder is called."""
+        record = self.tasks[index]
+        sums = self.path / "tasks" / f"{record.index:02d}-{record.name}" / SUMS_NAME
+        return sha256_file(sums)
 
     def statistics(self, index: int) -> TaskStatistics:
         """Selector statistics of task `index`."""

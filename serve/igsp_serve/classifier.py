@@ -1,6 +1,5 @@
 """From images to labels: `Classifier.open(bundle).classify(images)`. No torch."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from igsp_deploy.bundle.manifest import CLASSES, REMEDY, TOKENIZER
+from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
 from igsp_deploy.bundle.tokenizer import ClipTokenizer
 from igsp_deploy.errors import UserError
-from igsp_serve.engine import CHOOSE, PLAIN, Engine
+from igsp_serve.engine import PLAIN, Engine, LoadedTasks
 from igsp_serve.providers import Provider
 
 ImageSource = Path | bytes | Image.Image | NDArray[np.uint8]
@@ -36,7 +33,7 @@ class Prediction:
         label_tasks: the task each label belongs to; None for a prompt.
         task: the task whose experts were used; None for plain CLIP.
         task_scores: the evidence: for each task the selector's score minus the task's threshold. At least 0 means
-            that the task would take the image.
+            that the task would take the image. Empty where the task was given and choosing needs a pass of its own.
         zero_shot: no learned task was used: plain CLIP compared the image with the words alone.
     """
 
@@ -59,7 +56,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Labels:
+class Labels:
     """Candidate labels with their embeddings `[C, D]`."""
 
     names: tuple[str, ...]
@@ -77,37 +74,11 @@ class Classifier:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Take an open engine and read the class embeddings.
-
-        Raises:
-            UserError: they are damaged or of another backbone.
-        """
+        """Take an open engine."""
         self.engine = engine
         self.manifest = engine.manifest
         self._tokenizer: ClipTokenizer | None = None
-        path = engine.folder / CLASSES
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error}). {REMEDY}") from error
-        self._task_labels: list[_Labels] = []
-        plain: list[_Labels] = []
-        for t, task in enumerate(self.manifest.tasks):
-            names: tuple[str | None, ...] = (task.name,) * len(task.classes)
-            for kind, into in (("task", self._task_labels), ("plain", plain)):
-                embeddings = tensors.get(f"{kind}.{t}")
-                expected = (len(task.classes), self.manifest.backbone.embed_dim)
-                if embeddings is None or embeddings.shape != expected:
-                    found = "nothing" if embeddings is None else list(embeddings.shape)
-                    raise UserError(
-                        f"{path} must hold {list(expected)} numbers for task {task.name!r}, has {found}. {REMEDY}"
-                    )
-                into.append(_Labels(names=task.classes, tasks=names, embeddings=embeddings))
-        self._plain_labels = _Labels(
-            names=tuple(name for labels in plain for name in labels.names),
-            tasks=tuple(task for labels in plain for task in labels.tasks),
-            embeddings=np.concatenate([labels.embeddings for labels in plain]),
-        )
+        self._learned: LabelSets | None = None
 
     @classmethod
     def open(
@@ -128,15 +99,7 @@ class Classifier:
         Raises:
             UserError: unknown; suggests the nearest.
         """
-        special = {"auto": CHOOSE, "none": PLAIN}
-        if task in special:
-            return special[task]
-        names = self.manifest.task_names()
-        if task not in names:
-            near = difflib.get_close_matches(task, [*names, *special], n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It knows {', '.join(names)}, and auto and none."
-            raise UserError(f"the bundle has no task {task!r}. {hint}")
-        return names.index(task)
+        return self.engine.tasks.tasks.index(task)
 
     def load(self, source: Path | bytes | Image.Image) -> NDArray[np.uint8]:
         """Decode and cut one image: uint8 `[S, S, 3]`.
@@ -175,51 +138,101 @@ class Classifier:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
         if prompts is not None and not any(prompt.strip() for prompt in prompts):
             raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
-        index = np.array([self.task_index(name) for name in tasks], dtype=np.int64)
-        by_task: dict[int, _Labels] = {}
+        known = self.engine.tasks
+        index = np.array([known.tasks.index(name) for name in tasks], dtype=np.int64)
+        labels = self.learned(known) if prompts is None else LabelSets(self, known, prompts)
         found: list[Prediction] = []
         for start in range(0, len(images), BATCH):
             rows = [i if isinstance(i, np.ndarray) else self.load(i) for i in images[start : start + BATCH]]
-            output = self.engine.run_images(np.stack(rows), index[start : start + BATCH])
+            output = self.engine.run_images(np.stack(rows), index[start : start + BATCH], tasks=known)
             for features, used, evidence in zip(output.features, output.task, output.task_scores, strict=True):
-                labels = self._labels(int(used), prompts, by_task)
-                found.append(self._predict(features, int(used), evidence, labels, top_k))
+                found.append(self.predict(features, int(used), evidence, labels, top_k))
         return found
 
-    def _labels(self, used: int, prompts: Sequence[str] | None, known: dict[int, _Labels]) -> _Labels:
-        if prompts is None:
-            return self._plain_labels if used == PLAIN else self._task_labels[used]
-        if used not in known:
-            names = tuple(prompt.strip() for prompt in prompts if prompt.strip())
-            known[used] = _Labels(names=names, tasks=(None,) * len(names), embeddings=self.embed_text(names, used))
-        return known[used]
+    def learned(self, known: LoadedTasks) -> "LabelSets":
+        """The learned classes of a task set."""
+        labels = self._learned
+        if labels is None or labels.known is not known:
+            self._learned = labels = LabelSets(self, known, None)
+        return labels
 
-    def embed_text(self, texts: Sequence[str], task: int = PLAIN) -> NDArray[np.float32]:
-        """L2-normalised embeddings `[N, D]` of texts under a task's experts, or plain CLIP's."""
+    def embed_text(
+        self, texts: Sequence[str], task: int = PLAIN, *, tasks: LoadedTasks | None = None
+    ) -> NDArray[np.float32]:
+        """L2-normalised embeddings `[N, D]` of texts under a task's experts, or plain CLIP's.
+
+        Args:
+            texts: whole sentences.
+            task: index of a task, or `PLAIN`.
+            tasks: what the index refers to; by default the tasks known now.
+        """
         if self._tokenizer is None:
             length = self.manifest.backbone.context_length
             self._tokenizer = ClipTokenizer.from_file(self.engine.folder / TOKENIZER, length)
         ids = self._tokenizer(texts)
         parts = [
-            self.engine.embed_text(chunk, np.full(len(chunk), task, np.int64))
+            self.engine.embed_text(chunk, np.full(len(chunk), task, np.int64), tasks=tasks)
             for chunk in (ids[start : start + 256] for start in range(0, len(ids), 256))
         ]
         return np.concatenate(parts)
 
-    def _predict(
-        self, features: NDArray[np.float32], used: int, evidence: NDArray[np.float32], labels: _Labels, top_k: int
+    def predict(
+        self, features: NDArray[np.float32], used: int, evidence: NDArray[np.float32], labels: "LabelSets", top_k: int
     ) -> Prediction:
-        logits = self.manifest.backbone.logit_scale * (labels.embeddings @ features).astype(np.float64)
+        """From one row of an `ImageOutput` to labels.
+
+        Args:
+            features: `[D]`.
+            used: index of the task used, or `PLAIN`.
+            evidence: task scores, `[T]`.
+            labels: what to choose among.
+            top_k: labels to return; fewer where there are fewer.
+        """
+        candidates = labels.of(used)
+        logits = self.manifest.backbone.logit_scale * (candidates.embeddings @ features).astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = np.argsort(-shares, kind="stable")[:top_k]
-        names = self.manifest.task_names()
+        names = labels.known.tasks.names()
+        # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
+        finite = np.nan_to_num(evidence, posinf=1e30, neginf=-1e30).tolist()
         return Prediction(
-            labels=tuple(labels.names[i] for i in best),
+            labels=tuple(candidates.names[i] for i in best),
             scores=tuple(float(shares[i]) for i in best),
-            label_tasks=tuple(labels.tasks[i] for i in best),
+            label_tasks=tuple(candidates.tasks[i] for i in best),
             task=None if used == PLAIN else names[used],
-            # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
-            task_scores=dict(zip(names, np.nan_to_num(evidence, posinf=1e30, neginf=-1e30).tolist(), strict=True)),
+            task_scores={} if np.isnan(evidence).all() else dict(zip(names, finite, strict=True)),
             zero_shot=used == PLAIN,
+        )
+
+
+class LabelSets:
+    """What each task's images are compared with: learned classes, or given prompts under that task's experts."""
+
+    def __init__(self, classifier: Classifier, known: LoadedTasks, prompts: Sequence[str] | None) -> None:
+        """Prompts are embedded when a task first needs them."""
+        self.known = known
+        self._classifier = classifier
+        self._prompts = None if prompts is None else tuple(prompt.strip() for prompt in prompts if prompt.strip())
+        self._made: dict[int, Labels] = {}
+
+    def of(self, used: int) -> Labels:
+        """Candidates for images of task `used`; for `PLAIN`, the classes of all tasks."""
+        if used not in self._made:
+            self._made[used] = self._make(used)
+        return self._made[used]
+
+    def _make(self, used: int) -> Labels:
+        if self._prompts is not None:
+            embeddings = self._classifier.embed_text(self._prompts, used, tasks=self.known)
+            return Labels(names=self._prompts, tasks=(None,) * len(self._prompts), embeddings=embeddings)
+        tasks = self.known.tasks
+        if used != PLAIN:
+            task = tasks.tasks[used]
+            names: tuple[str | None, ...] = (task.name,) * len(task.classes)
+            return Labels(names=task.classes, tasks=names, embeddings=tasks.class_embeddings[used])
+        return Labels(
+            names=tuple(name for task in tasks.tasks for name in task.classes),
+            tasks=tuple(task.name for task in tasks.tasks for _ in task.classes),
+            embeddings=np.concatenate(tasks.plain_embeddings),
         )

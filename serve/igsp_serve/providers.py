@@ -5,16 +5,17 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import onnxruntime
 
 from igsp_deploy.bundle.manifest import Variant
 from igsp_deploy.errors import UserError
 
-Provider = Literal["auto", "cpu", "cuda"]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 
 _SILENT = 4
 """onnxruntime's severity `fatal`: what goes wrong comes back as an exception or is checked."""
@@ -33,15 +34,23 @@ def choose_provider(wanted: Provider, *, allow_fallback: bool = False) -> str:
 
     Args:
         wanted: `auto` takes CUDA where it works, else the CPU.
-        allow_fallback: with `cuda`, take the CPU instead of failing.
+        allow_fallback: with `cuda` or `tensorrt`, take what works (CUDA, then the CPU) instead of failing.
 
     Raises:
-        UserError: `cuda` was wanted and cannot be had.
+        UserError: `cuda` or `tensorrt` was wanted and cannot be had.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"the provider must be auto, cpu or cuda, got {wanted!r}.")
+    if wanted not in get_args(Provider):
+        raise UserError(f"the provider must be one of {', '.join(get_args(Provider))}, got {wanted!r}.")
     if wanted == "cpu" or (wanted == "auto" and not _has_nvidia_driver()):
         return CPU
+    if wanted == "tensorrt":
+        if _works(TENSORRT):
+            return TENSORRT
+        if not allow_fallback:
+            raise UserError(
+                "TensorRT was asked for, but onnxruntime cannot use it here (no GPU, or TensorRT 10 is missing). "
+                "Use the provider cuda or cpu, or install it: pip install tensorrt."
+            )
     if _works(CUDA):
         return CUDA
     if wanted == "cuda" and not allow_fallback:
@@ -53,7 +62,9 @@ def choose_provider(wanted: Provider, *, allow_fallback: bool = False) -> str:
 
 
 def choose_variant(variants: Sequence[Variant], provider: str, precision: str | None = None) -> Variant:
-    """The graphs for `provider`: the manifest says which may run on it, half precision first.
+    """The graphs for `provider`: the manifest says which may run on it.
+
+    Half precision is taken first, and int8 only where it is asked for or nothing else is there.
 
     Args:
         variants: what the bundle has.
@@ -63,15 +74,18 @@ def choose_variant(variants: Sequence[Variant], provider: str, precision: str | 
     Raises:
         UserError: the bundle has none that may run there.
     """
-    fitting = [v for v in variants if provider in v.providers and precision in (None, v.precision)]
+    device = CUDA if provider == TENSORRT else provider
+    fitting = [v for v in variants if device in v.providers and precision in (None, v.precision)]
     if not fitting:
         had = ", ".join(f"{v.precision} for {' and '.join(v.providers)}" for v in variants)
         raise UserError(
             f"the bundle has no {precision + ' ' if precision else ''}graph that may run on {provider} (it has {had}). "
             "Choose another provider or precision, or export it: `igsp export MODEL BUNDLE --precision fp32`."
         )
-    order = {"fp16": 0, "bf16": 0}
-    return min(fitting, key=lambda variant: order.get(variant.precision, 1))
+    order = ["fp16", "bf16", "fp32", "int8"]
+    return min(
+        fitting, key=lambda variant: order.index(variant.precision) if variant.precision in order else len(order)
+    )
 
 
 def _has_nvidia_driver() -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
 from rich.console import Console
@@ -19,9 +20,8 @@ from igsp_deploy.files import write_sums
 from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_export import export as export_module
-from igsp_export.compact import stack_tasks
+from igsp_export.compact import compact, selector_table
 from igsp_export.export import export_bundle
-from igsp_export.image_graph import ImageGraph
 from igsp_serve.engine import Engine
 from igsp_serve.verify import verify_bundle
 
@@ -61,7 +61,9 @@ def test_the_bundle_is_whole_and_verifies(bundled: "Bundled") -> None:
         "README.md",
         "classes.safetensors",
         "examples/reference.safetensors",
+        "experts.safetensors",
         "image.fp32.onnx",
+        "selector.safetensors",
         "text.fp32.onnx",
         "tokenizer.json",
     }
@@ -126,28 +128,23 @@ def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
 def test_wrong_experts_stop_the_export_and_leave_nothing(
     bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = stack_tasks
-
     def wrong(*arguments: Any) -> Any:
-        vision, text = right(*arguments)
-        vision[1].up[1] *= 1.01
-        return vision, text
+        table = compact(*arguments)
+        table.up["vision", 1][1] *= 1.01  # brought by the second task
+        return table
 
-    monkeypatch.setattr(export_module, "stack_tasks", wrong)
+    monkeypatch.setattr(export_module, "compact", wrong)
     with pytest.raises(UserError, match=r"does not give what PyTorch gives for task 'stripes': features differ"):
         export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_selector_stops_the_export(bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = ImageGraph
+    def wrong(*arguments: Any) -> Any:
+        table = selector_table(*arguments)
+        return dataclasses.replace(table, thresholds=table.thresholds + np.float32(1e6))
 
-    def wrong(*arguments: Any, **options: Any) -> Any:
-        graph = right(*arguments, **options)
-        graph.selector.thresholds = graph.selector.thresholds + 1e6
-        return graph
-
-    monkeypatch.setattr(export_module, "ImageGraph", wrong)
+    monkeypatch.setattr(export_module, "selector_table", wrong)
     with pytest.raises(UserError, match="selector scores differ"):
         export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
     assert list(tmp_path.iterdir()) == []

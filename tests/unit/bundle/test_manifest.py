@@ -11,6 +11,7 @@ import pytest
 from igsp_deploy.bundle.manifest import (
     BundleBackbone,
     BundleTask,
+    ExpertLayout,
     Manifest,
     Variant,
     check_files,
@@ -24,7 +25,15 @@ from igsp_deploy.errors import UserError
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     (tmp_path / "examples").mkdir()
-    for name in ("i.onnx", "t.onnx", "classes.safetensors", "tokenizer.json", "examples/one.png"):
+    for name in (
+        "i.onnx",
+        "t.onnx",
+        "classes.safetensors",
+        "experts.safetensors",
+        "selector.safetensors",
+        "tokenizer.json",
+        "examples/one.png",
+    ):
         (tmp_path / name).write_text(name)
     Manifest(
         created_by="test",
@@ -36,7 +45,7 @@ def bundle(tmp_path: Path) -> Path:
         selector_place="trunk",
         opset=23,
         variants=(Variant(precision="fp32", image="i.onnx", text="t.onnx", providers=("CPUExecutionProvider",)),),
-        stacks=("experts.0.down",),
+        experts=ExpertLayout(rank=2, vision_blocks=(0,), text_blocks=(), vision_width=4, text_width=4, routed=True),
         files=list_files(tmp_path),
     ).write(tmp_path)
     return tmp_path
@@ -71,7 +80,13 @@ def test_what_is_written_is_read(bundle: Path) -> None:
         (lambda v: v["variants"][0].update(image="other.onnx"), "no checksum for other.onnx"),
         (lambda v: v["files"].update({"/etc/passwd": v["files"]["i.onnx"]}), "not a file of the bundle"),
         (lambda v: v.update(format_version="1"), "no format_version"),
-        (lambda v: v.update(format_version=2), "format 2; this version reads up to 1. Upgrade"),
+        (lambda v: v.update(format_version=3), "format 3; this version reads up to 2. Upgrade"),
+        (lambda v: v.update(format_version=1), "format 1, of an earlier version"),
+        (lambda v: v["experts"].update(rank=0), "experts.rank must be a positive integer, got 0"),
+        (lambda v: v["experts"].update(vision_blocks=[-1]), "number of a block, got -1"),
+        (lambda v: v["tasks"].append(v["tasks"][0]), "two tasks are called 'a'"),
+        (lambda v: v.update(selector_place="embedding"), "a graph that chooses the task"),
+        (lambda v: v["variants"][0].update(select="i.onnx"), "a graph that chooses the task"),
         (lambda v: v.update(files=[]), "damaged"),
     ],
 )

@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from igsp_deploy.bundle.experts import ExpertTable, Site
+from igsp_deploy.bundle.manifest import ExpertLayout
+from igsp_deploy.bundle.stacks import blank_selector, blank_stacks, expert_stacks
 from igsp_deploy.config import RouterInput, SelectorPlace
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.selector import PLAIN, Selector, selector_features, task_statistics
 from igsp_deploy.model.towers import adapted_block, encode_image, encode_text, normalize_images, trunk_tokens
-from igsp_export.compact import compact_block, stack_tasks
-from igsp_export.image_graph import ImageGraph
+from igsp_export.blocks import StackedExperts
+from igsp_export.compact import compact, selector_table
+from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph
 from igsp_export.text_graph import TextGraph
 
 RANK = 2
@@ -54,30 +58,61 @@ def selector_for(backbone: Backbone, place: SelectorPlace) -> Selector:
     return Selector(statistics, shrinkage=0.1, false_alarm=0.2)
 
 
+def layout_of(backbone: Backbone, router_input: RouterInput = "class_token") -> ExpertLayout:
+    return ExpertLayout(
+        rank=RANK,
+        vision_blocks=(1, 2),
+        text_blocks=(0, 1),
+        vision_width=backbone.vision_width,
+        text_width=backbone.text_width,
+        routed=router_input != "static",
+    )
+
+
+def table_of(*adapters: TaskAdapter) -> ExpertTable:
+    """Experts that no two tasks share."""
+    ids, start = [], 0
+    for adapter in adapters:
+        own: dict[Site, list[int]] = {}
+        for b, block in adapter.vision.items():
+            own["vision", b] = list(range(start, start + len(block.router_bias)))
+        for b, block in adapter.text.items():
+            own["text", b] = list(range(start, start + len(block.router_bias)))
+        ids.append(own)
+        start += 10
+    return compact(adapters, ids, RANK)
+
+
+def image_graph(backbone: Backbone, adapters: list[TaskAdapter], selector: Selector | None, router_input: RouterInput):  # type: ignore[no-untyped-def]
+    stacks = expert_stacks(table_of(*adapters), layout_of(backbone, router_input), "vision", range(len(adapters)))
+    table = selector_table(selector) if selector is not None else None
+    return ImageGraph(backbone, stacks, table, rank=RANK, router_input=router_input).eval()
+
+
 @pytest.mark.parametrize("router_input", ["class_token", "mean_token", "static"])
 def test_a_compacted_block_equals_the_block_it_came_from(backbone: Backbone, router_input: RouterInput) -> None:
-    adapter = random_adapter(backbone, 3, 5, router_input).vision[1]
+    adapters = [random_adapter(backbone, count, count, router_input) for count in (3, 1, 2)]
+    stacks = expert_stacks(table_of(*adapters), layout_of(backbone, router_input), "vision", [2, 0])
+    arrays = {name.split(".")[2]: stack for name, stack in stacks.items() if name.startswith("experts.1.")}
+    assert arrays["down"].shape == (3, 3 * RANK, backbone.vision_width)
+    experts = StackedExperts(arrays, RANK, router_input)
     x = torch.randn(4, 17, backbone.vision_width)
-    _, _, hidden, delta = adapted_block(backbone.visual.transformer.resblocks[1], x, adapter)
-    features = hidden[:, 1:].mean(1) if router_input == "mean_token" else hidden[:, 0]
-    torch.testing.assert_close(compact_block(adapter).delta(hidden, features), delta, atol=1e-5, rtol=1e-5)
+    for position, task in enumerate((2, 0)):
+        _, _, hidden, delta = adapted_block(backbone.visual.transformer.resblocks[1], x, adapters[task].vision[1])
+        torch.testing.assert_close(experts(hidden, torch.full((4,), position)), delta, atol=1e-5, rtol=1e-5)
+    assert experts(hidden, torch.full((4,), 2)).abs().max() == 0
 
 
 @pytest.mark.parametrize("router_input", ["class_token", "mean_token", "static"])
-@pytest.mark.parametrize("place", ["trunk", "embedding"])
-def test_a_mixed_batch_equals_each_task_by_itself(
-    backbone: Backbone, router_input: RouterInput, place: SelectorPlace
-) -> None:
+def test_a_mixed_batch_equals_each_task_by_itself(backbone: Backbone, router_input: RouterInput) -> None:
     adapters = [random_adapter(backbone, count, count, router_input) for count in (1, 4)]
-    vision, _ = stack_tasks(adapters, RANK)
-    selector = selector_for(backbone, place)
-    graph = ImageGraph(backbone, vision, selector, first_block=1, place=place, router_input=router_input).eval()
+    selector = selector_for(backbone, "trunk")
     images = torch.randint(0, 255, (12, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     task = torch.tensor([0, 1, -2, -1, 1, 0, -1, -1, -2, -1, -1, -1])
     with torch.no_grad():
-        features, used, scores = graph(images, task)
+        features, used, scores = image_graph(backbone, adapters, selector, router_input)(images, task)
         x = normalize_images(images, backbone.preprocess.mean, backbone.preprocess.std)
-        read = selector_features(backbone, trunk_tokens(backbone, x, 1), 1, place)
+        read = selector_features(backbone, trunk_tokens(backbone, x, 1), 1, "trunk")
         assert torch.equal(used, torch.where(task == -1, selector.choose(read), task))
         torch.testing.assert_close(scores, selector.scores(read) - selector.thresholds, atol=1e-2, rtol=1e-4)
         for row, t in enumerate(used.tolist()):
@@ -86,36 +121,58 @@ def test_a_mixed_batch_equals_each_task_by_itself(
             torch.testing.assert_close(features[row], alone, atol=1e-5, rtol=1e-5)
 
 
+def test_the_first_of_two_passes_gives_plain_clip_and_the_choice(backbone: Backbone) -> None:
+    selector = selector_for(backbone, "embedding")
+    images = torch.randint(0, 255, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        features, chosen, scores = SelectGraph(backbone, selector_table(selector)).eval()(images)
+        x = normalize_images(images, backbone.preprocess.mean, backbone.preprocess.std)
+        plain = encode_image(backbone, x, None, normalize=True)
+        torch.testing.assert_close(features, plain, atol=1e-5, rtol=1e-5)
+        assert torch.equal(chosen, selector.choose(plain))
+        torch.testing.assert_close(scores, selector.scores(plain) - selector.thresholds, atol=1e-2, rtol=1e-4)
+        assert torch.equal(PlainGraph(backbone).eval()(images), features)
+        adapters = [random_adapter(backbone, 2, 2, "class_token")]
+        second = image_graph(backbone, adapters, None, "class_token")(images, torch.tensor([0, PLAIN] * 4 + [0]))
+        torch.testing.assert_close(second[1], features[1], atol=1e-5, rtol=1e-5)
+        alone = encode_image(backbone, x[:1], adapters[0], normalize=True)
+        torch.testing.assert_close(second[:1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_by_default_a_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> None:
+    layout = layout_of(backbone)
+    blank = blank_selector(2 * backbone.vision_width)
+    graph = ImageGraph(backbone, blank_stacks(layout, "vision"), blank, rank=RANK, router_input="class_token").eval()
+    images = torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        features, used, scores = graph(images, torch.tensor([-1, -2, -1]))
+        x = normalize_images(images, backbone.preprocess.mean, backbone.preprocess.std)
+        torch.testing.assert_close(features, encode_image(backbone, x, None, normalize=True), atol=1e-5, rtol=1e-5)
+    assert used.tolist() == [PLAIN] * 3
+    assert (scores < 0).all()
+
+
+def test_half_precision_leaves_the_selector_and_the_pixels_alone(backbone: Backbone) -> None:
+    graph = image_graph(
+        backbone, [random_adapter(backbone, 2, 2, "class_token")] * 2, selector_for(backbone, "trunk"), "class_token"
+    )
+    half = graph.in_precision(torch.float16)
+    before, after = dict(graph.named_buffers()), dict(half.named_buffers())
+    kept = [name for name in before if name.startswith(("selector.", "pixel_"))]
+    assert len(kept) == 7
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert after["experts.1.down"].dtype == half.visual.class_embedding.dtype == torch.float16
+    assert graph.visual.class_embedding.dtype == torch.float32
+
+
 def test_texts_of_mixed_tasks_equal_each_task_by_itself(backbone: Backbone) -> None:
     adapters = [random_adapter(backbone, count, count, "class_token") for count in (1, 4)]
-    _, text = stack_tasks(adapters, RANK)
+    stacks = expert_stacks(table_of(*adapters), layout_of(backbone), "text", [0, 1])
     tokens = backbone.tokenize(["a cat", "two dogs on a lawn", "", "a red wall"])
     task = [0, 1, PLAIN, 1]
     with torch.no_grad():
-        embedded = TextGraph(backbone, text).eval()(tokens, torch.tensor(task))
+        embedded = TextGraph(backbone, stacks, rank=RANK).eval()(tokens, torch.tensor(task))
         for row, t in enumerate(task):
             adapter = None if t == PLAIN else adapters[t]
             alone = encode_text(backbone, tokens[row : row + 1], adapter, normalize=True)[0]
             torch.testing.assert_close(embedded[row], alone, atol=1e-5, rtol=1e-5)
-
-
-def test_a_block_in_which_no_task_kept_an_expert_stays_plain(backbone: Backbone) -> None:
-    first, second = (random_adapter(backbone, count, count, "class_token") for count in (2, 3))
-    empty = {
-        tower: BlockAdapter(
-            down=torch.zeros(0, width),
-            up=torch.zeros(width, 0),
-            router_weight=torch.zeros(0, width) if tower == "vision" else None,
-            router_bias=torch.zeros(0),
-            scale=1.0,
-        )
-        for tower, width in (("vision", backbone.vision_width), ("text", backbone.text_width))
-    }
-    adapters = [
-        TaskAdapter(vision={1: empty["vision"], 2: first.vision[2]}, text={0: empty["text"], 1: first.text[1]}),
-        TaskAdapter(vision={1: empty["vision"], 2: empty["vision"]}, text={1: second.text[1]}),
-    ]
-    vision, text = stack_tasks(adapters, RANK)
-    assert (list(vision), list(text)) == ([2], [1])
-    assert vision[2].down[0].abs().sum() > 0
-    assert vision[2].down[1:].abs().sum() == 0

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from igsp_export.blocks import StackedExperts
-from igsp_export.compact import Stack
 from igsp_export.onnx_file import Signature, write_onnx
 
 WIDTH, RANK, TASKS = 8, 2, 2
@@ -27,13 +26,13 @@ class Tiny(nn.Module):
             return torch.randn(*shape, generator=generator)
 
         self.frozen = nn.Linear(WIDTH, WIDTH)
-        stack = Stack(
-            down=draw(TASKS + 1, 2 * RANK, WIDTH),
-            up=draw(TASKS + 1, WIDTH, 2 * RANK),
-            router_weight=draw(TASKS + 1, 2, WIDTH),
-            router_bias=draw(TASKS + 1, 2),
-        )
-        self.experts = nn.ModuleDict({"0": StackedExperts(stack, "class_token")})
+        stack = {
+            "down": draw(TASKS + 1, 2 * RANK, WIDTH).numpy(),
+            "up": draw(TASKS + 1, WIDTH, 2 * RANK).numpy(),
+            "router_weight": draw(TASKS + 1, 2, WIDTH).numpy(),
+            "router_bias": draw(TASKS + 1, 2).numpy(),
+        }
+        self.experts = nn.ModuleDict({"0": StackedExperts(stack, RANK, "class_token")})
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         delta: Tensor = self.experts["0"](x, task)
@@ -71,7 +70,10 @@ def test_any_batch_and_length_give_pytorchs_numbers(
         np.testing.assert_allclose(y, module(x, task).numpy(), atol=1e-5)
 
 
-def test_a_stack_of_more_tasks_can_be_put_in_at_run_time(exported: tuple[Tiny, Path, list[str]]) -> None:
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_stack_of_more_tasks_and_of_other_numbers_of_experts_can_be_put_in_at_run_time(
+    exported: tuple[Tiny, Path, list[str]], count: int
+) -> None:
     module, path, names = exported
     assert sorted(names) == [
         "experts.0.down",
@@ -79,7 +81,12 @@ def test_a_stack_of_more_tasks_can_be_put_in_at_run_time(exported: tuple[Tiny, P
         "experts.0.router_weight",
         "experts.0.up",
     ]
-    grown = {name: torch.cat([torch.randn(3, *b.shape[1:]), b]) for name, b in module.named_buffers()}
+    grown = {
+        "experts.0.down": torch.randn(6, count * RANK, WIDTH),
+        "experts.0.up": torch.randn(6, WIDTH, count * RANK),
+        "experts.0.router_weight": torch.randn(6, count, WIDTH),
+        "experts.0.router_bias": torch.randn(6, count),
+    }
     x, task = torch.randn(6, 4, WIDTH), torch.arange(6)
     feeds = {"x": x.numpy(), "task": task.numpy(), **{name: value.numpy() for name, value in grown.items()}}
     (y,) = session(path).run(None, feeds)

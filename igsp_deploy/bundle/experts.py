@@ -1,0 +1,149 @@
+"""`experts.safetensors`: every expert that some task uses, once, and which of them each task's routers use. No torch.
+
+The graphs take the experts as stacks, an expanded form with one slice a task; see `igsp_deploy.bundle.stacks`.
+
+Shapes: d width, r rank of one expert, E experts of a block, K experts a task uses in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
+from igsp_deploy.errors import UserError
+
+Tower = Literal["vision", "text"]
+Site = tuple[Tower, int]
+"""A block: its tower and its index."""
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockUse:
+    """What one task's router uses in one block.
+
+    Attributes:
+        experts: rows of the block's table, `[K]`.
+        router_weight: `[K, d]`; None where the gates are static.
+        router_bias: `[K]`; None where the gates are static.
+        gates: the static gates `[K]`; None where the router reads the image.
+    """
+
+    experts: NDArray[np.int64]
+    router_weight: Floats | None = None
+    router_bias: Floats | None = None
+    gates: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertTable:
+    """All experts of a bundle and their use.
+
+    Attributes:
+        down: block -> `[E, r, d]`.
+        up: block -> `[E, d, r]`, with the scale of the experts' output folded in.
+        tasks: a task each: block -> what its router uses. A block that is absent stays plain CLIP.
+    """
+
+    down: dict[Site, Floats] = field(default_factory=dict)
+    up: dict[Site, Floats] = field(default_factory=dict)
+    tasks: tuple[dict[Site, BlockUse], ...] = ()
+
+    def write(self, path: Path, dtype: type[np.floating[Any]] = np.float32) -> None:
+        """Write safetensors in `dtype`."""
+        tensors: dict[str, NDArray[Any]] = {}
+        for site, down in self.down.items():
+            tensors[f"{_key(site)}.down"] = down.astype(dtype)
+            tensors[f"{_key(site)}.up"] = self.up[site].astype(dtype)
+        for t, uses in enumerate(self.tasks):
+            for site, use in uses.items():
+                key = f"task.{t}.{_key(site)}"
+                tensors[f"{key}.experts"] = use.experts.astype(np.int64)
+                for name in ("router_weight", "router_bias", "gates"):
+                    value = getattr(use, name)
+                    if value is not None:
+                        tensors[f"{key}.{name}"] = value.astype(dtype)
+        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+
+    @classmethod
+    def read(cls, path: Path, layout: ExpertLayout, num_tasks: int) -> "ExpertTable":
+        """Read what `write` wrote, holding it against the manifest.
+
+        Raises:
+            UserError: missing, damaged, or of another rank or width than the manifest says.
+        """
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+        table = cls(tasks=tuple({} for _ in range(num_tasks)))
+        for site in sites(layout):
+            key, width = _key(site), layout.width(site[0])
+            if f"{key}.down" in tensors:
+                table.down[site] = _shaped(tensors, f"{key}.down", (None, layout.rank, width), path)
+                table.up[site] = _shaped(tensors, f"{key}.up", (len(table.down[site]), width, layout.rank), path)
+            routed = site[0] == "vision" and layout.routed
+            for t, uses in enumerate(table.tasks):
+                if f"task.{t}.{key}.experts" in tensors:
+                    uses[site] = _use(tensors, f"task.{t}.{key}", width, routed, path)
+                    if uses[site].experts.size and not 0 <= uses[site].experts.max() < len(table.down.get(site, ())):
+                        raise UserError(f"{path}: task {t} uses an expert of {key} that is not there. {REMEDY}")
+        return table
+
+    def task_bytes(self, itemsize: int) -> list[int]:
+        """What each task adds: experts no earlier task uses, and its routers; in bytes, at `itemsize` a number."""
+        known: dict[Site, set[int]] = {}
+        sizes = []
+        for uses in self.tasks:
+            numbers = 0
+            for site, use in uses.items():
+                new = set(use.experts.tolist()) - known.setdefault(site, set())
+                known[site] |= new
+                if new:
+                    numbers += len(new) * 2 * int(np.prod(self.down[site].shape[1:]))
+                numbers += sum(
+                    value.size for value in (use.router_weight, use.router_bias, use.gates) if value is not None
+                )
+            sizes.append(numbers * itemsize)
+        return sizes
+
+
+def sites(layout: ExpertLayout) -> list[Site]:
+    """All adapted blocks, vision first."""
+    vision: list[Site] = [("vision", block) for block in layout.vision_blocks]
+    return vision + [("text", block) for block in layout.text_blocks]
+
+
+def _key(site: Site) -> str:
+    return f"{site[0]}.{site[1]}"
+
+
+def _use(tensors: dict[str, Any], key: str, width: int, routed: bool, path: Path) -> BlockUse:
+    experts = tensors[f"{key}.experts"].astype(np.int64)
+    count = len(experts)
+    if not routed:
+        return BlockUse(experts=experts, gates=_shaped(tensors, f"{key}.gates", (count,), path))
+    return BlockUse(
+        experts=experts,
+        router_weight=_shaped(tensors, f"{key}.router_weight", (count, width), path),
+        router_bias=_shaped(tensors, f"{key}.router_bias", (count,), path),
+    )
+
+
+def _shaped(tensors: dict[str, Any], name: str, shape: Sequence[int | None], path: Path) -> Floats:
+    value: Floats | None = tensors.get(name)
+    if value is None:
+        raise UserError(f"{path} lacks {name}. {REMEDY}")
+    fits = len(value.shape) == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        wanted = [("any" if want is None else want) for want in shape]
+        raise UserError(f"{path}: {name} must be {wanted}, is {list(value.shape)}: it is of another model. {REMEDY}")
+    return value

@@ -1,0 +1,165 @@
+"""Stacks: the experts, routers and selector of all tasks as the arrays that the graphs take as inputs. No torch.
+
+Shapes: T tasks, d width, r rank of one expert, K experts of a task in a block (the largest task's), R = K r,
+S classes of all tasks, F selector features. The last slice of an expert stack is zero: plain CLIP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats, Tower
+from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
+from igsp_deploy.errors import UserError
+
+MASKED = -1e4
+"""Bias of a padded router row: its gate is zero. Finite in half precision: a row of nothing else must not be NaN."""
+
+Stacks = dict[str, NDArray[Any]]
+"""Name of a graph's input -> its value."""
+
+
+def expert_stacks(
+    table: ExpertTable, layout: ExpertLayout, tower: Tower, tasks: Sequence[int], dtype: Any = np.float32
+) -> Stacks:
+    """Stacks of one tower's graph for `tasks`, in that order.
+
+    Returns:
+        For every adapted block b: `experts.b.down` `[T + 1, R, d]`, `experts.b.up` `[T + 1, d, R]` and, where the
+        router reads the image, `experts.b.router_weight` `[T + 1, K, d]` and `experts.b.router_bias` `[T + 1, K]`.
+    """
+    blocks = layout.vision_blocks if tower == "vision" else layout.text_blocks
+    stacks: Stacks = {}
+    for block in blocks:
+        site: tuple[Tower, int] = (tower, block)
+        uses = [table.tasks[t].get(site) for t in tasks]
+        arrays = _block(
+            uses,
+            table.down.get(site),
+            table.up.get(site),
+            rank=layout.rank,
+            width=layout.width(tower),
+            routed=tower == "vision" and layout.routed,
+            dtype=dtype,
+        )
+        stacks.update({f"experts.{block}.{name}": value for name, value in arrays.items()})
+    return stacks
+
+
+def _block(
+    uses: Sequence[BlockUse | None],
+    down: Floats | None,
+    up: Floats | None,
+    *,
+    rank: int,
+    width: int,
+    routed: bool,
+    dtype: Any,
+) -> Stacks:
+    slices = len(uses) + 1
+    largest = max((len(use.experts) for use in uses if use is not None), default=0) or 1
+    arrays: Stacks = {
+        "down": np.zeros((slices, largest * rank, width), dtype),
+        "up": np.zeros((slices, width, largest * rank), dtype),
+    }
+    if routed:
+        arrays["router_weight"] = np.zeros((slices, largest, width), dtype)
+        arrays["router_bias"] = np.full((slices, largest), MASKED, dtype)
+    for t, use in enumerate(uses):
+        if use is None or not len(use.experts):
+            continue
+        assert down is not None
+        assert up is not None
+        count = len(use.experts)
+        arrays["down"][t, : count * rank] = down[use.experts].reshape(count * rank, width)
+        outputs = up[use.experts].transpose(1, 0, 2)  # [d, K, r]
+        if use.gates is not None:
+            outputs = outputs * use.gates[:, None]
+        arrays["up"][t, :, : count * rank] = outputs.reshape(width, count * rank)
+        if use.router_weight is not None and use.router_bias is not None:
+            arrays["router_weight"][t, :count] = use.router_weight
+            arrays["router_bias"][t, :count] = use.router_bias
+    return arrays
+
+
+def blank_stacks(layout: ExpertLayout, tower: Tower, dtype: Any = np.float32) -> Stacks:
+    """The default of a graph's inputs: one task without experts, so that every image gets plain CLIP."""
+    return expert_stacks(ExpertTable(tasks=({},)), layout, tower, [0], dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectorTable:
+    """The selector's numbers, always in float32.
+
+    Attributes:
+        center: `[F]`.
+        whitening: `[F, F]`.
+        means: whitened class means, `[S, F]`.
+        class_task: task of each row of `means`, int64 `[S]`.
+        thresholds: `[T]`; minus infinity for a task without held-out images.
+    """
+
+    center: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+    means: NDArray[np.float32]
+    class_task: NDArray[np.int64]
+    thresholds: NDArray[np.float32]
+
+    def write(self, path: Path) -> None:
+        """Write safetensors."""
+        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in vars(self).items()}))
+
+    @classmethod
+    def read(cls, path: Path, num_tasks: int) -> "SelectorTable":
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: missing, damaged, or of another number of tasks.
+        """
+        try:
+            table = cls(**load_file(path))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+        features, classes = len(table.center), len(table.class_task)
+        expected = {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
+        for name, shape in expected.items():
+            if getattr(table, name).shape != shape:
+                raise UserError(
+                    f"{path}: {name} must be {list(shape)}, is {list(getattr(table, name).shape)}. {REMEDY}"
+                )
+        if sorted(set(table.class_task.tolist())) != list(range(num_tasks)):
+            raise UserError(f"{path}: class_task must name each of the {num_tasks} tasks. {REMEDY}")
+        return table
+
+    def only(self, tasks: Sequence[int]) -> "SelectorTable":
+        """The same for some tasks, numbered anew. The whitening stays that of all."""
+        rows = np.concatenate([np.flatnonzero(self.class_task == t) for t in tasks])
+        number = {t: new for new, t in enumerate(tasks)}
+        return SelectorTable(
+            center=self.center,
+            whitening=self.whitening,
+            means=self.means[rows],
+            class_task=np.array([number[t] for t in self.class_task[rows].tolist()], np.int64),
+            thresholds=self.thresholds[list(tasks)],
+        )
+
+    def stacks(self) -> Stacks:
+        """Inputs of the graph that chooses the task."""
+        return {f"selector.{name}": value for name, value in vars(self).items()}
+
+
+def blank_selector(num_features: int) -> SelectorTable:
+    """The default of a graph's inputs: one task that takes no image."""
+    return SelectorTable(
+        center=np.zeros(num_features, np.float32),
+        whitening=np.eye(num_features, dtype=np.float32),
+        means=np.zeros((1, num_features), np.float32),
+        class_task=np.zeros(1, np.int64),
+        thresholds=np.full(1, np.inf, np.float32),
+    )

@@ -1,0 +1,134 @@
+"""The expert table on disk: every expert once, whole or refused."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Site
+from igsp_deploy.bundle.manifest import ExpertLayout
+from igsp_deploy.bundle.stacks import MASKED, SelectorTable, expert_stacks
+from igsp_deploy.errors import UserError
+
+LAYOUT = ExpertLayout(rank=2, vision_blocks=(3,), text_blocks=(0,), vision_width=4, text_width=3, routed=True)
+SITE: Site = ("vision", 3)
+WORDS: Site = ("text", 0)
+
+
+def table() -> ExpertTable:
+    random = np.random.default_rng(0)
+
+    def draw(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        return random.normal(size=shape).astype(np.float32)
+
+    def use(*experts: int) -> BlockUse:
+        return BlockUse(
+            experts=np.array(experts, np.int64), router_weight=draw(len(experts), 4), router_bias=draw(len(experts))
+        )
+
+    return ExpertTable(
+        down={SITE: draw(3, 2, 4), WORDS: draw(1, 2, 3)},
+        up={SITE: draw(3, 4, 2), WORDS: draw(1, 3, 2)},
+        tasks=(
+            {SITE: use(0, 1), WORDS: BlockUse(experts=np.array([0]), gates=np.array([0.25], np.float32))},
+            {SITE: use(1)},
+            {SITE: use(2, 0, 1)},
+        ),
+    )
+
+
+def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
+    written = table()
+    written.write(tmp_path / "e")
+    read = ExpertTable.read(tmp_path / "e", LAYOUT, 3)
+    for name in ("vision", "text"):
+        a, b = expert_stacks(written, LAYOUT, name, [0, 1, 2]), expert_stacks(read, LAYOUT, name, [0, 1, 2])
+        assert list(a) == list(b)
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_a_stack_holds_each_tasks_experts_and_ends_with_plain_clip() -> None:
+    made = table()
+    stacks = expert_stacks(made, LAYOUT, "vision", [2, 1], np.float16)
+    assert {name: stack.shape for name, stack in stacks.items()} == {
+        "experts.3.down": (3, 6, 4),
+        "experts.3.up": (3, 4, 6),
+        "experts.3.router_weight": (3, 3, 4),
+        "experts.3.router_bias": (3, 3),
+    }
+    assert all(stack.dtype == np.float16 for stack in stacks.values())
+    down, up = made.down[SITE].astype(np.float16), made.up[SITE].astype(np.float16)
+    np.testing.assert_array_equal(stacks["experts.3.down"][0], np.concatenate([down[2], down[0], down[1]]))
+    np.testing.assert_array_equal(stacks["experts.3.up"][0], np.concatenate([up[2], up[0], up[1]], axis=1))
+    np.testing.assert_array_equal(stacks["experts.3.up"][1, :, :2], up[1])
+    assert not stacks["experts.3.up"][1, :, 2:].any()
+    assert (stacks["experts.3.router_bias"][1, 1:] == MASKED).all()
+    assert not stacks["experts.3.down"][2].any()
+    assert not stacks["experts.3.up"][2].any()
+
+
+def test_static_gates_are_folded_into_the_experts() -> None:
+    made = table()
+    stacks = expert_stacks(made, LAYOUT, "text", [0, 1])
+    assert sorted(stacks) == ["experts.0.down", "experts.0.up"]
+    np.testing.assert_allclose(stacks["experts.0.up"][0], 0.25 * made.up[WORDS][0])
+    assert not stacks["experts.0.up"][1].any()  # the second task leaves this block plain
+
+
+def test_a_task_is_charged_for_what_no_earlier_task_uses() -> None:
+    first, second, third = table().task_bytes(2)
+    expert, router = 2 * 2 * 4, 4 + 1
+    assert first == 2 * (2 * expert + 2 * router + 2 * 2 * 3 + 1)
+    assert second == 2 * router
+    assert third == 2 * (expert + 3 * router)
+
+
+def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    table().write(path)
+    cases = [
+        (dataclasses.replace(LAYOUT, rank=3), r"vision\.3\.down must be \['any', 3, 4\], is \[3, 2, 4\]"),
+        (dataclasses.replace(LAYOUT, vision_width=5), "of another model"),
+        (dataclasses.replace(LAYOUT, routed=False), r"lacks task\.0\.vision\.3\.gates"),
+    ]
+    for layout, message in cases:
+        with pytest.raises(UserError, match=message):
+            ExpertTable.read(path, layout, 3)
+    tensors = load_file(path)
+    tensors["task.1.vision.3.experts"] = np.array([3])
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="task 1 uses an expert"):
+        ExpertTable.read(path, LAYOUT, 3)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="missing or damaged"):
+        ExpertTable.read(path, LAYOUT, 3)
+
+
+def selector() -> SelectorTable:
+    return SelectorTable(
+        center=np.zeros(2, np.float32),
+        whitening=np.eye(2, dtype=np.float32),
+        means=np.arange(10, dtype=np.float32).reshape(5, 2),
+        class_task=np.array([0, 0, 1, 2, 2]),
+        thresholds=np.array([0.0, -1.0, -np.inf], np.float32),
+    )
+
+
+def test_a_selector_of_some_tasks_counts_them_anew(tmp_path: Path) -> None:
+    selector().write(tmp_path / "s")
+    some = SelectorTable.read(tmp_path / "s", 3).only([2, 0])
+    assert some.class_task.tolist() == [0, 0, 1, 1]
+    assert some.means.tolist() == [[6, 7], [8, 9], [0, 1], [2, 3]]
+    assert some.thresholds.tolist() == [-np.inf, 0.0]
+
+
+def test_a_selector_of_other_tasks_is_refused(tmp_path: Path) -> None:
+    selector().write(tmp_path / "s")
+    with pytest.raises(UserError, match=r"thresholds must be \[2\], is \[3\]"):
+        SelectorTable.read(tmp_path / "s", 2)
+    dataclasses.replace(selector(), class_task=np.array([0, 0, 0, 2, 2])).write(tmp_path / "s")
+    with pytest.raises(UserError, match="each of the 3 tasks"):
+        SelectorTable.read(tmp_path / "s", 3)
