@@ -7,6 +7,8 @@ A task's new experts lie in its own folder and the pool is their union, so addin
 """
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, SelectorConfig, build_config
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import SUMS_NAME, check_sums, new_folder, read_json, sha256_file, write_json, write_sums
+from igsp_deploy.files import check_sums, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.experts import concatenate_down, concatenate_up
@@ -26,6 +28,7 @@ from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
 
 FORMAT_VERSION = 1
+_NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
 _REMEDY = "Restore the folder from a copy, or delete this task's folder and every later one and learn them again."
 
 
@@ -199,10 +202,12 @@ class ModelFolder:
         return TaskAdapter(vision=blocks["vision"], text=blocks["text"])
 
     def fingerprint(self, index: int) -> str:
-        """SHA-256 over the checksums of task `index`: what was learned, whatever the folder is called."""
+        """SHA-256 of what task `index` computes: its numbers, its classes and prompts; not where its images lay."""
         record = self.tasks[index]
-        sums = self.path / "tasks" / f"{record.index:02d}-{record.name}" / SUMS_NAME
-        return sha256_file(sums)
+        path = self.path / "tasks" / f"{record.index:02d}-{record.name}"
+        sums = [sha256_file(path / name) for name in _NUMBERS]
+        words = [record.name, record.classes, record.display_names, record.templates]
+        return hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest()
 
     def statistics(self, index: int) -> TaskStatistics:
         """Selector statistics of task `index`."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from igsp_deploy.bundle.manifest import Variant, list_files, read_manifest
-from igsp_deploy.bundle.preprocess import load_image, normalize, to_uint8
+from igsp_deploy.bundle.preprocess import normalize
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import load_backbone
 from igsp_serve import providers
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def engine(bundled: "Bundled") -> Engine:
     return Engine.open(bundled.bundle, "cpu", num_threads=1)
-
-
-@pytest.fixture(scope="module")
-def images(bundled: "Bundled", engine: Engine) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    paths = [*bundled.images("colors"), *bundled.images("stripes")]
-    return np.stack([to_uint8(load_image(path), engine.manifest.preprocess) for path in paths])
 
 
 def test_rows_of_a_mixed_batch_equal_the_same_rows_alone(

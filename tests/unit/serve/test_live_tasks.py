@@ -1,0 +1,275 @@
+"""Tasks that come and go while the engine runs."""
+
+import dataclasses
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from igsp_deploy.bundle.manifest import list_files, read_manifest
+from igsp_deploy.errors import UserError
+from igsp_serve.classifier import Classifier
+from igsp_serve.engine import CHOOSE, PLAIN, Engine
+from igsp_serve.fixed_batches import FixedBatches
+from igsp_serve.graph import SessionSettings, provider_list
+from igsp_serve.providers import CPU, CUDA, TENSORRT
+from tests.unit.serve.conftest import DEBUG, Export
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]
+AUTO, COLORS, STRIPES = CHOOSE, 0, 1
+
+
+@pytest.fixture
+def engine(first_only: Path) -> Engine:
+    return Engine.open(first_only, "cpu", num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def both(bundled: "Bundled") -> Engine:
+    return Engine.open(bundled.bundle, "cpu", num_threads=1)
+
+
+def ask(engine: Engine, images: Images, task: int) -> Any:
+    return engine.run_images(images, np.full(len(images), task))
+
+
+def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
+    for task in (AUTO, PLAIN, *range(len(theirs.tasks.tasks.tasks))):
+        a, b = ask(ours, images, task), ask(theirs, images, task)
+        for name in ("features", "task", "task_scores"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    ids = np.ones((2, 24), np.int64)
+    texts = np.arange(2) % len(theirs.tasks.tasks.tasks)
+    np.testing.assert_array_equal(ours.embed_text(ids, texts), theirs.embed_text(ids, texts))
+
+
+def test_the_graphs_of_a_model_do_not_change_with_its_tasks(first_only: Path, bundled: "Bundled") -> None:
+    before, after = read_manifest(first_only), read_manifest(bundled.bundle)
+    for name in ("image.fp32.onnx", "text.fp32.onnx"):
+        assert before.files[name] == after.files[name]
+    assert before.tasks[0].fingerprint == after.tasks[0].fingerprint != after.tasks[1].fingerprint
+
+
+def test_a_task_added_while_running_is_as_if_it_had_been_there(
+    engine: Engine, both: Engine, bundled: "Bundled", images: Images
+) -> None:
+    engine.embed_text(np.ones((1, 24), np.int64), np.array([0]))  # its text graph is loaded already
+    before = ask(engine, images, AUTO)
+    engine.add_task(bundled.bundle, "stripes")
+    assert engine.tasks.tasks.names() == ["colors", "stripes"]
+    assert_same(engine, both, images)
+    assert (before.task[8:] != 1).all()
+    assert (ask(engine, images, AUTO).task[8:] == 1).all()
+
+
+def test_a_removed_task_is_not_chosen_and_the_others_stay_as_they_are(bundled: "Bundled", images: Images) -> None:
+    engine = Engine.open(bundled.bundle, "cpu", num_threads=1)
+    named = ask(engine, images, STRIPES).features
+    held = engine.tasks
+    engine.remove_task("colors")
+    assert engine.tasks.tasks.names() == ["stripes"]
+    np.testing.assert_array_equal(ask(engine, images, 0).features, named)
+    auto = ask(engine, images, AUTO)
+    assert set(auto.task.tolist()) <= {0, PLAIN}
+    assert (auto.task[8:] == 0).all()
+    assert auto.task_scores.shape == (16, 1)
+    # Whoever began before goes on with the tasks of then.
+    old = engine.run_images(images, np.full(16, STRIPES), tasks=held)
+    np.testing.assert_array_equal(old.features, named)
+    engine.add_task(bundled.bundle, "colors")
+    assert engine.tasks.tasks.names() == ["colors", "stripes"]
+    np.testing.assert_array_equal(ask(engine, images, STRIPES).features, named)
+
+
+def test_all_tasks_can_be_replaced_at_once(engine: Engine, both: Engine, bundled: "Bundled", images: Images) -> None:
+    engine.replace_tasks(bundled.bundle)
+    assert_same(engine, both, images)
+
+
+def test_labels_follow_the_tasks(engine: Engine, bundled: "Bundled", images: Images) -> None:
+    classifier = Classifier(engine)
+    assert len(classifier.classify([images[0]], "none", top_k=9)[0].labels) == 2
+    with pytest.raises(UserError, match="no task 'stripes'"):
+        classifier.classify([images[8]], "stripes")
+    engine.add_task(bundled.bundle, "stripes")
+    assert {*classifier.classify([images[8]], "auto")[0].labels} == {"flat", "steep"}
+    assert len(classifier.classify([images[0]], "none", top_k=9)[0].labels) == 4
+    engine.remove_task("colors")
+    assert {*classifier.classify([images[8]], "none", top_k=9)[0].labels} == {"flat", "steep"}
+
+
+def test_others_classify_while_tasks_come_and_go(engine: Engine, bundled: "Bundled", images: Images) -> None:
+    classifier, stop, problems, answers = Classifier(engine), threading.Event(), [], []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                for prediction in classifier.classify(list(images[:4]) + list(images[8:12]), "auto", top_k=1):
+                    answers.append(prediction.task)
+                    assert prediction.task is None or prediction.task in prediction.task_scores
+                    assert prediction.label_tasks[0] == prediction.task or prediction.zero_shot
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(6):
+        engine.add_task(bundled.bundle, "stripes")
+        engine.remove_task("stripes")
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert not problems
+    assert "colors" in answers
+
+
+@pytest.fixture(scope="module")
+def other_rank(exported: Export) -> Path:
+    return exported(dataclasses.replace(DEBUG, rank=1, text_blocks=-1), ("stripes",))
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(
+    engine: Engine, first_only: Path, bundled: "Bundled", other_rank: Path, tmp_path: Path, images: Images
+) -> None:
+    foreign = Path(shutil.copytree(bundled.bundle, tmp_path / "foreign"))
+    manifest = read_manifest(foreign)
+    stranger = dataclasses.replace(manifest.tasks[0], fingerprint="0" * 64)
+    dataclasses.replace(manifest, tasks=(stranger, manifest.tasks[1])).write(foreign)
+    damaged = Path(shutil.copytree(bundled.bundle, tmp_path / "damaged"))
+    (damaged / "experts.safetensors").write_bytes((damaged / "experts.safetensors").read_bytes()[:-1])
+    absent = Path(shutil.copytree(bundled.bundle, tmp_path / "absent"))
+    (absent / "selector.safetensors").unlink()
+    newer = Path(shutil.copytree(bundled.bundle, tmp_path / "newer"))
+    dataclasses.replace(read_manifest(newer), format_version=99).write(newer)
+    before = engine.tasks
+    cases = [
+        (bundled.bundle, "colors", "already has a task 'colors'"),
+        (bundled.bundle, "stripe", "Did you mean 'stripes'"),
+        (foreign, "stripes", "it lacks colors as it is here"),
+        (other_rank, "stripes", "another rank or adapted blocks"),
+        (damaged, "stripes", r"experts\.safetensors has .* it is incomplete"),
+        (absent, "stripes", r"selector\.safetensors is missing"),
+        (newer, "stripes", "format 99; this version reads up to 2"),
+        (tmp_path / "nowhere", "stripes", "does not exist"),
+    ]
+    for bundle, name, message in cases:
+        with pytest.raises(UserError, match=message):
+            engine.add_task(bundle, name)
+    with pytest.raises(UserError, match="'colors' is the only task"):
+        engine.remove_task("colors")
+    with pytest.raises(UserError, match="no task 'stripes'"):
+        engine.remove_task("stripes")
+    with pytest.raises(UserError, match="another rank"):
+        engine.replace_tasks(other_rank)
+    assert engine.tasks is before
+    assert_same(engine, Engine.open(first_only, "cpu", num_threads=1), images)
+
+
+def test_more_tasks_than_allowed_are_refused(first_only: Path, bundled: "Bundled") -> None:
+    with pytest.raises(UserError, match="2 tasks are more than the 1"):
+        Engine.open(bundled.bundle, "cpu", max_tasks=1)
+    engine = Engine.open(first_only, "cpu", max_tasks=1)
+    with pytest.raises(UserError, match="2 tasks are more than the 1"):
+        engine.add_task(bundled.bundle, "stripes")
+    assert engine.tasks.tasks.names() == ["colors"]
+
+
+def test_experts_that_do_not_fit_the_graph_are_refused(bundled: "Bundled", tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    manifest = read_manifest(copy)
+    narrow = dataclasses.replace(manifest.experts, vision_blocks=manifest.experts.vision_blocks[1:])
+    dataclasses.replace(manifest, experts=narrow, files=list_files(copy)).write(copy)
+    with pytest.raises(UserError, match="of different models"):
+        Engine.open(copy, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pair(exported: Export) -> Path:
+    """A bundle whose selector reads plain CLIP's embedding: two graphs."""
+    return exported(dataclasses.replace(DEBUG, selector_place="embedding", vision_blocks=0), ("colors", "stripes"))
+
+
+def test_two_passes_are_made_only_where_they_are_needed(
+    pair: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.open(pair, "cpu", num_threads=1)
+    assert engine.variant.select == "select.fp32.onnx"
+    rows: list[tuple[str, int]] = []
+    right = Engine._run
+
+    def counted(self: Engine, graph: Any, kind: str, inputs: dict[str, Any], tasks: Any) -> Any:
+        rows.append((kind, len(inputs["images"])))
+        return right(self, graph, kind, inputs, tasks)
+
+    monkeypatch.setattr(Engine, "_run", counted)
+    named, plain, auto = (ask(engine, images, task) for task in (STRIPES, PLAIN, AUTO))
+    taken = int((auto.task != PLAIN).sum())
+    assert taken > 8
+    assert rows == [("image", 16), ("image", 16), ("select", 16), ("image", taken)]
+    assert np.isnan(named.task_scores).all()
+    assert not np.isnan(auto.task_scores).any()
+    rows.clear()
+    task = np.array([0, AUTO, PLAIN, 1, AUTO, PLAIN, 0, 1] * 2)
+    mixed = engine.run_images(images, task)
+    assert rows[0] == ("select", 8)
+    assert rows[1] == ("image", int((mixed.task != PLAIN).sum()))
+    for row in range(16):
+        expected = {0: ask(engine, images, 0), 1: named, PLAIN: plain}[int(mixed.task[row])]
+        np.testing.assert_allclose(mixed.features[row], expected.features[row], atol=1e-5)
+        assert mixed.task[row] == (auto.task[row] if task[row] == AUTO else task[row])
+        assert np.isnan(mixed.task_scores[row]).all() == (task[row] != AUTO)
+
+
+def test_a_prediction_of_a_named_task_has_no_evidence_where_that_costs_a_pass(pair: Path, images: Images) -> None:
+    classifier = Classifier.open(pair, "cpu", num_threads=1)
+    named, auto = classifier.classify([images[0], images[0]], ["colors", "auto"])
+    assert named.task_scores == {}
+    assert set(auto.task_scores) == {"colors", "stripes"}
+    assert named.labels == auto.labels
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
+def test_fixed_batches_give_the_same_rows(bundled: "Bundled", pair: Path, images: Images, count: int) -> None:
+    for bundle in (bundled.bundle, pair):
+        free, fixed = Engine.open(bundle, "cpu"), Engine.open(bundle, "cpu", batch_sizes=(4, 1))
+        task = np.array([AUTO, 0, PLAIN, 1] * 4)[:count]
+        for _ in range(2):
+            a, b = free.run_images(images[:count], task), fixed.run_images(images[:count], task)
+            np.testing.assert_allclose(a.features, b.features, atol=1e-5)
+            np.testing.assert_allclose(a.task_scores, b.task_scores, atol=1e-2, rtol=1e-4)
+            np.testing.assert_array_equal(a.task, b.task)
+
+
+def test_buffers_of_a_captured_batch_are_filled_anew(both: Engine, images: Images) -> None:
+    """On the CPU nothing is captured, but buffers and binding are those of a CUDA graph."""
+    batches = FixedBatches(both._image, both.tasks.image, (8,), capture=True)
+    for part in (images[:8], images[8:], images[:3]):
+        features, used, _ = batches.run({"images": part, "task": np.full(len(part), AUTO)})
+        expected = ask(both, part, AUTO)
+        np.testing.assert_allclose(features, expected.features, atol=1e-5)
+        np.testing.assert_array_equal(used, expected.task)
+
+
+def test_cuda_graphs_are_not_promised_on_the_cpu(bundled: "Bundled") -> None:
+    with pytest.raises(UserError, match="CUDA graphs need the provider cuda and batch sizes"):
+        Engine.open(bundled.bundle, "cpu", batch_sizes=(1,), cuda_graph=True)
+    with pytest.raises(UserError, match=r"positive numbers, got \[0\]"):
+        Engine.open(bundled.bundle, "cpu", batch_sizes=(0,))
+
+
+def test_a_provider_is_followed_by_those_for_the_rest_of_the_graph(tmp_path: Path) -> None:
+    assert provider_list(SessionSettings()) == [CPU]
+    assert provider_list(SessionSettings(provider=CUDA)) == [CUDA, CPU]
+    captured = provider_list(SessionSettings(provider=CUDA, cuda_graph=True))
+    assert captured == [(CUDA, {"enable_cuda_graph": "1"}), CPU]
+    (first, options), *rest = provider_list(SessionSettings(provider=TENSORRT, engine_cache=tmp_path))
+    assert (first, rest) == (TENSORRT, [CUDA, CPU])
+    assert options["trt_engine_cache_enable"] == "1"
+    assert options["trt_engine_cache_path"] == str(tmp_path)
