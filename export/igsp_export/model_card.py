@@ -3,9 +3,10 @@
 from igsp_deploy.bundle.manifest import Manifest
 
 _TEMPLATE = """---
+{license}
 library_name: igsp-deploy
-pipeline_tag: image-classification
-tags: [clip, continual-learning, onnx]
+pipeline_tag: zero-shot-image-classification
+tags: [clip, continual-learning, image-classification, mixture-of-experts, onnx]
 ---
 # {title}
 
@@ -92,7 +93,14 @@ def model_card(manifest: Manifest) -> str:
         parity="\n".join(_parity(manifest)),
         created_by=manifest.created_by,
         hash=manifest.backbone.weight_hash,
+        license=_license(manifest.backbone.name),
     )
+
+
+def _license(backbone: str) -> str:
+    """License of the weights, as model hubs read it. Ours we know; what others' permit is for the publisher to say."""
+    own = backbone in ("nano", "debug")
+    return "license: apache-2.0" if own else "license: other\nlicense_name: as-the-weights-of-the-backbone"
 
 
 def _listed(names: tuple[str, ...], most: int = 30) -> str:

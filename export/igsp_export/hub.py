@@ -1,0 +1,135 @@
+"""A bundle on the Hugging Face Hub: `igsp export MODEL BUNDLE --push USER/NAME`.
+
+The bundle's `README.md` is the model card there; what users of the Hub search by is at its top.
+"""
+
+import glob
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from igsp_deploy.bundle.manifest import MANIFEST, check_files, read_manifest
+from igsp_deploy.errors import UsageError, UserError
+
+LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)."
+_PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+
+def push(
+    bundle: Path, repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
+) -> str:
+    """Upload a bundle as a model repository, which is made if it is not there.
+
+    Only the files that the manifest names are uploaded, with the manifest. Files of the same names are replaced, others
+    in the repository stay. An interrupted upload goes on when it is repeated.
+
+    Args:
+        bundle: compared with its checksums before anything is sent.
+        repo_id: `USER/NAME` or `ORGANISATION/NAME`.
+        private: the repository must be visible to its owner only.
+        token: of the Hub; default HF_TOKEN, else the one that `hf auth login` saved.
+        endpoint: address of another Hub; default HF_ENDPOINT, else huggingface.co.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        UsageError: `repo_id` is not of that form.
+        UserError: the bundle is damaged, there is no token or it may not write there, the repository is of another kind
+            or public though `private` was asked for, or the Hub cannot be reached.
+    """
+    check_repo_id(repo_id)
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    return _push(bundle, sorted([MANIFEST, *manifest.files]), repo_id, private, token, endpoint)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be a repository's name: before a long export, not after it.
+
+    Raises:
+        UsageError: it is not `USER/NAME`.
+    """
+    parts = repo_id.split("/")
+    named = len(parts) == 2 and all(_PART.fullmatch(part) for part in parts) and len(repo_id) <= 96
+    if not named or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+        raise UsageError(
+            f"a repository on the Hub is USER/NAME, of letters, digits, single -, _ and . and at most 96 characters, "
+            f"got {repo_id!r}. Example: --push me/shoes"
+        )
+
+
+def _push(bundle: Path, files: list[str], repo_id: str, private: bool, token: str | None, endpoint: str | None) -> str:
+    try:
+        from httpx2 import TransportError
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.utils.tqdm import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
+    except ImportError as error:
+        raise UserError("pushing needs huggingface_hub 2. Install it with: pip install 'igsp-deploy[hub]'") from error
+
+    token = token or get_token()
+    if token is None:
+        raise UserError(f"no token of the Hub was given or saved. {LOGIN}")
+    api = HfApi(endpoint=endpoint, token=token)
+    quiet = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if quiet:
+        disable_progress_bars()
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise UserError(
+                f"{repo_id} is there already and public; --private was asked for. Nothing was uploaded. "
+                "Choose another name, or make it private in its settings."
+            )
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=bundle,
+            allow_patterns=[glob.escape(name) for name in files],
+            commit_message="Upload bundle",
+        )
+    except OfflineModeIsEnabled as error:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it to push.") from error
+    except HfHubHTTPError as error:
+        raise _refused(error, repo_id) from error
+    except (TransportError, OSError, RuntimeError, ValueError) as error:
+        raise _broken(error, repo_id, api.endpoint) from error
+    finally:
+        if quiet:
+            enable_progress_bars()
+    return str(url)
+
+
+def _refused(error: Any, repo_id: str) -> UserError:
+    """What to do about an answer of the Hub that says no."""
+    status, said = error.response.status_code, error.server_message or _said(error)
+    if status == 401:
+        return UserError(f"the Hub does not accept the token ({said}). {LOGIN}")
+    if status == 403:
+        return UserError(
+            f"the token may not write to {repo_id} ({said}). Use a token with write access to {repo_id.split('/')[0]}."
+        )
+    if status == 404:
+        return UserError(
+            f"{repo_id} is not a model repository that this token can see: the name belongs to another kind of "
+            f"repository, or to somebody's private one ({said}). Choose another name."
+        )
+    return UserError(f"the Hub refused the upload to {repo_id}: {status}, {said}. Repeat the command to go on.")
+
+
+def _broken(error: Exception, repo_id: str, endpoint: str) -> UserError:
+    """What to do about an upload that broke off."""
+    return UserError(
+        f"uploading to {repo_id} at {endpoint} failed: {_said(error.__cause__ or error)}. "
+        "Check the network and the address, then repeat the command: it goes on where it stopped."
+    )
+
+
+def _said(error: BaseException) -> str:
+    """An error's text in one line."""
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:300]
