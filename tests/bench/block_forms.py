@@ -1,0 +1,226 @@
+"""The image tower with several forms of the adapted block, to compare what each costs.
+
+Shapes: B images, n tokens, d width, T tasks, K experts of a task, r rank of one expert, R = K r.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from igsp_deploy.bundle.stacks import Stacks
+from igsp_deploy.model.backbone import Backbone
+from igsp_export.blocks import attention, plain_block, slots, stacked_experts
+from igsp_export.onnx_file import Signature, write_onnx
+
+DELTA = 0.2
+"""Root mean square of what a task's experts add to a block, where the activations they read have 1."""
+
+
+class Tower(nn.Module):
+    """Pixels to normalised embeddings, with `experts` beside the MLPs of the blocks they are numbered for."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, backbone: Backbone, experts: nn.ModuleDict) -> None:
+        """Share the backbone's image tower."""
+        super().__init__()
+        self.visual = backbone.visual
+        self.experts = experts
+        spec = backbone.preprocess
+        self.register_buffer("pixel_scale", (1.0 / (255.0 * torch.tensor(spec.std))).view(1, 3, 1, 1))
+        self.register_buffer("pixel_shift", (-torch.tensor(spec.mean) / torch.tensor(spec.std)).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor, task: Tensor | None = None) -> Tensor:
+        """uint8 `[B, S, S, 3]` and, where there are experts, a task a sample, int64 `[B]` -> float32 `[B, D]`."""
+        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
+        x = self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
+        for number, block in enumerate(self.visual.transformer.resblocks):
+            if str(number) in self.experts and task is not None:
+                experts: Any = self.experts[str(number)]
+                x = x + block.ls_1(attention(block, block.ln_1(x), None))
+                hidden = block.ln_2(x)
+                x = x + block.ls_2(block.mlp(hidden) + experts(hidden, slots(task, experts.router_bias.shape[0])))
+            else:
+                x = plain_block(block, x)
+        pooled, _ = self.visual._pool(x)
+        features = pooled @ self.visual.proj if self.visual.proj is not None else pooled
+        return F.normalize(features.float(), dim=-1)
+
+
+class CommonTask(nn.Module):
+    """The experts of one task for the whole batch: the first sample's."""
+
+    def __init__(self, experts: Any) -> None:
+        """Take the stacks of the form that gathers."""
+        super().__init__()
+        self.rank = experts.rank
+        for name, buffer in experts.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """What they add for `hidden` `[B, n, d]`."""
+        down, up, weight, bias = (
+            cast(Tensor, getattr(self, name)).index_select(0, index[:1])
+            for name in ("down", "up", "router_weight", "router_bias")
+        )
+        gates = (torch.matmul(hidden[:, :1], weight.transpose(1, 2)).squeeze(1) + bias).softmax(-1)
+        inner = torch.matmul(hidden, down.transpose(1, 2))
+        inner = (inner.unflatten(2, (gates.shape[1], self.rank)) * gates[:, None, :, None]).flatten(2)
+        return torch.matmul(inner, up.transpose(1, 2))
+
+
+class MaskedTasks(nn.Module):
+    """The experts of all tasks in one GEMM; a mask leaves those of each sample's own task.
+
+    Buffers `down_rows` and `up_rows` `[T+1, K, r, d]`: `down`, and `up` with its last two dimensions exchanged, so that
+    both are one matrix of `(T+1) R` rows as they lie in memory.
+    """
+
+    router_weight: Tensor
+    router_bias: Tensor
+    down_rows: Tensor
+    up_rows: Tensor
+
+    def __init__(self, arrays: Stacks) -> None:
+        """Take what `masked_stacks` gives for one block."""
+        super().__init__()
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.from_numpy(array))
+
+    def forward(self, hidden: Tensor, index: Tensor) -> Tensor:
+        """What they add for `hidden` `[B, n, d]`, each sample under its task `index` `[B]`."""
+        width, rank = self.down_rows.shape[3], self.down_rows.shape[2]
+        weight, bias = self.router_weight.index_select(0, index), self.router_bias.index_select(0, index)
+        gates = (torch.bmm(hidden[:, :1], weight.transpose(1, 2)).squeeze(1) + bias).softmax(-1)
+        own = (torch.arange(self.down_rows.shape[0], device=index.device) == index[:, None]).to(gates.dtype)  # [B, T+1]
+        mask = (own[:, :, None] * gates[:, None, :]).flatten(1)  # [B, (T+1) K]
+        inner = F.linear(hidden, self.down_rows.reshape(-1, width))
+        inner = (inner.unflatten(2, (mask.shape[1], rank)) * mask[:, None, :, None]).flatten(2)
+        return torch.matmul(inner, self.up_rows.reshape(-1, width))
+
+
+class WidenedMlp(nn.Module):
+    """A block's MLP with the experts of one task as further hidden units: linear ones, times their gates."""
+
+    def __init__(self, mlp: Any, stacks: Stacks, task: int) -> None:
+        """Join the matrices of the MLP and of a task's slice of the block's stacks."""
+        super().__init__()
+        down, up, weight, bias = (
+            torch.from_numpy(stacks[name][task]) for name in ("down", "up", "router_weight", "router_bias")
+        )
+        self.gelu = mlp.gelu
+        self.sizes = [mlp.c_fc.out_features, len(down)]
+        self.widened_fc = _linear(torch.cat([mlp.c_fc.weight, down]), F.pad(mlp.c_fc.bias, (0, len(down))))
+        self.widened_proj = _linear(torch.cat([mlp.c_proj.weight, up], dim=1), mlp.c_proj.bias)
+        self.router = _linear(weight, bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What MLP and experts give together for `hidden` `[B, n, d]`."""
+        gates = self.router(hidden[:, 0]).softmax(-1)
+        outer, inner = self.widened_fc(hidden).split(self.sizes, dim=2)
+        count = gates.shape[1]
+        inner = (inner.unflatten(2, (count, self.sizes[1] // count)) * gates[:, None, :, None]).flatten(2)
+        return self.widened_proj(torch.cat([self.gelu(outer), inner], dim=2))
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return linear.requires_grad_(False)
+
+
+def random_stacks(backbone: Backbone, *, tasks: int, experts: int, rank: int, seed: int) -> Stacks:
+    """Stacks of all blocks: `tasks` random tasks of `experts` experts each, and plain CLIP's slice of zeros.
+
+    Returns:
+        The inputs of the graph, in its layout; slice t is the same for any larger number of tasks.
+    """
+    random, width = np.random.default_rng(seed), backbone.vision_width
+    size = experts * rank
+
+    def draw(scale: float, *shape: int) -> NDArray[np.float32]:
+        values = np.zeros((tasks + 1, *shape), np.float32)
+        for slot in values[:tasks]:
+            slot[:] = random.standard_normal(shape, dtype=np.float32) * scale
+        return values
+
+    stacks: Stacks = {}
+    for block in range(backbone.vision_depth):
+        # The sum of K gated experts of rank r, gates of about 1 / K, has a variance of r / K.
+        stacks[f"experts.{block}.down"] = draw(width**-0.5, size, width)
+        stacks[f"experts.{block}.up"] = draw(DELTA * (experts / rank) ** 0.5, width, size)
+        stacks[f"experts.{block}.router_weight"] = draw(width**-0.5, experts, width)
+        stacks[f"experts.{block}.router_bias"] = draw(1.0, experts)
+    return stacks
+
+
+def masked_stacks(stacks: Stacks, rank: int) -> Stacks:
+    """The same for the graph with a mask."""
+    result: Stacks = {}
+    for name, value in stacks.items():
+        base, kind = name.rsplit(".", 1)
+        if kind in ("down", "up"):
+            rows = value if kind == "down" else np.ascontiguousarray(value.transpose(0, 2, 1))
+            result[f"{base}.{kind}_rows"] = rows.reshape(len(rows), -1, rank, rows.shape[2])
+        else:
+            result[name] = value
+    return result
+
+
+def write_graphs(backbone: Backbone, stacks: Stacks, rank: int, folder: Path, *, opset: int, half: bool) -> None:
+    """Write `plain.onnx`, `gather.onnx`, `common.onnx`, `masked.onnx` and, for task 0, `widened.onnx`.
+
+    Args:
+        backbone: whose image tower to take; its blocks are the ones that `stacks` is for.
+        stacks: their first task becomes the default of the graphs' inputs, and the task of `widened.onnx`.
+        rank: of one expert.
+        folder: where to.
+        opset: ONNX opset.
+        half: fp16, but for the pixels' normalisation; inputs and outputs stay what they are, the stacks become fp16.
+    """
+    first = {name: np.ascontiguousarray(value[[0, -1]]) for name, value in stacks.items()}
+    gather = stacked_experts(first, rank, "class_token")
+    common = nn.ModuleDict({block: CommonTask(experts) for block, experts in gather.items()})
+    masked = nn.ModuleDict(
+        {block: MaskedTasks(arrays) for block, arrays in _by_block(masked_stacks(first, rank)).items()}
+    )
+    widened = Tower(backbone, nn.ModuleDict())
+    widened.visual = copy.deepcopy(backbone.visual)
+    for block, arrays in _by_block(first).items():
+        resblock = widened.visual.transformer.resblocks[int(block)]
+        resblock.mlp = WidenedMlp(resblock.mlp, arrays, 0)
+    towers = {
+        "plain": Tower(backbone, nn.ModuleDict()),
+        "gather": Tower(backbone, gather),
+        "common": Tower(backbone, common),
+        "masked": Tower(backbone, masked),
+        "widened": widened,
+    }
+    size = backbone.preprocess.size
+    for name, tower in towers.items():
+        inputs = {"images": torch.zeros(3, size, size, 3, dtype=torch.uint8)}
+        if len(tower.experts):
+            inputs["task"] = torch.zeros(3, dtype=torch.int64)
+        signature = Signature(inputs=inputs, outputs=["features"], lengths={})
+        write_onnx((_half(tower) if half else tower).eval(), signature, folder / f"{name}.onnx", opset=opset)
+
+
+def _by_block(stacks: Stacks) -> dict[str, Stacks]:
+    blocks: dict[str, Stacks] = {}
+    for name, value in stacks.items():
+        _, block, kind = name.split(".")
+        blocks.setdefault(block, {})[kind] = value
+    return blocks
+
+
+def _half(tower: Tower) -> Tower:
+    graph = copy.deepcopy(tower).half()
+    graph.pixel_scale, graph.pixel_shift = tower.pixel_scale.clone(), tower.pixel_shift.clone()
+    return graph
