@@ -44,13 +44,15 @@ Classes:
 | file | what |
 | --- | --- |
 {graphs}
+| `experts.safetensors` | every expert once, and which of them each task's routers use |
+| `selector.safetensors` | what the task of an image is found out with |
 | `classes.safetensors` | embeddings of the class names, under each task's experts and under plain CLIP |
 | `tokenizer.json` | CLIP's byte-pair encoding |
 | `examples/reference.safetensors` | synthetic inputs with PyTorch's outputs, for `igsp verify` |
 | `manifest.json` | all of the above with checksums |
 
-The image graph takes `images` (uint8, `[B, {size}, {size}, 3]`) and `task` (int64, `[B]`: index of a task, -1 to
-choose, -2 for plain CLIP), and gives `features`, `used_task` and `task_scores`. A batch may mix tasks. Opset {opset}.
+{inputs} A batch may mix tasks. Opset {opset}.
+The graphs know no task by themselves: experts and selector are inputs, which `igsp_serve` feeds.
 
 ## Checked against PyTorch
 
@@ -58,6 +60,14 @@ choose, -2 for plain CLIP), and gives `features`, `used_task` and `task_scores`.
 
 Made by {created_by}. Backbone weights: SHA-256 `{hash}`.
 """
+_ONE_PASS = """\
+The image graph takes `images` (uint8, `[B, {size}, {size}, 3]`) and `task` (int64, `[B]`: index of a task, -1 to
+choose, -2 for plain CLIP), and gives `features`, `used_task` and `task_scores`."""
+
+_TWO_PASSES = """\
+The select graph takes `images` (uint8, `[B, {size}, {size}, 3]`) and gives plain CLIP's `features`, `used_task` and
+`task_scores`; the image graph takes `images` and `task` (int64, `[B]`: index of a task, or -2 for plain CLIP) and gives
+`features`."""
 
 
 def model_card(manifest: Manifest) -> str:
@@ -77,7 +87,8 @@ def model_card(manifest: Manifest) -> str:
     graphs = [
         f"| `{file}` | {kind} graph, {variant.precision}, for {', '.join(variant.providers)} |"
         for variant in manifest.variants
-        for kind, file in (("image", variant.image), ("text", variant.text))
+        for kind, file in (("image", variant.image), ("select", variant.select), ("text", variant.text))
+        if file is not None
     ]
     return _TEMPLATE.format(
         title=f"{count} {'task' if count == 1 else 'tasks'} on {manifest.backbone.name}",
@@ -88,7 +99,7 @@ def model_card(manifest: Manifest) -> str:
         tasks="\n".join(rows),
         classes="\n".join(classes),
         graphs="\n".join(graphs),
-        size=manifest.preprocess.size,
+        inputs=(_ONE_PASS if manifest.selector_place == "trunk" else _TWO_PASSES).format(size=manifest.preprocess.size),
         opset=manifest.opset,
         parity="\n".join(_parity(manifest)),
         created_by=manifest.created_by,

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -176,6 +177,15 @@ def test_the_model_card_says_what_the_hub_searches_by(hub: FakeHub, bundled: "Bu
     assert card["pipeline_tag"] == "zero-shot-image-classification"
     assert card["license"]
     assert {"clip", "onnx"} <= set(card["tags"])
+
+
+@pytest.mark.parametrize("source", ["trunk", "embedding"])
+def test_the_model_card_names_every_file_of_the_bundle(source: str, request: pytest.FixtureRequest) -> None:
+    bundle: Path = request.getfixturevalue(source).bundle
+    card = (bundle / "README.md").read_text()
+    for name in list_files(bundle):
+        assert name == "README.md" or f"| `{name}` |" in card
+    assert not re.search(r"[{}]", card)
 
 
 def test_the_address_and_the_token_of_the_environment_are_used(
