@@ -1,0 +1,287 @@
+"""`igsp export --fold TASK`: one task alone as a plain classifier, pixels in, probabilities out; no bundle, no engine.
+
+For TensorRT, phones and whatever runs an ONNX file: no stacks, no gather by task, no selector.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import nn
+
+from igsp_deploy import __version__
+from igsp_deploy.bundle.manifest import TOKENIZER
+from igsp_deploy.bundle.reference import FEATURE_TOLERANCE, largest_difference
+from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.files import new_folder, write_json, write_sums
+from igsp_export.fold_graph import FoldedImage, FoldedText
+from igsp_export.images import CheckImages, check_images
+from igsp_export.onnx_file import OPSETS, Signature, _forget_origin, _quiet, write_onnx
+from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
+from igsp_export.tokenizer import write_tokenizer
+from igsp_export.towers import Towers
+from igsp_serve.providers import CPU, CUDA, choose_provider
+from igsp_serve.tasks import find_task
+
+IMAGE, TEXT, LABELS = "image.onnx", "text.onnx", "labels.json"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+"""Precision -> what the modules are exported in."""
+PROBABILITY_TOLERANCE = {"fp32": 1e-2, "fp16": 0.5}
+"""Largest difference of a probability. The logit scale of up to 100 stands between cosines and logits: features at
+their own tolerance move a probability by about this much at worst."""
+FORMAT = 1
+"""Of `labels.json`."""
+EXAMPLES = 3
+"""Rows of an example input where the batch is free."""
+
+
+class _Folded(Protocol):
+    """A module of one task."""
+
+    def in_precision(self, dtype: torch.dtype) -> nn.Module: ...
+
+
+def folded_task(name: str, names: Sequence[str]) -> int:
+    """Index of the task that is to be folded.
+
+    Raises:
+        UserError: there is none of that name (the nearest is suggested), or it is `auto` or `none`.
+    """
+    if name in ("auto", "none") and name not in names:
+        raise UserError(
+            f"a folded graph knows one task and cannot choose, got {name!r}: its experts are inside the weights. "
+            f"Name one of {', '.join(names)}, or leave --fold away for a bundle, which chooses."
+        )
+    return find_task(name, names)
+
+
+def check_options(precision: Sequence[str], opset: int, batch: int | None) -> str:
+    """The one precision to fold in.
+
+    Raises:
+        UsageError: more than one or an unknown precision, opset or batch.
+    """
+    if len(precision) != 1 or precision[0] not in DTYPES:
+        raise UsageError(
+            f"a folded graph takes one precision of {', '.join(DTYPES)}, got {', '.join(precision) or 'none'}. "
+            "int8 and bf16 graphs are made of bundles only: leave --fold away for them."
+        )
+    if opset not in OPSETS:
+        raise UsageError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}.")
+    if batch is not None and batch < 1:
+        raise UsageError(f"the batch of a folded graph must be at least 1, got {batch}. Leave it away for a free one.")
+    return precision[0]
+
+
+def fold(
+    towers: Towers,
+    task: int,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    opset: int = 23,
+    batch: int | None = None,
+    with_text: bool = False,
+    check_limit: int = 0,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write one task as a folder of plain ONNX graphs, held against PyTorch before it appears.
+
+    `image.onnx`: `images` (uint8 `[B, S, S, 3]`) -> `features` `[B, D]`, `probabilities` `[B, C]`, the softmax of
+    logit scale times cosine over the task's classes. What the task changed in the text tower is in its class
+    embeddings, which are inside. `labels.json` names the classes and says how a picture becomes an input.
+
+    Args:
+        towers: of the model folder.
+        task: index of the task, see `folded_task`.
+        out: must not exist yet.
+        precision: `fp32` or `fp16`.
+        opset: ONNX opset, 23 or 18.
+        batch: images a call, fixed, so that every size in the graph is a number; None leaves it free.
+        with_text: write `text.onnx` (`ids` int64 `[N, context length]` -> `embeddings` `[N, D]`) and its tokenizer.
+        check_limit: test images of the task to check with; 0 takes all.
+        console: where progress goes; stderr by default.
+
+    Returns:
+        `folder`, `task`, `size_bytes` by file, and `parity` (see `check_folded`).
+
+    Raises:
+        UserError: the folder exists or cannot be written, or the graph differs from PyTorch.
+    """
+    console = console or Console(stderr=True)
+    precision = check_options([precision], opset, batch)
+    backbone, record, adapter = towers.backbone, towers.folder.tasks[task], towers.adapters[task]
+    classes = towers.class_embeddings(task, task)
+    with new_folder(out) as scratch:
+        size, length = backbone.preprocess.size, backbone.context_length
+        example = torch.zeros(batch or EXAMPLES, size, size, 3, dtype=torch.uint8)
+        image = FoldedImage(backbone, adapter.vision, torch.from_numpy(classes), backbone.logit_scale)
+        inputs, outputs = {"images": example}, ["features", "probabilities"]
+        write_folded(image, inputs, outputs, scratch / IMAGE, precision=precision, opset=opset, fixed=batch is not None)
+        if with_text:
+            ids = torch.zeros(EXAMPLES, length, dtype=torch.int64)
+            text = FoldedText(backbone, adapter.text)
+            write_folded(
+                text, {"ids": ids}, ["embeddings"], scratch / TEXT, precision=precision, opset=opset, fixed=False
+            )
+            write_tokenizer(backbone.tokenizer, scratch / TOKENIZER)
+        images = check_images(record, backbone, console, check_limit)
+        parity = check_folded(towers, task, scratch, images, precision=precision, batch=batch)
+        spec = backbone.preprocess
+        about = {
+            "format": FORMAT,
+            "created_by": f"igsp-deploy {__version__}",
+            "task": record.name,
+            "labels": list(record.classes),
+            "display_names": list(record.display_names),
+            "templates": list(record.templates),
+            "backbone": backbone.name,
+            "precision": precision,
+            "opset": opset,
+            "batch": batch,
+            "image": {"size": spec.size, "layout": "BHWC", "type": "uint8", "interpolation": spec.interpolation},
+            "logit_scale": backbone.logit_scale,
+            "parity": parity,
+        }
+        write_json(scratch / LABELS, about)
+        write_sums(scratch)
+    return {
+        "folder": str(out),
+        "task": record.name,
+        "size_bytes": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        "parity": parity,
+    }
+
+
+def write_folded(
+    module: _Folded,
+    inputs: dict[str, torch.Tensor],
+    outputs: list[str],
+    path: Path,
+    *,
+    precision: str,
+    opset: int,
+    fixed: bool,
+) -> None:
+    """Export a module of one task; with `fixed` every size is that of the examples, else the first one is free."""
+    graph = module.in_precision(DTYPES[precision]).eval()
+    if not fixed:
+        write_onnx(graph, Signature(inputs=inputs, outputs=outputs, lengths={}), path, opset=opset)
+        return
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=outputs,
+            verbose=False,
+        )
+    assert program is not None
+    _forget_origin(program.model)
+    program.save(path)
+
+
+def check_folded(
+    towers: Towers, task: int, folder: Path, images: CheckImages, *, precision: str, batch: int | None
+) -> dict[str, Any]:
+    """Hold the graphs in `folder` against the uncompacted towers.
+
+    Returns:
+        `images`, `origin`, `feature_difference`, `probability_difference`, `top1_differing`, `ties`, with labels
+        `accuracy_onnx` and `accuracy_pytorch`, and `text_difference` where there is a text graph.
+
+    Raises:
+        UserError: they differ by more than the precision allows.
+    """
+    session = _session(folder / IMAGE, precision)
+    classes = towers.class_embeddings(task, task)
+    feature = probability = 0.0
+    wrong = ties = right = right_torch = 0
+    step = batch or CHUNK
+    for start in range(0, len(images.images), step):
+        part = images.images[start : start + step]
+        features, probabilities = (value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)}))
+        theirs = towers.run(towers.tokens(part), np.full(len(part), task, np.int64)).features
+        cosines = theirs @ classes.T
+        feature = max(feature, largest_difference(features, theirs))
+        expected = _softmax(towers.backbone.logit_scale * cosines)
+        probability = max(probability, largest_difference(probabilities, expected))
+        best, other = cosines.argmax(1), probabilities.argmax(1)
+        rows = np.arange(len(part))
+        tied = (best != other) & (cosines[rows, best] - cosines[rows, other] <= TIE)
+        ties += int(tied.sum())
+        wrong += int(((best != other) & ~tied).sum())
+        if images.labels is not None:
+            labels = images.labels[start : start + step]
+            right, right_torch = right + int((other == labels).sum()), right_torch + int((best == labels).sum())
+    total = len(images.images)
+    parity: dict[str, Any] = {
+        "images": total,
+        "origin": images.origin,
+        "feature_difference": feature,
+        "probability_difference": probability,
+        "top1_differing": wrong,
+        "ties": ties,
+    }
+    if images.labels is not None and total:
+        parity |= {"accuracy_onnx": 100.0 * right / total, "accuracy_pytorch": 100.0 * right_torch / total}
+    if (folder / TEXT).exists():
+        record = towers.folder.tasks[task]
+        ids = towers.backbone.tokenize([record.templates[0].format(name) for name in record.display_names]).numpy()
+        ours = _session(folder / TEXT, precision).run(None, {"ids": ids})[0]
+        parity["text_difference"] = largest_difference(ours, towers.embed_text(ids, task))
+    judge(parity, precision)
+    return parity
+
+
+def judge(parity: dict[str, Any], precision: str) -> None:
+    """Refuse what `check_folded` found.
+
+    Raises:
+        UserError: the graph differs from PyTorch by more than the precision allows.
+    """
+    problems = []
+    for what, key, allowed in (
+        ("features", "feature_difference", FEATURE_TOLERANCE[precision]),
+        ("text embeddings", "text_difference", FEATURE_TOLERANCE[precision]),
+        ("probabilities", "probability_difference", PROBABILITY_TOLERANCE[precision]),
+    ):
+        # Not `>`: a difference that is no number is no parity either.
+        if not parity.get(key, 0.0) <= allowed:
+            problems.append(f"{what} differ by {parity[key]:.2g} (allowed {allowed:g})")
+    if parity["top1_differing"] > np.ceil(DIFFERING_ALLOWED[precision] * parity["images"]):
+        problems.append(f"another class is best for {parity['top1_differing']} of {parity['images']} images")
+    if problems:
+        raise UserError(
+            f"the folded {precision} graph does not give what PyTorch gives: {'; '.join(problems)}. Nothing was "
+            "written. Try another --opset; if it stays, please report it with the output of `igsp doctor`."
+        )
+
+
+def _session(path: Path, precision: str) -> Any:
+    """fp16 runs on CUDA where that works, else unoptimised: optimising it for the CPU can crash onnxruntime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    provider = CPU if precision == "fp32" else choose_provider("auto")
+    if precision != "fp32" and provider == CPU:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=[CUDA, CPU] if provider == CUDA else [CPU])
+
+
+def _filled(images: NDArray[np.uint8], batch: int | None) -> NDArray[np.uint8]:
+    """The last batch of a graph with a fixed one is filled up with black."""
+    missing = 0 if batch is None else batch - len(images)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    result: NDArray[np.float32] = shifted / shifted.sum(1, keepdims=True)
+    return result

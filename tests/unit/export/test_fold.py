@@ -1,0 +1,224 @@
+"""A folded task gives what the bundle gives for that task, from one file with one input."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from igsp_deploy.config import ModelConfig, RouterInput
+from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.files import check_sums
+from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.towers import adapted_block
+from igsp_export import fold as fold_module
+from igsp_export.fold import IMAGE, LABELS, TEXT, check_options, fold, folded_task
+from igsp_export.fold_graph import WidenedMlp, widen
+from igsp_export.images import synthetic_images
+from igsp_export.towers import Towers
+from igsp_serve.engine import Engine
+from tests.conftest import Bundled, MakeModel
+
+
+@pytest.fixture(scope="module")
+def towers(bundled: Bundled) -> Towers:
+    return Towers(ModelFolder.open(bundled.model))
+
+
+def run(path: Path, value: NDArray[Any]) -> list[NDArray[Any]]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (only,) = session.get_inputs()
+    result: list[NDArray[Any]] = session.run(None, {only.name: value})
+    return result
+
+
+@pytest.fixture(scope="module")
+def fixed(towers: Towers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The second task, three images a call."""
+    path = tmp_path_factory.mktemp("fold") / "fixed"
+    fold(towers, 1, path, batch=3)
+    return path
+
+
+@pytest.mark.parametrize(("task", "opset"), [(0, 23), (1, 18)])
+def test_a_folded_task_gives_what_the_bundle_gives_for_it(
+    bundled: Bundled, towers: Towers, tmp_path: Path, task: int, opset: int
+) -> None:
+    images = synthetic_images(7, towers.backbone.preprocess.size, seed=9)
+    engine = Engine.open(bundled.bundle, "cpu")
+    parity = fold(towers, task, tmp_path / "out", opset=opset, with_text=True)["parity"]
+    features, probabilities = run(tmp_path / "out" / IMAGE, images)
+    theirs = engine.run_images(images, np.full(7, task)).features
+    np.testing.assert_allclose(features, theirs, atol=1e-5)
+    logits = towers.backbone.logit_scale * theirs @ towers.class_embeddings(task, task).T
+    np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1).numpy(), atol=1e-4)
+    ids = towers.backbone.tokenize(["a red wall", "", "two dogs on a lawn"]).numpy()
+    embeddings = run(tmp_path / "out" / TEXT, ids)[0]
+    np.testing.assert_allclose(embeddings, engine.embed_text(ids, np.full(3, task)), atol=1e-5)
+    assert parity["feature_difference"] < 1e-5
+    assert parity["text_difference"] < 1e-5
+    assert (parity["origin"], parity["images"], parity["top1_differing"]) == ("test images", 8, 0)
+
+
+@pytest.mark.parametrize("router_input", ["class_token", "mean_token", "static"])
+@pytest.mark.parametrize("experts", [1, 3])
+def test_a_widened_mlp_equals_the_mlp_and_the_experts_beside_it(
+    towers: Towers, router_input: RouterInput, experts: int
+) -> None:
+    width, rank = towers.backbone.vision_width, 2
+    random = torch.Generator().manual_seed(experts)
+    adapter = BlockAdapter(
+        down=torch.randn(experts * rank, width, generator=random) * width**-0.5,
+        up=torch.randn(width, experts * rank, generator=random),
+        router_weight=torch.randn(experts, width, generator=random),
+        router_bias=torch.randn(experts, generator=random),
+        scale=0.7,
+        router_input=router_input,
+    )
+    block = towers.backbone.visual.transformer.resblocks[1]
+    x = torch.randn(4, 17, width, generator=random)
+    with torch.no_grad():
+        _, _, hidden, delta = adapted_block(block, x, adapter)
+        torch.testing.assert_close(
+            WidenedMlp(block.mlp, adapter)(hidden), block.mlp(hidden) + delta, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("router_input", ["mean_token", "static"])
+def test_every_router_input_can_be_folded(make_model: MakeModel, tmp_path: Path, router_input: RouterInput) -> None:
+    config = ModelConfig(backbone="debug", rank=1, vision_blocks=1, router_input=router_input, scale=0.5)
+    towers = Towers(ModelFolder.open(make_model(tmp_path / "model", config)))
+    result = fold(towers, 1, tmp_path / "out")
+    assert result["parity"]["feature_difference"] < 1e-5
+    assert result["parity"]["probability_difference"] < 1e-4
+    assert result["parity"]["top1_differing"] == 0
+
+
+def test_a_task_without_any_expert_folds_to_plain_clip(bundled: Bundled, tmp_path: Path) -> None:
+    towers = Towers(ModelFolder.open(bundled.model))
+    towers.adapters[0] = TaskAdapter()
+    fold(towers, 0, tmp_path / "out")
+    images = synthetic_images(3, towers.backbone.preprocess.size)
+    plain = Engine.open(bundled.bundle, "cpu").run_images(images, np.full(3, -2)).features
+    np.testing.assert_allclose(run(tmp_path / "out" / IMAGE, images)[0], plain, atol=1e-5)
+
+
+def test_a_block_whose_experts_were_all_dropped_keeps_its_own_mlp(towers: Towers) -> None:
+    adapter = towers.adapters[0].vision[1]
+    assert adapter.router_weight is not None
+    empty = dataclasses.replace(
+        adapter,
+        down=adapter.down[:0],
+        up=adapter.up[:, :0],
+        router_weight=adapter.router_weight[:0],
+        router_bias=adapter.router_bias[:0],
+    )
+    assert list(widen(towers.backbone.visual.transformer.resblocks, {1: empty, 2: adapter})) == ["2"]
+
+
+def test_a_fixed_batch_leaves_no_free_size_and_no_other_input(fixed: Path, towers: Towers) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(fixed / IMAGE)).graph
+    assert [value.name for value in graph.input] == ["images"]
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
+    assert not {node.op_type for node in graph.node} & {"Shape", "ScatterElements", "Where", "GatherND", "ReduceMax"}
+    images = synthetic_images(3, towers.backbone.preprocess.size)
+    features, probabilities = run(fixed / IMAGE, images)
+    theirs = towers.run(towers.tokens(images), np.ones(3, np.int64)).features
+    np.testing.assert_allclose(features, theirs, atol=1e-5)
+    assert probabilities.shape == (3, 2)
+
+
+def test_an_adapted_block_multiplies_by_as_many_weights_as_a_plain_one(fixed: Path) -> None:
+    graph = onnx.load(fixed / IMAGE).graph
+    sizes = {t.name: sorted(t.dims) for t in graph.initializer}
+    products = [sizes.get(node.input[1]) for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    width, rank = 32, 4  # of the second task's two experts
+    # Blocks 1 and 2 are adapted, block 0 is not.
+    assert products.count([width, 4 * width]) == 2
+    assert products.count([width, 4 * width + rank]) == 4
+    assert products.count([rank, width]) == 0
+    assert set(sizes) <= {name for node in graph.node for name in node.input}
+
+
+def test_the_labels_say_what_the_outputs_mean(fixed: Path) -> None:
+    labels = json.loads((fixed / LABELS).read_text())
+    assert (labels["task"], labels["labels"], labels["batch"]) == ("stripes", ["flat", "steep"], 3)
+    assert labels["image"]["size"] == 32
+    check_sums(fixed, "")
+    content = (fixed / IMAGE).read_bytes()
+    assert str(Path(fold_module.__file__).parent).encode() not in content
+
+
+def test_half_precision_stays_within_its_tolerance_and_keeps_its_ends_in_full(towers: Towers, tmp_path: Path) -> None:
+    parity = fold(towers, 0, tmp_path / "out", precision="fp16")["parity"]
+    assert 0 < parity["feature_difference"] < 2e-2
+    graph = onnx.load(tmp_path / "out" / IMAGE).graph
+    assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT}
+    kinds = {tuple(sorted(t.dims)): t.data_type for t in graph.initializer}
+    assert kinds[(1, 1, 1, 3)] == onnx.TensorProto.FLOAT  # the pixels' normalisation
+    assert kinds[(2, 24)] == onnx.TensorProto.FLOAT  # the classes
+    assert kinds[(32, 128 + 2)] == onnx.TensorProto.FLOAT16
+
+
+def test_a_graph_that_differs_from_pytorch_is_not_written(
+    fixed: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_another_task(module: object, inputs: object, outputs: object, path: Path, **options: object) -> None:
+        shutil.copyfile(fixed / IMAGE, path)
+
+    monkeypatch.setattr(fold_module, "write_folded", write_another_task)
+    with pytest.raises(UserError, match=r"features differ by .* Nothing was written"):
+        fold(towers, 0, tmp_path / "out", batch=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("feature_difference", 2e-4, "features differ by 0.0002"),
+        ("feature_difference", float("nan"), "features differ by nan"),
+        ("probability_difference", 0.2, "probabilities differ by 0.2"),
+        ("text_difference", 2e-4, "text embeddings differ"),
+        ("top1_differing", 1, "another class is best for 1 of 8 images"),
+    ],
+)
+def test_the_gate_knows_every_way_to_differ(key: str, value: float, message: str) -> None:
+    parity = {"images": 8, "feature_difference": 9e-5, "probability_difference": 9e-4, "top1_differing": 0}
+    fold_module.judge(parity, "fp32")
+    with pytest.raises(UserError, match=message):
+        fold_module.judge(parity | {key: value}, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: folded_task("colours", ["colors", "stripes"]), "Did you mean 'colors'"),
+        (lambda: folded_task("auto", ["colors", "stripes"]), "knows one task and cannot choose"),
+        (lambda: check_options(["int8"], 23, None), "one precision of fp32, fp16, got int8"),
+        (lambda: check_options(["fp32", "fp16"], 23, None), "one precision"),
+        (lambda: check_options(["fp32"], 17, None), "opset must be one of 18, 23, got 17"),
+        (lambda: check_options(["fp32"], 23, 0), "at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_folded_is_refused(ask: Callable[[], object], message: str) -> None:
+    with pytest.raises((UserError, UsageError), match=message):
+        ask()
+    assert folded_task("auto", ["auto"]) == 0
+    assert folded_task("stripes", ["colors", "stripes"]) == 1
+
+
+def test_a_folder_that_exists_is_left_alone(towers: Towers, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        fold(towers, 0, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
