@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Settings, Path | None]:
     parser.add_argument(
         "--rounds", type=int, default=15, help="at batch 1; at batch B the root of B times fewer, but at least 3"
     )
-    parser.add_argument("--memory-limit-mib", type=int, default=1024, help="skip `masked` where a block needs more")
+    parser.add_argument("--memory-limit-mib", type=int, default=256, help="skip `masked` where a block needs more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the measurements here, as JSON")
     given = vars(parser.parse_args(arguments))
