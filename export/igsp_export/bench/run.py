@@ -1,0 +1,313 @@
+"""One measurement of a bundle: open what is compared, see that all agree, time them side by side."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from igsp_deploy.errors import UsageError, UserError
+from igsp_export.bench.graphs import (
+    Embed,
+    compiled_module,
+    eager_module,
+    has_compiler,
+    open_towers,
+    plain_session,
+    torch_embed,
+)
+from igsp_export.bench.machine import Machine, describe_machine
+from igsp_export.bench.profile import OperatorTime, profile_images
+from igsp_export.bench.timing import Ratio, interleave, paired_ratio
+from igsp_export.graphs import DTYPES
+from igsp_export.images import synthetic_images
+from igsp_serve.engine import CHOOSE, PLAIN, Engine
+from igsp_serve.graph import SessionSettings
+from igsp_serve.providers import Provider
+
+BATCHES = (1, 8, 32)
+"""Batch sizes measured unless others are asked for."""
+SECONDS = 20.0
+"""Time for one batch size, in seconds."""
+ALONE, SLICE = "plain CLIP alone", "plain CLIP in the graph"
+NAMED, MIXED, AUTO = "one named task", "mixed tasks", "task chosen"
+EAGER_NAMED, EAGER_MIXED, COMPILED = "PyTorch, named task", "PyTorch, mixed tasks", "torch.compile, mixed"
+AGREEMENT = {"fp32": 1e-3, "fp16": 5e-2}
+"""Largest difference of a feature between candidates that are timed against each other, by precision."""
+LOOSE = 0.2
+"""The same for any other precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One candidate at one batch size.
+
+    Attributes:
+        candidate: what was run.
+        batch: images a call.
+        rounds: calls that were timed.
+        median_ms: milliseconds a call.
+        p10_ms: a tenth of the calls were faster.
+        p90_ms: a tenth of the calls were slower.
+        images_per_s: at the median.
+        ratio: to the base, paired within rounds.
+    """
+
+    candidate: str
+    batch: int
+    rounds: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    images_per_s: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """All of a run.
+
+    Attributes:
+        machine: where.
+        backbone: of the bundle.
+        image_size: side of an image in pixels.
+        num_tasks: tasks of the bundle.
+        precision: of the graphs.
+        opset: of the graphs.
+        base: candidate that the ratios are to.
+        measurements: batch by batch.
+        agreement: comparison -> largest difference of a feature.
+        profile: nodes by provider and type; empty unless asked for.
+        notes: what was not measured, and why.
+        seconds: the whole run took.
+    """
+
+    machine: Machine
+    backbone: str
+    image_size: int
+    num_tasks: int
+    precision: str
+    opset: int
+    base: str
+    measurements: tuple[Measurement, ...]
+    agreement: dict[str, float]
+    profile: tuple[OperatorTime, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def run_bench(
+    bundle: Path,
+    model: Path | None = None,
+    *,
+    batches: Sequence[int] = BATCHES,
+    rounds: int | None = None,
+    seconds: float = SECONDS,
+    provider: Provider = "auto",
+    precision: str | None = None,
+    threads: int = 0,
+    compiled: bool = False,
+    profile: bool = False,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Bench:
+    """Measure a bundle on this machine.
+
+    Args:
+        bundle: the bundle.
+        model: the model folder it was made of; with it plain CLIP alone and PyTorch are measured too.
+        batches: batch sizes.
+        rounds: rounds a batch size; None measures for `seconds`.
+        seconds: time a batch size, warm-up not counted.
+        provider: where to run.
+        precision: graphs to take; None takes what the engine would.
+        threads: CPU threads of one operator in both runtimes; 0 takes PyTorch's default, one a core.
+        compiled: measure torch.compile too; needs `model`.
+        profile: count the graphs' nodes and their times, at the largest batch size.
+        seed: of the images and of the order within rounds.
+        console: where progress goes; stderr by default.
+
+    Raises:
+        UserError: bad numbers, no or a damaged bundle, another model's, no such provider, or candidates that differ.
+    """
+    _check(batches, rounds, seconds, threads, compiled and model is None)
+    console = console or Console(stderr=True)
+    started, before = time.monotonic(), torch.get_num_threads()
+    threads = threads or before
+    torch.set_num_threads(threads)
+    try:
+        return _run(
+            bundle, model, sorted(set(batches)), rounds, seconds, provider, precision, threads, compiled, profile, seed,
+            console, started,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+
+
+def latency_table(bundle: Path, model: Path, *, batches: Sequence[int] = (1,), rounds: int = 15) -> Bench:
+    """The short measurement at the end of an export: every way of asking against plain CLIP alone."""
+    return run_bench(bundle, model, batches=batches, rounds=rounds)
+
+
+def _check(batches: Sequence[int], rounds: int | None, seconds: float, threads: int, no_model: bool) -> None:
+    if not batches or min(batches) < 1:
+        raise UsageError(f"--batch must be at least 1, got {', '.join(map(str, batches)) or 'none'}.")
+    if rounds is not None and rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {rounds}.")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds must be positive, got {seconds:g}.")
+    if threads < 0:
+        raise UsageError(f"--threads must be at least 1, or 0 for one a core, got {threads}.")
+    if no_model:
+        raise UsageError("--compile needs the model the bundle was made of: add --model MODEL.")
+
+
+def _run(
+    bundle: Path,
+    model: Path | None,
+    batches: list[int],
+    rounds: int | None,
+    seconds: float,
+    provider: Provider,
+    precision: str | None,
+    threads: int,
+    compiled: bool,
+    profile: bool,
+    seed: int,
+    console: Console,
+    started: float,
+) -> Bench:
+    engine = Engine.open(bundle, provider, precision=precision, num_threads=threads)
+    manifest, used = engine.manifest, engine.variant.precision
+    settings = SessionSettings(provider=engine.provider, num_threads=threads)
+    notes: list[str] = []
+    plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+    module = None
+    if model is not None:
+        towers = open_towers(model, manifest)
+        module = eager_module(towers, used, engine.provider)
+        if used in DTYPES:
+            graph = plain_session(towers, used, manifest.opset, settings)
+            plain = lambda images: graph.run({"images": images}, {})[0]  # noqa: E731
+        else:
+            notes.append(f"{ALONE}: no such graph in {used}; the ratios are to {SLICE}")
+    else:
+        notes.append(f"{ALONE} and PyTorch: not measured without --model; the ratios are to {SLICE}")
+    if compiled and not has_compiler(engine.provider):
+        notes.append(f"{COMPILED}: not measured, there is no C++ compiler (g++, c++ or clang++) here")
+        compiled = False
+    base = ALONE if plain is not None else SLICE
+    measurements: list[Measurement] = []
+    agreement: dict[str, float] = {}
+    everything = synthetic_images(batches[-1], manifest.preprocess.size, seed=seed)
+    total = len(manifest.tasks)
+    for batch in batches:
+        console.print(f"measuring batches of {batch}", markup=False, highlight=False)
+        images = np.ascontiguousarray(everything[:batch])
+        asked = _asked(batch, total)
+
+        def ort(task: NDArray[np.int64], images: NDArray[np.uint8] = images) -> Callable[[], NDArray[np.float32]]:
+            return lambda: engine.run_images(images, task).features
+
+        candidates = {name: ort(task) for name, task in asked.items()}
+        if plain is not None:
+            candidates[ALONE] = _bound_plain(plain, images)
+        if module is not None:
+            eager = torch_embed(module)
+            candidates[EAGER_NAMED] = _bound(eager, images, asked[NAMED])
+            candidates[EAGER_MIXED] = _bound(eager, images, asked[MIXED])
+            if compiled:
+                call = _bound(torch_embed(compiled_module(module)), images, asked[MIXED])
+                try:
+                    call()
+                    candidates[COMPILED] = call
+                except Exception as error:  # whatever stops the compiler: the rest is worth measuring
+                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    notes.append(f"{COMPILED}: not measured at batch {batch}, it failed ({reason})")
+        _agree(candidates, used, agreement)
+        found = interleave(candidates, rounds=rounds, seconds=seconds, seed=seed)
+        measurements += [_measurement(name, batch, found[name], found[base]) for name in candidates]
+    rows: tuple[OperatorTime, ...] = ()
+    if profile:
+        rows = tuple(profile_images(engine, settings, everything, _asked(len(everything), total)[MIXED]))
+    return Bench(
+        machine=describe_machine(engine.provider, threads),
+        backbone=manifest.backbone.name,
+        image_size=manifest.preprocess.size,
+        num_tasks=total,
+        precision=used,
+        opset=manifest.opset,
+        base=base,
+        measurements=tuple(measurements),
+        agreement=agreement,
+        profile=rows,
+        notes=tuple(notes),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _asked(batch: int, total: int) -> dict[str, NDArray[np.int64]]:
+    """Way of asking -> task of each image `[B]`."""
+    return {
+        SLICE: np.full(batch, PLAIN, np.int64),
+        NAMED: np.full(batch, 0, np.int64),
+        # From the last task down, so that a batch of one is not the named task again.
+        MIXED: (total - 1 - np.arange(batch, dtype=np.int64)) % total,
+        AUTO: np.full(batch, CHOOSE, np.int64),
+    }
+
+
+def _bound(embed: Embed, images: NDArray[np.uint8], task: NDArray[np.int64]) -> Callable[[], NDArray[np.float32]]:
+    return lambda: embed(images, task)
+
+
+def _bound_plain(
+    plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: NDArray[np.uint8]
+) -> Callable[[], NDArray[np.float32]]:
+    return lambda: plain(images)
+
+
+def _agree(candidates: dict[str, Callable[[], NDArray[np.float32]]], precision: str, found: dict[str, float]) -> None:
+    """Compare candidates that must give the same, and keep the largest difference of each pair.
+
+    Raises:
+        UserError: names the pair that differs.
+    """
+    allowed = AGREEMENT.get(precision, LOOSE)
+    pairs = [(SLICE, ALONE), (NAMED, EAGER_NAMED), (MIXED, EAGER_MIXED), (MIXED, COMPILED)]
+    for ours, theirs in pairs:
+        if ours not in candidates or theirs not in candidates:
+            continue
+        gap = np.abs(candidates[ours]().astype(np.float64) - candidates[theirs]())
+        difference = float(np.nan_to_num(gap, nan=np.inf).max())
+        if difference > allowed:
+            raise UserError(
+                f"{ours} and {theirs} differ by {difference:.2g} in a feature (allowed {allowed:g} in {precision}); "
+                "their times would not be of the same thing. Check the bundle with `igsp verify`, and make it anew."
+            )
+        pair = f"{ours} / {theirs}"
+        found[pair] = max(difference, found.get(pair, 0.0))
+
+
+def _measurement(name: str, batch: int, ours: NDArray[np.float64], base: NDArray[np.float64]) -> Measurement:
+    p10, median, p90 = np.percentile(ours, [10.0, 50.0, 90.0]).tolist()
+    return Measurement(
+        candidate=name,
+        batch=batch,
+        rounds=len(ours),
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        images_per_s=1000.0 * batch / median,
+        ratio=paired_ratio(ours, base),
+    )
