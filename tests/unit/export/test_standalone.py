@@ -112,6 +112,7 @@ def test_weights_too_large_for_one_file_go_beside_it(
         ({"experts.2.up": lambda stack: stack[:2]}, r"experts\.2\.up must be .* is float32 \[2, 32, 4\]"),
         ({"experts.1.up": lambda stack: stack.astype(np.float16)}, r"is float16 \[3, 32, 4\]"),
         ({"selector.center": lambda stack: stack[None]}, r"selector\.center must be float32 \[64\]"),
+        ({"selector.center": lambda stack: stack[:, None]}, r"is float32 \[64, 1\]"),
     ],
 )
 def test_stacks_of_another_graph_are_refused(trunk: "Opened", tmp_path: Path, change: Any, message: str) -> None:
