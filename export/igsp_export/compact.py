@@ -95,3 +95,13 @@ def selector_table(selector: Selector) -> SelectorTable:
         class_task=selector.class_task.numpy().astype(np.int64),
         thresholds=selector.thresholds.numpy(),
     )
+
+
+def task_sizes(table: ExpertTable, selector: SelectorTable, embed_dim: int, itemsize: int) -> list[int]:
+    """Bytes each task adds to a bundle whose experts take `itemsize` bytes a number.
+
+    Its new experts and its routers, and for each of its classes two embeddings and the selector's mean, in float32.
+    """
+    classes = np.bincount(selector.class_task, minlength=len(table.tasks))
+    row = 4 * (2 * embed_dim + selector.means.shape[1])
+    return [size + int(count) * row for size, count in zip(table.task_bytes(itemsize), classes, strict=True)]

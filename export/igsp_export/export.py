@@ -27,7 +27,7 @@ from igsp_deploy.files import new_folder
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import count_experts
 from igsp_deploy.model.selector import PLAIN
-from igsp_export.compact import compact, expert_layout, selector_table, used_ids
+from igsp_export.compact import compact, expert_layout, selector_table, task_sizes, used_ids
 from igsp_export.graphs import PRECISIONS, write_graphs
 from igsp_export.images import CheckImages, check_images
 from igsp_export.model_card import model_card
@@ -59,7 +59,8 @@ def export_bundle(
         console: where progress goes; stderr by default.
 
     Returns:
-        `bundle`, `tasks`, `opset`, `size_bytes` by file, and `parity` by precision (see `check_parity`).
+        `bundle`, `tasks`, `task_bytes` (what each adds), `opset`, `size_bytes` by file, and `parity` by precision (see
+        `check_parity`).
 
     Raises:
         UserError: no model, no task, the bundle exists or cannot be written, or the graphs differ from PyTorch.
@@ -72,23 +73,26 @@ def export_bundle(
         table = compact(towers.adapters, [used_ids(record) for record in folder.tasks], folder.config.rank)
         # Graphs in half precision alone need no more digits than that.
         table.write(scratch / EXPERTS, np.float16 if tuple(precision) == ("fp16",) else np.float32)
-        selector_table(towers.selector).write(scratch / SELECTOR)
+        selector = selector_table(towers.selector)
+        selector.write(scratch / SELECTOR)
+        sizes = task_sizes(table, selector, towers.backbone.embed_dim, 2 if tuple(precision) == ("fp16",) else 4)
         write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
         _say(console, f"writing the graphs of {towers.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(towers, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
         make_reference(towers).write(scratch / REFERENCE)
-        manifest = _manifest(towers, opset, variants, {})
+        manifest = _manifest(towers, opset, variants, sizes, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
-        manifest = _manifest(towers, opset, variants, parity)
+        manifest = _manifest(towers, opset, variants, sizes, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
     return {
         "bundle": str(bundle_path),
         "tasks": manifest.task_names(),
+        "task_bytes": {task.name: task.size_bytes for task in manifest.tasks},
         "opset": opset,
         "size_bytes": {name: file.size_bytes for name, file in manifest.files.items()},
         "parity": parity,
@@ -134,7 +138,9 @@ def _with_files(manifest: Manifest, folder: Path) -> Manifest:
     return dataclasses.replace(manifest, files=list_files(folder))
 
 
-def _manifest(towers: Towers, opset: int, variants: list[Variant], parity: dict[str, Any]) -> Manifest:
+def _manifest(
+    towers: Towers, opset: int, variants: list[Variant], sizes: list[int], parity: dict[str, Any]
+) -> Manifest:
     backbone = towers.backbone
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
     tag = None if backbone.pretrained is None or Path(backbone.pretrained).is_file() else backbone.pretrained
@@ -149,7 +155,7 @@ def _manifest(towers: Towers, opset: int, variants: list[Variant], parity: dict[
             logit_scale=backbone.logit_scale,
         ),
         preprocess=backbone.preprocess,
-        tasks=_bundle_tasks(towers.folder),
+        tasks=_bundle_tasks(towers.folder, sizes),
         selector_place=towers.place,
         opset=opset,
         variants=tuple(variants),
@@ -158,7 +164,7 @@ def _manifest(towers: Towers, opset: int, variants: list[Variant], parity: dict[
     )
 
 
-def _bundle_tasks(folder: ModelFolder) -> tuple[BundleTask, ...]:
+def _bundle_tasks(folder: ModelFolder, sizes: list[int]) -> tuple[BundleTask, ...]:
     records = folder.tasks
     return tuple(
         BundleTask(
@@ -168,7 +174,8 @@ def _bundle_tasks(folder: ModelFolder) -> tuple[BundleTask, ...]:
             templates=tuple(record.templates),
             experts=used,
             experts_new=new,
+            size_bytes=size,
             fingerprint=folder.fingerprint(record.index),
         )
-        for record, (used, new) in zip(records, count_experts(records), strict=True)
+        for record, (used, new), size in zip(records, count_experts(records), sizes, strict=True)
     )

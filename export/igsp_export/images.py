@@ -10,6 +10,9 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.record import TaskRecord
 
+SYNTHETIC = 32
+"""Synthetic images a task, where there are no real ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckImages:
@@ -33,7 +36,7 @@ def check_images(record: TaskRecord, backbone: Backbone, console: Console, limit
         record: the task.
         backbone: for the size of its input.
         console: gets a line where images are missing.
-        limit: take this many, spread evenly; 0 takes all.
+        limit: take this many at most, spread evenly; 0 takes all.
     """
     from igsp_train.evaluate import read_test_images
 
@@ -45,7 +48,8 @@ def check_images(record: TaskRecord, backbone: Backbone, console: Console, limit
             markup=False,
             highlight=False,
         )
-        images = synthetic_images(32, backbone.preprocess.size, seed=record.index)
+        count = min(limit, SYNTHETIC) if limit else SYNTHETIC
+        images = synthetic_images(count, backbone.preprocess.size, seed=record.index)
         return CheckImages(images=images, labels=None, origin="synthetic images")
     if limit and len(images) > limit:
         rows = np.linspace(0, len(images) - 1, limit).round().astype(np.int64)

@@ -40,6 +40,8 @@ class BundleTask:
     """Experts its routers use, in all blocks together."""
     experts_new: int = 0
     """Those of them that came with this task; the others are reused from earlier ones."""
+    size_bytes: int = 0
+    """What it adds to the bundle: experts no earlier task uses, its routers, its classes' embeddings."""
     fingerprint: str = ""
     """SHA-256 of what was learned: equal in two bundles of one model."""
 
@@ -271,6 +273,7 @@ def _task(values: dict[str, Any]) -> BundleTask:
         templates=_each(_text, values["templates"]),
         experts=int(values["experts"]),
         experts_new=int(values["experts_new"]),
+        size_bytes=int(values["size_bytes"]),
         fingerprint=_text(values["fingerprint"]),
     )
     if not task.classes or len(task.classes) != len(task.display_names):

@@ -30,6 +30,7 @@ def print_export(result: dict[str, Any], console: Console) -> None:
             "task ≠",
             "acc. %",
             "PyTorch",
+            "adds",
         )
         parts = {**report["tasks"], "plain CLIP": report["plain"], "mixed": report["mixed"], "auto": report["auto"]}
         for what, figures in parts.items():
@@ -41,8 +42,9 @@ def print_export(result: dict[str, Any], console: Console) -> None:
                 str(figures["top1_differing"]) if what in report["tasks"] else "-",
                 str(figures["choices_differing"]),
                 *("-" if value is None else f"{value:.1f}" for value in accuracies),
+                size(result["task_bytes"][what]) if what in report["tasks"] else "-",
             )
-        table.add_row("texts", "-", f"{report['text']['feature_difference']:.1e}", "-", "-", "-", "-")
+        table.add_row("texts", "-", f"{report['text']['feature_difference']:.1e}", "-", "-", "-", "-", "-")
         console.print(table)
     files = _table("Files", "file", "size")
     for name, size_bytes in result["size_bytes"].items():
@@ -76,10 +78,11 @@ def print_description(found: dict[str, Any], console: Console) -> None:
         parts += [f"rank {found['rank']}", f"vision adapted from block {found['first_block']}"]
     for part in parts:
         console.print(part, markup=False, highlight=False)
-    tasks = _table(f"{len(found['tasks'])} tasks", "task", "classes", "experts", "new", "reused")
+    tasks = _table(f"{len(found['tasks'])} tasks", "task", "classes", "experts", "new", "reused", "adds")
     for task in found["tasks"]:
         used, new = task["experts"], task["experts_new"]
-        tasks.add_row(task["name"], str(len(task["classes"])), str(used), str(new), str(used - new))
+        adds = size(task["size_bytes"]) if "size_bytes" in task else "-"
+        tasks.add_row(task["name"], str(len(task["classes"])), str(used), str(new), str(used - new), adds)
     console.print(tasks)
     for task in found["tasks"]:
         console.print(f"{task['name']}: {', '.join(task['classes'])}", markup=False, highlight=False)

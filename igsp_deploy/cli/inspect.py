@@ -67,6 +67,7 @@ def _bundle(path: Path) -> dict[str, Any]:
                 "templates": list(task.templates),
                 "experts": task.experts,
                 "experts_new": task.experts_new,
+                "size_bytes": task.size_bytes,
             }
             for task in manifest.tasks
         ],

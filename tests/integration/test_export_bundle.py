@@ -71,6 +71,12 @@ def test_the_bundle_is_whole_and_verifies(bundled: "Bundled") -> None:
         ("colors", 4, 4),
         ("stripes", 8, 4),
     ]
+    first, second = (task.size_bytes for task in manifest.tasks)
+    # Both bring as many experts; the second has more routers, over the first one's experts too.
+    assert first < second < 1.5 * first
+    assert first + second <= sum(
+        manifest.files[f"{name}.safetensors"].size_bytes for name in ("experts", "classes", "selector")
+    )
     report = verify_bundle(bundled.bundle, "cpu")
     assert report["holds"]
     assert len(report["rows"]) == 8
@@ -88,7 +94,8 @@ def test_the_graph_of_opset_23_holds_attention_nodes(bundled: "Bundled") -> None
 
 def test_the_card_names_tasks_and_classes(bundled: "Bundled") -> None:
     card = (bundled.bundle / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: igsp-deploy")
+    assert card.startswith("---\n")
+    assert "\nlibrary_name: igsp-deploy\n" in card.split("---")[1]
     assert "| colors | 2 | 4 | 4 | 8 test images |" in card
     assert "red" in card
     assert str(bundled.data) not in card
