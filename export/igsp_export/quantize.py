@@ -3,9 +3,8 @@
 Dynamic quantisation (onnxruntime.quantization): a weight has one scale an output channel, fixed here; an activation
 has one a call, found while running. No calibration images, and no number of tasks, enter the file.
 
-x86 processors without VNNI add the products of such integers in 16 bits, which can overflow: `igsp verify BUNDLE` there
-tells. Weights of 7 bits or without a sign avoid it, but were measured to be far less exact, or slower
-(tests/bench/int8_gain.py).
+onnxruntime's documentation says that x86 processors without VNNI may saturate in such products, which was not tried
+here: `igsp verify BUNDLE` on that machine tells.
 """
 
 import contextlib
@@ -22,10 +21,9 @@ from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
 COSINE_FLOOR = 0.995
-"""Least cosine of a feature with fp32's. Measured: 0.9998 on real images; a broken scale gives less than 0.99."""
+"""Least cosine of a feature with fp32's."""
 DIFFERING_ALLOWED = 0.02
-"""Share of images, rounded up, that may get another best class. Measured: at most 0.007 of a task's images, all of
-them near a tie; the accuracy moved by 0.3 points in either direction."""
+"""Share of images, rounded up, that may get another best class."""
 CHOICE = ("used_task", "task_scores")
 """Outputs whose values stay those of the fp32 graph."""
 
