@@ -33,6 +33,7 @@ from igsp_export.images import CheckImages, check_images
 from igsp_export.model_card import model_card
 from igsp_export.onnx_file import OPSETS
 from igsp_export.parity import check_parity, make_reference
+from igsp_export.shapes import add_adapters
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
 from igsp_serve.engine import Engine
@@ -46,6 +47,7 @@ def export_bundle(
     precision: Sequence[str] = ("fp32",),
     opset: int = 23,
     check_limit: int = 0,
+    adapters: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Export a model folder as a bundle, and hold it against PyTorch before it appears.
@@ -56,6 +58,7 @@ def export_bundle(
         precision: graphs to write.
         opset: ONNX opset, 23 or 18.
         check_limit: test images of each task to check with; 0 takes all.
+        adapters: also write the tasks as `.onnx_adapter` files.
         console: where progress goes; stderr by default.
 
     Returns:
@@ -84,6 +87,8 @@ def export_bundle(
         manifest = _manifest(towers, opset, variants, sizes, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
+        if adapters:
+            add_adapters(scratch, manifest)
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
         manifest = _manifest(towers, opset, variants, sizes, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
@@ -104,6 +109,11 @@ def _check_options(precision: Sequence[str], opset: int) -> None:
     if unknown or not precision or len(set(precision)) != len(precision):
         raise UsageError(
             f"precision must be one or more of {', '.join(PRECISIONS)}, got {', '.join(precision) or 'none'}."
+        )
+    if "bf16" in precision and choose_provider("auto") != CUDA:
+        raise UsageError(
+            "bf16 graphs can be checked against PyTorch on a GPU alone: onnxruntime has no bf16 on the CPU. "
+            "Export where CUDA works (`igsp doctor` tells), or take fp16."
         )
     if opset not in OPSETS:
         raise UsageError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}.")

@@ -19,9 +19,10 @@ from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.reference import FEATURE_TOLERANCE, largest_difference
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder, write_json, write_sums
+from igsp_deploy.model.folder import ModelFolder
 from igsp_export.fold_graph import FoldedImage, FoldedText
 from igsp_export.images import CheckImages, check_images
-from igsp_export.onnx_file import OPSETS, Signature, _forget_origin, _quiet, write_onnx
+from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, write_onnx
 from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
@@ -76,6 +77,19 @@ def check_options(precision: Sequence[str], opset: int, batch: int | None) -> st
     if batch is not None and batch < 1:
         raise UsageError(f"the batch of a folded graph must be at least 1, got {batch}. Leave it away for a free one.")
     return precision[0]
+
+
+def fold_model(model: Path, name: str, out: Path, *, precision: Sequence[str], **options: Any) -> dict[str, Any]:
+    """`fold` for the task called `name` of a model folder.
+
+    Raises:
+        UserError: no model, no such task, or what `fold` raises.
+        UsageError: more than one precision or an unknown one, opset or batch.
+    """
+    chosen = check_options(precision, options.get("opset", 23), options.get("batch"))
+    folder = ModelFolder.open(model)
+    task = folded_task(name, [record.name for record in folder.tasks])
+    return fold(Towers(folder), task, out, precision=chosen, **options)
 
 
 def fold(
@@ -173,7 +187,7 @@ def write_folded(
     if not fixed:
         write_onnx(graph, Signature(inputs=inputs, outputs=outputs, lengths={}), path, opset=opset)
         return
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph,
             tuple(inputs.values()),
@@ -184,7 +198,7 @@ def write_folded(
             verbose=False,
         )
     assert program is not None
-    _forget_origin(program.model)
+    forget_origin(program.model)
     program.save(path)
 
 

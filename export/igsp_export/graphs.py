@@ -1,5 +1,6 @@
 """The graphs of one precision: modules, signatures, files."""
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -10,14 +11,18 @@ from igsp_deploy.bundle.stacks import blank_selector, blank_stacks
 from igsp_export.compact import expert_layout
 from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph
 from igsp_export.onnx_file import Signature, write_onnx
+from igsp_export.quantize import quantize_int8
 from igsp_export.text_graph import TextGraph
 from igsp_export.towers import Towers
 from igsp_serve.providers import CPU, CUDA
 
-PRECISIONS = {"fp32": (CPU, CUDA), "fp16": (CUDA,)}
-"""Precision -> execution providers its graphs may run on. On the CPU provider an fp16 graph can crash the process."""
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-"""Precision -> what a module is exported in."""
+PRECISIONS = {"fp32": (CPU, CUDA), "fp16": (CUDA,), "bf16": (CUDA,), "int8": (CPU,)}
+"""Precision -> execution providers its graphs may run on.
+
+On the CPU provider an fp16 graph can crash the process, and onnxruntime has no bf16 kernels.
+"""
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision -> what a module is exported in; int8 graphs are made of fp32 ones."""
 EXAMPLES = 3
 """Rows of an example input: the number must not be taken for a constant."""
 
@@ -27,6 +32,8 @@ def write_graphs(towers: Towers, folder: Path, precision: str, opset: int) -> Va
 
     The files know no task: experts and selector are inputs, whose defaults make every image plain CLIP's.
     """
+    if precision == "int8":
+        return _quantized(towers, folder, opset)
     in_trunk = towers.place == "trunk"
     variant = Variant(
         precision=precision,
@@ -69,6 +76,22 @@ def write_graphs(towers: Towers, folder: Path, precision: str, opset: int) -> Va
         dtype,
         opset,
     )
+    return variant
+
+
+def _quantized(towers: Towers, folder: Path, opset: int) -> Variant:
+    """int8 graphs, of fp32 ones that need not stay."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        full = write_graphs(towers, Path(scratch), "fp32", opset)
+        variant = Variant(
+            precision="int8",
+            image="image.int8.onnx",
+            select=None if full.select is None else "select.int8.onnx",
+            text="text.int8.onnx",
+            providers=PRECISIONS["int8"],
+        )
+        for source, target in zip(full.files(), variant.files(), strict=True):
+            quantize_int8(Path(scratch) / source, folder / target)
     return variant
 
 

@@ -76,7 +76,7 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
         "arguments": {name: _free(signature, name) for name in signature.inputs},
         "stacks": free,
     }
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             _WithStacks(module).eval(),
             (),
@@ -92,9 +92,10 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     model = program.model
     for value in model.graph.inputs:
         if value.name in names:
-            value.const_value = ir.tensor(buffers[value.name].detach().cpu().numpy(), name=value.name)
+            # Not by numpy, which has no bf16.
+            value.const_value = ir.tensor_adapters.TorchTensor(buffers[value.name].detach().cpu(), name=value.name)
             model.graph.register_initializer(value)
-    _forget_origin(model)
+    forget_origin(model)
     program.save(path)
     return names
 
@@ -129,7 +130,7 @@ def _free(signature: Signature, name: str) -> dict[int, Any]:
     return free
 
 
-def _forget_origin(model: Any) -> None:
+def forget_origin(model: Any) -> None:
     """Remove the exporter's notes: stack traces with paths of this machine."""
     model.producer_name, model.producer_version, model.doc_string = "igsp-deploy", __version__, None
     model.metadata_props.clear()
@@ -149,7 +150,7 @@ def _forget_origin(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.onnx prints and warns about its own business."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -13,18 +13,22 @@ from igsp_deploy.bundle.reference import (
     Reference,
     largest_difference,
     score_difference,
+    smallest_cosine,
     wrong_choices,
 )
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.selector import CHOOSE, PLAIN
+from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
 from igsp_export.towers import TowerOutput, Towers
 from igsp_serve.engine import Engine, ImageOutput
 
 CHUNK = 32
 """Images a call."""
-DIFFERING_ALLOWED = {"fp32": 0.0, "fp16": 0.01}
+DIFFERING_ALLOWED = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05, "int8": quantize.DIFFERING_ALLOWED}
 """Share of images, rounded up, that may get another best class or task than PyTorch's, by precision. Ties are apart."""
+COSINE_FLOOR = {"int8": quantize.COSINE_FLOOR}
+"""Least cosine of a feature with PyTorch's, where a single number says less: rounding errors are spread over all."""
 TIE = 2e-4
 """Difference of two cosines that fp32 rounding explains."""
 
@@ -35,6 +39,7 @@ class _Counts:
 
     images: int = 0
     feature: float = 0.0
+    cosine: float = 1.0
     score: float = 0.0
     wrong_choices: int = 0
     top1_wrong: int = 0
@@ -62,6 +67,7 @@ class _Counts:
         same: NDArray[np.bool_] = ours.task == theirs.used_task
         self.images += len(same)
         self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
+        self.cosine = min(self.cosine, smallest_cosine(ours.features[same], theirs.features[same]))
         self.score = max(self.score, score_difference(ours.task_scores[chosen], theirs.task_scores[chosen], thresholds))
         wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
         self.wrong_choices += wrong
@@ -142,6 +148,7 @@ def _figures(count: _Counts, labelled: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "images": count.images,
         "feature_difference": count.feature,
+        "smallest_cosine": count.cosine,
         "score_difference": count.score,
         "choices_differing": count.wrong_choices,
         "top1_differing": count.top1_wrong,
@@ -157,6 +164,8 @@ def _judge(what: str, count: _Counts, precision: str) -> None:
     problems = []
     if count.feature > FEATURE_TOLERANCE[precision]:
         problems.append(f"features differ by {count.feature:.2g} (allowed {FEATURE_TOLERANCE[precision]:g})")
+    if count.cosine < COSINE_FLOOR.get(precision, -1.0):
+        problems.append(f"the cosine of features is down to {count.cosine:.4f} (allowed {COSINE_FLOOR[precision]:g})")
     if count.score > SCORE_TOLERANCE[precision]:
         problems.append(f"selector scores differ by {count.score:.2g} (allowed {SCORE_TOLERANCE[precision]:g})")
     wrong_allowed = math.ceil(DIFFERING_ALLOWED[precision] * count.images)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -197,20 +197,26 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged: {reason}. {REMEDY}") from error
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file of the bundle with its recorded size and SHA-256.
+def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
+    """Compare files of the bundle with their recorded size and SHA-256.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        names: files to compare; all by default.
 
     Raises:
         UserError: a file is missing, truncated or changed; names it.
     """
-    for name, expected in manifest.files.items():
+    files = {name: file for name, file in manifest.files.items() if names is None or name in names}
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing. {REMEDY}")
         size = path.stat().st_size
         if size != expected.size_bytes:
             raise UserError(f"{path} has {size} bytes instead of {expected.size_bytes}: it is incomplete. {REMEDY}")
-    for name, expected in manifest.files.items():
+    for name, expected in files.items():
         if sha256_file(folder / name) != expected.sha256:
             raise UserError(
                 f"{folder / name} is damaged or was changed (its SHA-256 is not the recorded one). {REMEDY}"

@@ -15,9 +15,9 @@ from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.errors import UserError
 
 PLAIN = -2
-FEATURE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+FEATURE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 5e-2}
 """Largest difference of one number of a normalised embedding from fp32 PyTorch, by precision."""
-SCORE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
+SCORE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1, "int8": 1e-3}
 """Largest difference of a selector score, relative to its size."""
 
 
@@ -72,6 +72,16 @@ def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     if not ours.size:
         return 0.0
     return float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
+
+
+def smallest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Smallest cosine of two normalised embeddings of a row; 1 where there is no row, -1 where one is not a number."""
+    if not ours.size:
+        return 1.0
+    cosines = (ours.astype(np.float64) * theirs).sum(1) / np.maximum(
+        np.linalg.norm(ours.astype(np.float64), axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1), 1e-12
+    )
+    return float(np.nan_to_num(cosines, nan=-1.0).min())
 
 
 def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], thresholds: NDArray[np.float32]) -> float:

@@ -30,7 +30,7 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Time for each batch size, at least five rounds; default 20.")
     ] = None,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
+    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="Graphs to take: fp32 or fp16; default what the provider would take.")
     ] = None,

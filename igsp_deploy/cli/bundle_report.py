@@ -26,6 +26,7 @@ def print_export(result: dict[str, Any], console: Console) -> None:
             "asked for",
             "images",
             "difference",
+            "cosine",
             "class ≠",
             "task ≠",
             "acc. %",
@@ -39,13 +40,30 @@ def print_export(result: dict[str, Any], console: Console) -> None:
                 what,
                 str(figures["images"]),
                 f"{figures['feature_difference']:.1e}",
+                f"{figures['smallest_cosine']:.5f}",
                 str(figures["top1_differing"]) if what in report["tasks"] else "-",
                 str(figures["choices_differing"]),
                 *("-" if value is None else f"{value:.1f}" for value in accuracies),
                 size(result["task_bytes"][what]) if what in report["tasks"] else "-",
             )
-        table.add_row("texts", "-", f"{report['text']['feature_difference']:.1e}", "-", "-", "-", "-", "-")
+        table.add_row("texts", "-", f"{report['text']['feature_difference']:.1e}", *"------")
         console.print(table)
+    files = _table("Files", "file", "size")
+    for name, size_bytes in result["size_bytes"].items():
+        files.add_row(name, size(size_bytes))
+    console.print(files)
+
+
+def print_folded(result: dict[str, Any], console: Console) -> None:
+    """Print what `igsp_export.fold.fold` returned."""
+    parity = result["parity"]
+    table = _table(
+        f"{result['task']} alone, against PyTorch", "images", "features", "probabilities", "class ≠", "acc. %"
+    )
+    accuracy = f"{parity['accuracy_onnx']:.1f}" if "accuracy_onnx" in parity else "-"
+    differences = [f"{parity[key]:.1e}" for key in ("feature_difference", "probability_difference")]
+    table.add_row(str(parity["images"]), *differences, str(parity["top1_differing"]), accuracy)
+    console.print(table)
     files = _table("Files", "file", "size")
     for name, size_bytes in result["size_bytes"].items():
         files.add_row(name, size(size_bytes))

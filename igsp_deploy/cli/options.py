@@ -4,10 +4,10 @@ from typing import Literal, cast
 
 from igsp_deploy.errors import UsageError
 
-PROVIDERS = ("auto", "cpu", "cuda")
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 
 
-def check_provider(value: str) -> Literal["auto", "cpu", "cuda"]:
+def check_provider(value: str) -> Literal["auto", "cpu", "cuda", "tensorrt"]:
     """Return `value` if it names a provider.
 
     Raises:
@@ -15,4 +15,4 @@ def check_provider(value: str) -> Literal["auto", "cpu", "cuda"]:
     """
     if value not in PROVIDERS:
         raise UsageError(f"--provider must be one of {', '.join(PROVIDERS)}, got {value!r}.")
-    return cast(Literal["auto", "cpu", "cuda"], value)
+    return cast(Literal["auto", "cpu", "cuda", "tensorrt"], value)

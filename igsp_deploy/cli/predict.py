@@ -26,7 +26,7 @@ def predict(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels to print for an image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
+    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
 ) -> None:
     """Say what is in each IMAGE.
 

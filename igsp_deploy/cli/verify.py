@@ -14,7 +14,7 @@ igsp verify bundle --provider cpu --json"""
 
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
+    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check that BUNDLE is whole and computes here what PyTorch computed when it was made."""

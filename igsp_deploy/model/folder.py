@@ -9,6 +9,7 @@ A task's new experts lie in its own folder and the pool is their union, so addin
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class ModelFolder:
             raise UserError(f"{where} lacks {error}. {_REMEDY}") from error
         tasks = path / "tasks"
         names = (
-            sorted(p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith("."))
+            sorted((p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_position)
             if tasks.is_dir()
             else []
         )
@@ -286,6 +287,12 @@ class ModelFolder:
             LearnedTask(experts=new, ids=ids, router_weights=weights, router_biases=biases, statistics=stats)
         )
         self.tasks.append(record)
+
+
+def _position(folder: str) -> tuple[int, str]:
+    """Order of the tasks' folders: `100-x` comes after `99-y`. What has no number comes last, and is refused there."""
+    number = folder.partition("-")[0]
+    return (int(number) if number.isdecimal() else sys.maxsize, folder)
 
 
 def adapted_blocks(depth: int, last: int, option: str) -> list[int]:

@@ -18,7 +18,7 @@ from igsp_deploy.errors import UserError
 from igsp_serve.fixed_batches import FixedBatches
 from igsp_serve.graph import Graph, SessionSettings, Values
 from igsp_serve.providers import CPU, Provider, choose_provider, choose_variant
-from igsp_serve.tasks import CHOOSE, PLAIN, TaskSet, find_task
+from igsp_serve.tasks import CHOOSE, PLAIN, TASK_FILES, TaskSet, find_task
 
 __all__ = ["CHOOSE", "MAX_TASKS", "PLAIN", "Engine", "ImageOutput", "LoadedTasks"]
 
@@ -231,9 +231,9 @@ class Engine:
         return LoadedTasks(tasks=tasks, image=image, text=text, select=select, batches=batches)
 
     def _compatible(self, bundle: Path) -> Manifest:
-        """The manifest of a whole bundle whose experts fit this engine's graphs."""
+        """The manifest of a bundle whose tasks are whole and fit this engine's graphs."""
         manifest = read_manifest(bundle)
-        check_files(bundle, manifest)
+        check_files(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
         ours, theirs = self.manifest, manifest
         differing = [
             what

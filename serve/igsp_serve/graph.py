@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
+from igsp_serve import bfloat16
 from igsp_serve.providers import CPU, CUDA, TENSORRT
 
 Values = dict[str, Any]
@@ -101,7 +102,9 @@ class Graph:
         if got[0] != settings.provider:
             raise UserError(f"{path} was to run on {settings.provider}, but onnxruntime gave {', '.join(got)}.")
         self.outputs = [value.name for value in self.session.get_outputs()]
-        self.defaults = [value.name for value in self.session.get_overridable_initializers()]
+        defaults = self.session.get_overridable_initializers()
+        self.defaults = [value.name for value in defaults]
+        self._bfloat16 = {value.name for value in defaults if value.type == "tensor(bfloat16)"}
 
     def shapes(self) -> dict[str, list[Any]]:
         """Name of every input without a default, and of every output -> its shape; free dimensions are names."""
@@ -116,10 +119,12 @@ class Graph:
         if sorted(stacks) != sorted(self.defaults):
             odd = sorted(set(stacks) ^ set(self.defaults))
             raise UserError(f"{self.path} and the experts beside it are of different models ({odd[0]}). {REMEDY}")
-        return {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(stack), self.device, 0)
-            for name, stack in stacks.items()
-        }
+        return {name: self._value(name, stack) for name, stack in stacks.items()}
+
+    def _value(self, name: str, stack: NDArray[Any]) -> Any:
+        if name in self._bfloat16:
+            return bfloat16.ortvalue(stack)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(stack), self.device, 0)
 
     def run(self, inputs: dict[str, NDArray[Any]], stacks: Values, *, run_options: Any = None) -> list[NDArray[Any]]:
         """All outputs, in order, for `inputs` and the stacks that `bind` gave."""

@@ -27,6 +27,8 @@ CHOOSE = -1
 """Task index that means: let the selector choose."""
 PLAIN = -2
 """Task index that means: plain CLIP."""
+TASK_FILES = (CLASSES, EXPERTS, SELECTOR)
+"""Files of a bundle from which a `TaskSet` is read."""
 SPECIAL = {"auto": CHOOSE, "none": PLAIN}
 """Names with a meaning of their own."""
 

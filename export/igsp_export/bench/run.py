@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.errors import UsageError, UserError
 from igsp_export.bench.graphs import (
     Embed,
@@ -29,7 +30,7 @@ from igsp_export.graphs import DTYPES
 from igsp_export.images import synthetic_images
 from igsp_serve.engine import CHOOSE, PLAIN, Engine
 from igsp_serve.graph import SessionSettings
-from igsp_serve.providers import Provider
+from igsp_serve.providers import Provider, choose_provider
 
 BATCHES = (1, 8, 32)
 """Batch sizes measured unless others are asked for."""
@@ -154,9 +155,19 @@ def run_bench(
         torch.set_num_threads(before)
 
 
-def latency_table(bundle: Path, model: Path, *, batches: Sequence[int] = (1,), rounds: int = 15) -> Bench:
-    """The short measurement at the end of an export: every way of asking against plain CLIP alone."""
-    return run_bench(bundle, model, batches=batches, rounds=rounds)
+def latency_table(
+    bundle: Path, model: Path, *, batches: Sequence[int] = (1,), rounds: int = 15, console: Console | None = None
+) -> Bench | str:
+    """The short measurement at the end of an export: every way of asking against plain CLIP alone.
+
+    Returns:
+        What was measured, or why nothing was: graphs of a provider this machine does not have are no error.
+    """
+    manifest = read_manifest(bundle)
+    provider = choose_provider("auto")
+    if not any(provider in variant.providers for variant in manifest.variants):
+        return f"latency was not measured: no graph of the bundle may run on {provider}."
+    return run_bench(bundle, model, batches=batches, rounds=rounds, console=console)
 
 
 def _check(batches: Sequence[int], rounds: int | None, seconds: float, threads: int, no_model: bool) -> None:

@@ -159,6 +159,7 @@ def test_threads_of_torch_are_as_before_afterwards(bundled: "Bundled") -> None:
 
 def test_latency_table_of_an_export_is_against_plain_clip_alone(bundled: "Bundled") -> None:
     found = latency_table(bundled.bundle, bundled.model, rounds=1)
+    assert not isinstance(found, str)
     assert found.base == "plain CLIP alone"
     assert {m.batch for m in found.measurements} == {1}
 
