@@ -44,7 +44,7 @@ def test_a_bundle_of_two_precisions_and_adapters_is_whole(shapes: tuple[Path, di
     assert not any("tmp" in name for name in manifest.files)
     assert result["standalone"]["files"] == [f"{g}.{p}.onnx" for p in ("fp32", "int8") for g in ("image", "text")]
     assert result["triton"]["models"] == ["igsp_image", "igsp_text"]
-    names = {m["name"] for m in result["latency"]["measurements"]}
+    names = {m["candidate"] for m in result["latency"]["measurements"]}
     assert {"plain CLIP alone", "one named task", "mixed tasks", "task chosen"} <= names
 
 
