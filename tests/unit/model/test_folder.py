@@ -204,3 +204,10 @@ def test_files_are_as_readable_as_the_umask_says(model: ModelFolder) -> None:
 
 def test_random_weights_are_the_same_each_time() -> None:
     assert load_backbone("ViT-S-16-alt", "random").weight_hash == load_backbone("ViT-S-16-alt", "random").weight_hash
+
+
+def test_the_hundredth_task_comes_after_the_ninety_ninth() -> None:
+    from igsp_deploy.model.folder import _position
+
+    names = ["100-a", "11-b", "99-c", "02-d", "stray"]
+    assert sorted(names, key=_position) == ["02-d", "11-b", "99-c", "100-a", "stray"]
