@@ -22,16 +22,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
-from igsp_serve.batcher import Batcher, Job, Observer, Rows
+from igsp_serve.batcher import Batcher, Job, Rows
 from igsp_serve.classifier import Classifier, LabelSets, Prediction
 from igsp_serve.decode import decode, known_formats
 from igsp_serve.engine import CHOOSE, PLAIN, Engine
@@ -39,11 +38,10 @@ from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooL
 from igsp_serve.providers import Provider
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
+from igsp_serve.watchers import ImageSource, Sample, Watchers
 
 logger = logging.getLogger(__name__)
 
-ImageSource = bytes | Image.Image | NDArray[np.uint8]
-"""A file's bytes, an opened image, or pixels uint8 `[S, S, 3]`."""
 T = TypeVar("T")
 
 _INLINE = 8
@@ -115,31 +113,6 @@ class Ran:
     timings: Timings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One answered image, for those who watch the model in use.
-
-    Attributes:
-        source: what came.
-        prediction: what was answered.
-        chosen: the task was to be chosen, not given.
-        request_id: of its request.
-    """
-
-    source: ImageSource
-    prediction: Prediction
-    chosen: bool
-    request_id: str
-
-
-class Watcher(Observer, Protocol):
-    """Who wants to know what the service does: metrics and drift. Called from several threads; must be quick."""
-
-    def sample(self, sample: Sample) -> None:
-        """An image was classified."""
-        ...
-
-
 class Service:
     """One bundle behind a batcher. It may change its tasks and its bundle while it serves.
 
@@ -148,14 +121,13 @@ class Service:
         batcher: the queue before the model.
         formats: image formats that are decoded.
         decode_pool: the threads that do it.
+        watchers: told of every batch and image.
     """
 
-    def __init__(
-        self, classifier: Classifier, settings: Settings | None = None, *, watcher: Watcher | None = None
-    ) -> None:
+    def __init__(self, classifier: Classifier, settings: Settings | None = None) -> None:
         """Take an open classifier; `open` opens one."""
         self.settings = settings or Settings()
-        self._watcher = watcher
+        self.watchers = Watchers()
         self._snapshot = Snapshot(classifier, classifier.engine.tasks)
         self._changing = threading.Lock()
         self.formats = known_formats()
@@ -171,19 +143,19 @@ class Service:
             max_batch=self.settings.max_batch,
             max_wait_s=self.settings.max_wait_ms / 1000,
             queue=self.settings.queue,
-            observer=watcher,
+            observer=self.watchers,
             probe=self._probe,
         )
 
     @classmethod
-    def open(cls, bundle: Path, settings: Settings | None = None, *, watcher: Watcher | None = None) -> "Service":
+    def open(cls, bundle: Path, settings: Settings | None = None) -> "Service":
         """Open a bundle. It serves only after `warm_up`.
 
         Raises:
             UserError: the bundle is missing or damaged, or the provider cannot be had.
         """
         settings = settings or Settings()
-        return cls(_open(bundle, settings), settings, watcher=watcher)
+        return cls(_open(bundle, settings), settings)
 
     # What it is, and how it is.
 
@@ -300,11 +272,16 @@ class Service:
                 results = await self._aside(label)
             else:
                 results = label()
-        if self._watcher is not None:
-            for source, asked, found in zip(images, index.tolist(), results, strict=True):
-                self._watcher.sample(
-                    Sample(source=source, prediction=found, chosen=asked == CHOOSE, request_id=request_id)
+        for source, asked, found in zip(images, index.tolist(), results, strict=True):
+            self.watchers.sample(
+                Sample(
+                    source=source,
+                    prediction=found,
+                    chosen=asked == CHOOSE,
+                    prompted=texts is not None,
+                    request_id=request_id,
                 )
+            )
         return Classified(model=self._model(snapshot), results=tuple(results), timings=_timings(start, rows, decode_s))
 
     async def embed_images(
