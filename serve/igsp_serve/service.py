@@ -186,6 +186,11 @@ class Service:
         """The engine in use."""
         return self.snapshot().classifier.engine
 
+    @property
+    def draining(self) -> bool:
+        """`drain` or `close` was called."""
+        return self._draining
+
     def not_ready(self) -> str | None:
         """Why no traffic should come now; None when all is well."""
         if self._draining:

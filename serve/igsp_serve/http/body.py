@@ -87,7 +87,8 @@ class Body:
                 return
             if body is None:
                 return  # the client left
-            await self._serve(_unpacked(scope, len(body)), body, receive, send)
+            _describe(scope, len(body))
+            await self._serve(scope, body, receive, send)
         finally:
             self._buffered -= held
 
@@ -186,8 +187,8 @@ def _unpack(unpack: "zlib._Decompress", part: bytes, most: int) -> bytes:
         raise Refused(400, "the body is not what its content encoding says.") from error
 
 
-def _unpacked(scope: Scope, length: int) -> Scope:
-    """The scope of a request whose body is not packed any more."""
+def _describe(scope: Scope, length: int) -> None:
+    """Make the headers those of a body that is there in one piece and not packed."""
     names = (b"content-encoding", b"content-length", b"transfer-encoding")
     headers = [(name, value) for name, value in scope["headers"] if name not in names]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+    scope["headers"] = [*headers, (b"content-length", str(length).encode())]

@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 problem documents, and `{"error": ...}` under /v2. Never a path or a trace of the server."""
+"""Errors as answers: RFC 9457 problem documents, `{"error": ...}` under /v2. Never a path or a trace of the server."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The outermost layer: a request's id, its line in the log, its place in the metrics, and an answer whatever happens."""
+"""The outermost layer: a request's id, its line in the log, its place in the metrics, an answer whatever happens."""
 
 import asyncio
 import contextvars
@@ -90,11 +90,10 @@ class RequestLog:
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:
-            if not status:
+            if not isinstance(error, TimeoutError):  # of `answer`: a client that does not read
                 errors.exception("a request failed")
+            if not status:
                 await failure(scope, error)(scope, receive, answer)
-            elif not isinstance(error, TimeoutError):
-                errors.exception("a request failed after its answer had begun")
         finally:
             self._active -= 1
             seconds = time.monotonic() - start
