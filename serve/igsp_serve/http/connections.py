@@ -1,7 +1,8 @@
 """What uvicorn does not bound: the number of open connections, and the time and bytes of a request's headers.
 
 A protocol around uvicorn's own: it passes everything on, and closes connections that are too many, or on which headers
-come too slowly or are too long. A client that opens a thousand of them and sends a byte a minute holds nothing for long.
+come too slowly or are too long. So a client with a thousand connections and a byte a minute on each holds nothing for
+long.
 """
 
 import asyncio

@@ -44,7 +44,8 @@ class _Run:
 def serve(bundle: Path, settings: Settings) -> None:
     """Serve a bundle until SIGTERM or SIGINT.
 
-    The port is taken first and answers once the bundle is open; readiness follows after the warm-up. At the end: not ready, serve on for `shutdown_delay_s`, take no more connections, answer what was accepted within `grace_s`.
+    The port is taken first and answers once the bundle is open; readiness follows after the warm-up. At the end: not
+    ready, serve on for `shutdown_delay_s`, take no more connections, answer what was accepted within `grace_s`.
 
     Raises:
         UserError: the port is taken, the bundle damaged, the provider not to be had, or a key file cannot be read.
