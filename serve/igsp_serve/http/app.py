@@ -100,14 +100,14 @@ def mount_demo(app: FastAPI, service: Service) -> None:
         UserError: this installation has no demo.
     """
     try:
-        import gradio
-
-        build_demo = importlib.import_module("igsp_serve.demo").build_demo
-    except ImportError as error:
+        backend, mount, page = (
+            importlib.import_module(f"igsp_serve.demo.{part}") for part in ("backend", "mount", "page")
+        )
+    except ModuleNotFoundError as error:
         raise UserError(
             f"the demo needs {error.name}, which is not installed. Install it with: pip install 'igsp-deploy[serve]'"
         ) from error
-    gradio.mount_gradio_app(app, build_demo(service), path="/demo")
+    mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)))
 
 
 def _serve_alone(service: Service) -> Lifespan:
