@@ -1,5 +1,6 @@
 """What is measured of a bundle, and what is refused."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UsageError, UserError
 from igsp_export.bench import run as bench_run
@@ -107,6 +109,17 @@ def test_another_models_folder_is_refused(bundled: "Bundled", make_model: "MakeM
         run_bench(bundled.bundle, other, batches=(1,), rounds=1)
     with pytest.raises(UserError, match="not a model folder"):
         run_bench(bundled.bundle, bundled.bundle, batches=(1,), rounds=1)
+
+
+def test_a_model_of_another_backbone_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    manifest = read_manifest(copy)
+    foreign = dataclasses.replace(manifest.backbone, weight_hash="0123456789ab" + 52 * "0")
+    dataclasses.replace(manifest, backbone=foreign).write(copy)
+    ours = manifest.backbone.weight_hash[:12]
+    message = f"not the model this bundle was made of: its backbone has the weights {ours}, the bundle's 0123456789ab"
+    with pytest.raises(UserError, match=message):
+        run_bench(copy, bundled.model, batches=(1,), rounds=1)
 
 
 def test_same_names_learned_anew_are_refused(bundled: "Bundled", make_model: "MakeModel", tmp_path: Path) -> None:
