@@ -34,13 +34,14 @@ def test_with_the_model_everything_is_compared_with_plain_clip_alone(measured: B
         "one named task",
         "mixed tasks",
         "task chosen",
+        "open_clip, plain CLIP",
         "PyTorch, named task",
         "PyTorch, mixed tasks",
     }
     assert measured.base == "plain CLIP alone"
     for batch in (1, 3):
         assert {m.candidate for m in measured.measurements if m.batch == batch} == expected
-    assert [m.batch for m in measured.measurements] == [1] * 7 + [3] * 7
+    assert [m.batch for m in measured.measurements] == [1] * 8 + [3] * 8
 
 
 def test_figures_of_a_candidate_fit_together(measured: Bench) -> None:
@@ -56,6 +57,7 @@ def test_figures_of_a_candidate_fit_together(measured: Bench) -> None:
 def test_candidates_that_must_agree_were_compared(measured: Bench) -> None:
     assert set(measured.agreement) == {
         "plain CLIP in the graph / plain CLIP alone",
+        "plain CLIP in the graph / open_clip, plain CLIP",
         "one named task / PyTorch, named task",
         "mixed tasks / PyTorch, mixed tasks",
     }
