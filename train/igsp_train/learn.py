@@ -25,7 +25,6 @@ from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
 from igsp_train.convergence import GateTracker
 from igsp_train.data.order import batch_indices
-from igsp_train.features import TrunkViews
 from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
 from igsp_train.optimiser import (
     carry_state,
@@ -50,6 +49,13 @@ class StepReport:
     candidate_mass: float
     frozen_in_use: int
     candidates: int
+
+
+class TokenBatches(Protocol):
+    """Trunk tokens of augmented training images: `features.TrunkViews`, or ones that a study read from disk."""
+
+    def batch(self, indices: NDArray[np.int64], epochs: NDArray[np.int64], /) -> Tensor:
+        """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
 
 
 class Reporter(Protocol):
@@ -94,10 +100,12 @@ class TaskRun:
         folder: ModelFolder,
         config: LearnConfig,
         *,
-        views: TrunkViews,
+        views: TokenBatches,
         labels: NDArray[np.int64],
         prompts: list[str],
         fingerprint: str,
+        held_out: tuple[Tensor, Tensor] | None = None,
+        reuse_ids: dict[Site, list[int]] | None = None,
     ) -> None:
         """Prepare the first step, or the one after the last checkpoint.
 
@@ -109,6 +117,9 @@ class TaskRun:
             labels: their classes, `[N]`.
             prompts: one prompt a class.
             fingerprint: identifies task, data and settings; a checkpoint of another one is refused.
+            held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on, for the pruning
+                rules that measure a loss.
+            reuse_ids: pool ids a block's router may use; all of them by default.
 
         Raises:
             UserError: there is a checkpoint of another task or of other settings.
@@ -120,6 +131,7 @@ class TaskRun:
         self.labels = torch.from_numpy(labels)
         self.tokens = backbone.tokenize(prompts).to(backbone.device)
         self.fingerprint = fingerprint
+        self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
         self.progress = _Progress()
         self.tracker = GateTracker(config.gate_ema, config.convergence_window)
@@ -128,7 +140,9 @@ class TaskRun:
         if found is not None and found[0].get("learned") != len(folder.tasks):
             found = None  # its task was learned, and the process ended before the checkpoint was removed
         if found is None:
-            self.learner = new_task_learner(folder, config.num_candidates, self.seed, config.initial_candidate_mass)
+            self.learner = new_task_learner(
+                folder, config.num_candidates, self.seed, config.initial_candidate_mass, reuse_ids
+            )
             self.progress.trained_parameters = self.learner.num_parameters()
             self.optimiser = make_optimiser(self.learner, config)
         else:
