@@ -25,7 +25,7 @@ from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracy
 from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
-from igsp_train.features import TrunkViews
+from igsp_train.features import TrunkViews, trunk_chunks
 from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.progress import step_progress
 from igsp_train.statistics import learn_statistics
@@ -134,6 +134,7 @@ def learn_task(
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
     )
+    parts = [tokens for _, tokens in trunk_chunks(backbone, held_out, folder.first_block)]
     run = TaskRun(
         backbone,
         folder,
@@ -142,6 +143,7 @@ def learn_task(
         labels=views.items.labels,
         prompts=[task.templates[0].format(name) for name in task.display_names],
         fingerprint=_fingerprint(folder, task, config),
+        held_out=(torch.cat(parts), torch.from_numpy(held_out_labels)) if parts else None,
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")

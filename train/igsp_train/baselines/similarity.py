@@ -3,7 +3,8 @@
 A task uses all experts of the earlier task whose images look most like its own, and adds a fixed number of new ones.
 What it shares is decided before anything is learned, from features alone; router, penalty and pruning have no say.
 The experts of all other tasks are out of reach. Papers that share by similarity differ in what they compare
-(prototypes, task embeddings, Gaussians); here it is the cosine of the mean CLIP image embeddings, less the mean over all tasks seen.
+(prototypes, task embeddings, Gaussians); here it is the cosine of the mean CLIP image embeddings, less the mean over
+all tasks seen.
 """
 
 import dataclasses
