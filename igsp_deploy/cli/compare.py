@@ -13,14 +13,20 @@ igsp compare study --task digits=data/digits --task letters=data/letters --metho
 
 igsp compare study --task digits=data/digits --task letters=data/letters --ablation pruning.yaml"""
 
-METHODS = ("zero-shot", "ridge", "sequential", "full", "isolated", "similarity", "fixed-pool", "igsp")
+METHODS = ("zero-shot", "ridge", "sequential", "full", "isolated", "similarity", "fixed-pool", "igsp", "convergence")
 
 
 def compare(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder for finished runs and cached features.")],
     task: Annotated[
-        list[str], typer.Option(metavar="NAME=SOURCE", help="A task, as for `igsp train`. Repeat it for a sequence.")
-    ],
+        list[str] | None,
+        typer.Option(metavar="NAME=SOURCE", help="A task, as for `igsp train`. Repeat it for a sequence."),
+    ] = None,
+    planted: Annotated[
+        bool,
+        typer.Option("--planted", help="Add drawn tasks with a known answer: colour, count, and colour-again."),
+    ] = False,
+    per_task: Annotated[bool, typer.Option("--per-task", help="Print every task by itself too.")] = False,
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"One of {', '.join(METHODS)}. May be repeated; igsp by default."),
@@ -49,7 +55,7 @@ def compare(
     from igsp_deploy.config import RunConfig, apply_overrides, build_config
     from igsp_deploy.errors import UsageError
 
-    sources = parse_tasks(task)
+    sources = parse_tasks(task or [])
     chosen = method or ["igsp"]
     for name in chosen:
         if name not in METHODS:
@@ -67,8 +73,12 @@ def compare(
     from rich.console import Console
 
     from igsp_train.study.grid import Plan, Study, make_orders
-    from igsp_train.study.table import MAIN, SELECTOR, collect, make_table
+    from igsp_train.study.table import MAIN, SELECTOR, STRUCTURE, collect, make_table, make_task_table
 
+    if planted:
+        from igsp_train.study.planted import write_planted
+
+        sources.update(write_planted(study / "planted"))
     plan = Plan(
         settings=settings,
         methods=list(dict.fromkeys(chosen)),
@@ -78,15 +88,21 @@ def compare(
     )
     whole = Study(study, plan, console=Console(stderr=True))
     missing = whole.run(max_runs)
-    rows = collect(whole.finished())
+    runs = whole.finished()
+    rows = collect(runs)
     if json:
         print(json_format.dumps({"missing": missing, "rows": rows}, indent=2))
         return
     console = Console()
     console = console if console.is_terminal else Console(width=240)
     console.print(make_table(rows, MAIN, "Task given; % and numbers, mean ± standard deviation over runs"))
+    if any(row["phase1_steps"] is not None for row in rows):
+        grown = [row for row in rows if row["phase1_steps"] is not None]
+        console.print(make_table(grown, STRUCTURE, "Structure"))
     if any(row["looks_last"] is not None for row in rows):
         told_apart = [row for row in rows if row["looks_last"] is not None]
         console.print(make_table(told_apart, SELECTOR, "What the selector costs, %"))
+    if runs and (per_task or planted):
+        console.print(make_task_table(runs, "Task by task, in the first order"))
     if missing:
         print(f"{missing} runs are missing. Give the command again to make them.")

@@ -20,7 +20,7 @@ def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
             result = run_task(setting, folder, task, setting.learn)
             record = add_to_pool(setting, folder, task, result)
             adapters[task.name] = folder.adapter(record.index)
-            details = learning_details(result)
+            details = learning_details(result, setting.learn.num_candidates)
             if len(folder.tasks) == len(tasks):
                 details["selector"] = selector_report(setting, folder, tasks)
             yield Stage(
@@ -32,7 +32,7 @@ def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
             )
 
 
-def learning_details(result: LearnResult) -> dict[str, Any]:
+def learning_details(result: LearnResult, num_candidates: int) -> dict[str, Any]:
     """How learning one task went: experts reused, new and dropped in each tower, end of phase 1, curves."""
     details: dict[str, Any] = {"phase1_steps": result.phase1_steps, "learn_seconds": round(result.seconds, 1)}
     for tower in ("vision", "text"):
@@ -40,7 +40,9 @@ def learning_details(result: LearnResult) -> dict[str, Any]:
         kept = {site: mask for site, mask in result.kept.items() if site.startswith(tower)}
         new = sum(learner.num_candidates for learner in learners)
         reused = sum(learner.num_frozen for learner in learners)
-        details[tower] = {"new": new, "reused": reused, "considered": sum(len(mask) for mask in kept.values())}
+        considered = sum(len(mask) for mask in kept.values())
+        candidates = num_candidates * len(learners)
+        details[tower] = {"new": new, "candidates": candidates, "reused": reused, "considered": considered}
     details["movement"] = [round(value, 4) for value in result.curves["movement"]]
     details["mass"] = [round(value, 4) for value in result.curves["mass"]]
     details["loss"] = [round(value, 4) for value in result.curves["loss"]]

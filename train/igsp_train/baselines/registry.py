@@ -7,6 +7,7 @@ from igsp_train.baselines.ridge import learn_ridge
 from igsp_train.baselines.sequential import learn_fully, learn_sequentially
 from igsp_train.baselines.similarity import learn_by_similarity
 from igsp_train.baselines.zero_shot import learn_zero_shot
+from igsp_train.study.convergence import learn_watching_routers
 from igsp_train.study.method import Method
 
 METHODS: dict[str, Method] = {
@@ -18,4 +19,5 @@ METHODS: dict[str, Method] = {
     "similarity": Method(learn=learn_by_similarity, summary="shares with the task that looks most alike"),
     "fixed-pool": Method(learn=learn_fixed_pool, summary="22 experts, top 2, as MoE-Adapters", changes_old=True),
     "igsp": Method(learn=learn_igsp, summary="this project"),
+    "convergence": Method(learn=learn_watching_routers, summary="igsp, with routers also trained to the end"),
 }
