@@ -60,7 +60,7 @@ class PreprocessSpec:
 
 
 def load_image(
-    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: list[str] | tuple[str, ...] | None = None
 ) -> Image.Image:
     """Decode an image to RGB: orientation applied, alpha on white, any mode pillow reads, the first frame of several.
 

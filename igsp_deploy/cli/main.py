@@ -10,7 +10,19 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "serve", "bench", "quickstart", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "inspect",
+    "predict",
+    "serve",
+    "bench",
+    "compare",
+    "quickstart",
+    "doctor",
+)
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
