@@ -27,6 +27,7 @@ from igsp_train.classify import accuracy
 from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
 from igsp_train.features import TrunkViews
 from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.statistics import learn_statistics
 
@@ -115,6 +116,7 @@ def learn_task(
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     started = time.monotonic()
+    memory = PeakMemory()
     source = _resolved(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
@@ -166,6 +168,8 @@ def learn_task(
     adapter = result.learner.adapter().detach_to(backbone.device)
     metrics = _metrics(backbone, folder, task, adapter, held_out, held_out_labels, result)
     metrics["seconds"] = time.monotonic() - started
+    metrics.update(memory.measured())
+    metrics["learn"] = dataclasses.asdict(config.learn)
     record = TaskRecord(
         index=len(folder.tasks),
         name=task.name,
