@@ -60,7 +60,7 @@ class PreprocessSpec:
 
 
 def load_image(
-    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: list[str] | tuple[str, ...] | None = None
+    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
 ) -> Image.Image:
     """Decode an image to RGB: orientation applied, alpha on white, any mode pillow reads, the first frame of several.
 
@@ -101,7 +101,7 @@ def _open_header(source: Path | bytes, formats: Sequence[str] | None) -> Image.I
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(handle, formats=formats)
+        return Image.open(handle, formats=None if formats is None else tuple(formats))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

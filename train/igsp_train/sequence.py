@@ -28,6 +28,7 @@ from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks,
 from igsp_train.data.items import Items
 from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
 
@@ -121,6 +122,7 @@ def learn_task(
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     started = time.monotonic()
+    memory = PeakMemory()
     source = canonical_source(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
@@ -176,6 +178,8 @@ def learn_task(
     adapter = result.learner.adapter().detach_to(backbone.device)
     metrics = _metrics(backbone, folder, task, adapter, result, warn)
     metrics["seconds"] = time.monotonic() - started
+    metrics.update(memory.measured())
+    metrics["learn"] = dataclasses.asdict(config.learn)
     record = TaskRecord(
         index=len(folder.tasks),
         name=task.name,
