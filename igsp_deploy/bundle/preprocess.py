@@ -1,8 +1,10 @@
 """From an image file to the pixels the model takes. Used alike in training, export checks and serving; no torch."""
 
 import io
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ _FAILURES = (
     KeyError,
     OverflowError,
     MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
     RuntimeWarning,
     UserWarning,
 )

@@ -245,3 +245,7 @@ def _read_keys(path: Path | None, name: str) -> list[str]:
     if not keys:
         raise UsageError(f"{name} {path} holds no key. Write one a line, or leave the option out.")
     return keys
+
+
+if __name__ == "__main__":
+    print(table(), end="")
