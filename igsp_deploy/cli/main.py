@@ -13,6 +13,7 @@ from igsp_deploy.errors import UserError
 COMMANDS = (
     "train",
     "evaluate",
+    "data",
     "export",
     "verify",
     "inspect",
@@ -38,6 +39,8 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
+    "datasets": "data",
+    "pyarrow": "data",
 }
 """Module that only some commands need -> extra that brings it."""
 

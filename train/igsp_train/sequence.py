@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracies
 from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
 from igsp_train.data.items import Items
+from igsp_train.data.order import step_pairs
+from igsp_train.data.workers import WorkerViews
 from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
@@ -134,10 +137,11 @@ def learn_task(
         on_skip=warn,
         cache_bytes=config.data.cache_mib << 20,
     )
+    workers = WorkerViews(views, config.data.num_workers)
     trunk = TrunkViews(
         backbone,
         folder.first_block,
-        views,
+        workers,
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
     )
@@ -157,7 +161,10 @@ def learn_task(
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")
-    with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
+    if not trunk.cached_views:
+        order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
+        workers.follow(order, run.progress.step)
+    with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
         def both(step_report: StepReport) -> None:
             bar(step_report)
