@@ -1,6 +1,7 @@
 """A study: every combination of settings, method, seed and order that is not on disk yet is run, one file each."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,20 @@ class Plan:
 
 
 def make_orders(names: list[str], num_orders: int) -> list[tuple[str, ...]]:
-    """The order given and `num_orders - 1` shuffled ones, always the same for the same names."""
+    """The order given and `num_orders - 1` other ones, shuffled, always the same for the same names.
+
+    Raises:
+        UserError: there are not that many orders.
+    """
+    if num_orders > math.factorial(len(names)):
+        raise UserError(f"{len(names)} tasks have {math.factorial(len(names))} orders, got --orders {num_orders}.")
     orders = [tuple(names)]
-    for number in range(1, num_orders):
-        orders.append(tuple(names[i] for i in seeded(number).permutation(len(names))))
+    number = 0
+    while len(orders) < num_orders:
+        number += 1
+        shuffled = tuple(names[i] for i in seeded(number).permutation(len(names)))
+        if shuffled not in orders:
+            orders.append(shuffled)
     return orders
 
 
