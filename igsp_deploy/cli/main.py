@@ -10,7 +10,7 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "bench", "quickstart", "doctor")
+COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "serve", "bench", "quickstart", "doctor")
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
@@ -22,6 +22,10 @@ EXTRAS = {
     "skimage": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
 }
 """Module that only some commands need -> extra that brings it."""
 

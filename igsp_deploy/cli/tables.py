@@ -1,5 +1,6 @@
 """Tables of an evaluation, for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ def _table(title: str, corner: str, tasks: list[str]) -> Table:
     return table
 
 
-def _matrix(title: str, tasks: list[str], matrix: list[list[float]]) -> Table:
+def _matrix(title: str, tasks: list[str], matrix: Sequence[Sequence[float | None]]) -> Table:
     table = _table(title, "accuracy % on", tasks)
     for learned, row in zip(tasks, matrix, strict=True):
         table.add_row(f"after {learned}", *(_percent(value) for value in row))
@@ -58,8 +59,11 @@ def _summary(result: dict[str, Any]) -> Table:
     table.add_column("%")
     for name in ("Transfer", "Average", "Last"):
         table.add_column(name, justify="right")
-    for title, key in (("task given", "given"), ("task chosen", "auto")):
-        metrics = result["metrics"][key]
+    rows = [("task given", "given"), ("task chosen", "auto"), ("all classes so far", "class_incremental")]
+    for title, key in rows:
+        metrics = result["metrics"].get(key)
+        if metrics is None:
+            continue
         table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last")))
     return table
 
@@ -74,5 +78,9 @@ def print_evaluation(result: dict[str, Any], console: Console) -> None:
     """Print what `igsp_train.evaluate.evaluate_model` returned as tables."""
     console.print(_matrix("Task given", result["tasks"], result["given"]))
     console.print(_matrix("Task chosen by the selector", result["tasks"], result["auto"]))
+    if "class_incremental" in result:
+        console.print(
+            _matrix("Nothing given, all classes learned so far", result["tasks"], result["class_incremental"])
+        )
     console.print(_tasks(result))
     console.print(_summary(result))

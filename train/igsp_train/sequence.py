@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -23,13 +22,13 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
-from igsp_train.classify import accuracy
-from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
+from igsp_train.classify import accuracies
+from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
 from igsp_train.features import TrunkViews
 from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
-from igsp_train.statistics import learn_statistics
+from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
 
 
 def train_sequence(
@@ -65,7 +64,12 @@ def train_sequence(
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
     data = {
         name: load_task_data(
-            name, source, val_share=config.data.val_share, test_share=config.data.test_share, seed=config.data.seed
+            name,
+            source,
+            val_share=config.data.val_share,
+            test_share=config.data.test_share,
+            seed=config.data.seed,
+            shots=config.data.shots,
         )
         for name, source in config.tasks.items()
     }
@@ -85,7 +89,7 @@ def train_sequence(
         for name, task in data.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
-                if known[name].source != _resolved(config.tasks[name]):
+                if known[name].source != canonical_source(config.tasks[name]):
                     raise UserError(
                         f"{model_path} already has a task {name!r}, learned from {known[name].source}. "
                         "Choose another name for the new one."
@@ -117,7 +121,7 @@ def learn_task(
 
     started = time.monotonic()
     memory = PeakMemory()
-    source = _resolved(config.tasks[task.name])
+    source = canonical_source(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
         task.train,
@@ -126,9 +130,8 @@ def learn_task(
         horizontal_flip=config.data.horizontal_flip,
         seed=config.learn.seed,
         on_skip=warn,
+        cache_bytes=config.data.cache_mib << 20,
     )
-    train_images, train_labels, _ = read_eval_images(views.items, backbone.preprocess)
-    held_out, held_out_labels, _ = read_eval_images(task.val, backbone.preprocess, on_skip=warn)
     trunk = TrunkViews(
         backbone,
         folder.first_block,
@@ -155,18 +158,19 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
-    statistics = learn_statistics(
-        backbone,
-        (train_images, train_labels),
-        held_out,
-        num_classes=len(task.classes),
-        first_block=folder.first_block,
-        place=folder.config.selector_place,
-        calibration_images=config.selector.calibration_images,
+    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
+    seen, held_out = (
+        chunked_selector_features(
+            backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
+        )
+        for items in (views.items, calibration)
+    )
+    statistics = statistics_of_features(
+        *seen, held_out[0], num_classes=len(task.classes), calibration_images=config.selector.calibration_images
     )
     learned = result.learner.learned(folder.pool, statistics)
     adapter = result.learner.adapter().detach_to(backbone.device)
-    metrics = _metrics(backbone, folder, task, adapter, held_out, held_out_labels, result)
+    metrics = _metrics(backbone, folder, task, adapter, result, warn)
     metrics["seconds"] = time.monotonic() - started
     metrics.update(memory.measured())
     metrics["learn"] = dataclasses.asdict(config.learn)
@@ -200,16 +204,15 @@ def _metrics(
     folder: ModelFolder,
     task: TaskData,
     adapter: TaskAdapter,
-    held_out: np.ndarray[Any, np.dtype[np.uint8]],
-    labels: np.ndarray[Any, np.dtype[np.int64]],
     result: LearnResult,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
-    if len(held_out):
-        for key, what in (("val_accuracy", adapter), ("val_zero_shot", None)):
-            measured[key] = accuracy(
-                backbone, what, folder.first_block, held_out, labels, task.display_names, task.templates
-            )
+    if len(task.val):
+        held_out = eval_chunks(task.val, backbone.preprocess, on_skip=warn)
+        found = accuracies(backbone, [adapter, None], folder.first_block, held_out, task.display_names, task.templates)
+        if found is not None:
+            measured = dict(zip(measured, found, strict=True))
     reused, new = result.learner.num_experts()
     return {
         **measured,
@@ -223,19 +226,17 @@ def _metrics(
     }
 
 
-def _resolved(source: str) -> str:
-    return str(Path(source).resolve())
-
-
 def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
+    settings = dataclasses.asdict(config.data)
     content = {
         "task": task.name,
         "learned": [t.name for t in folder.tasks],
-        "images": [str(p) for p in task.train.paths],
+        "images": [str(image) for image in task.train.images],
         "labels": task.train.labels.tolist(),
         "names": [task.display_names, task.templates],
         "learn": dataclasses.asdict(config.learn),
-        "data": dataclasses.asdict(config.data),
+        # How images are read does not change them.
+        "data": {k: v for k, v in settings.items() if k not in ("num_workers", "cache_mib")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

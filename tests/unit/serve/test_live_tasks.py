@@ -266,10 +266,11 @@ def test_cuda_graphs_are_not_promised_on_the_cpu(bundled: "Bundled") -> None:
 
 def test_a_provider_is_followed_by_those_for_the_rest_of_the_graph(tmp_path: Path) -> None:
     assert provider_list(SessionSettings()) == [CPU]
-    assert provider_list(SessionSettings(provider=CUDA)) == [CUDA, CPU]
+    full = {"use_tf32": "0"}
+    assert provider_list(SessionSettings(provider=CUDA)) == [(CUDA, full), CPU]
     captured = provider_list(SessionSettings(provider=CUDA, cuda_graph=True))
-    assert captured == [(CUDA, {"enable_cuda_graph": "1"}), CPU]
+    assert captured == [(CUDA, full | {"enable_cuda_graph": "1"}), CPU]
     (first, options), *rest = provider_list(SessionSettings(provider=TENSORRT, engine_cache=tmp_path))
-    assert (first, rest) == (TENSORRT, [CUDA, CPU])
+    assert (first, rest) == (TENSORRT, [(CUDA, full), CPU])
     assert options["trt_engine_cache_enable"] == "1"
     assert options["trt_engine_cache_path"] == str(tmp_path)
