@@ -10,7 +10,19 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "serve", "bench", "quickstart", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "report",
+    "export",
+    "verify",
+    "inspect",
+    "predict",
+    "serve",
+    "bench",
+    "quickstart",
+    "doctor",
+)
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
@@ -18,6 +30,8 @@ EXTRAS = {
     "torchvision": "train",
     "open_clip": "train",
     "matplotlib": "train",
+    "jinja2": "train",
+    "markupsafe": "train",
     "sklearn": "train",
     "skimage": "train",
     "onnx": "export",
