@@ -106,7 +106,7 @@ def _open_header(source: Path | bytes, formats: Sequence[str] | None) -> Image.I
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(handle, formats=formats)
+        return Image.open(handle, formats=None if formats is None else tuple(formats))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
