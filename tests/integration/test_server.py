@@ -388,6 +388,31 @@ def test_wrong_starts_are_one_line(igsp: Callable[..., Any], bundled: Any, tmp_p
             assert result.stderr.startswith("error: ")
 
 
+def test_a_full_disk_under_the_log_stops_nothing(bundled: Any, photos: list[bytes]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "igsp_deploy.cli.main", "serve", str(bundled.bundle), "--port", str(port)]
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen([*command, "--shutdown-delay-s", "0"], stderr=full, stdout=full)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    break
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.05)
+        with httpx.Client() as client:
+            for _ in range(5):
+                assert classify(client, f"http://127.0.0.1:{port}", photos[0]).status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
 class TestTriton:
     """Triton's own client, unchanged."""
 
