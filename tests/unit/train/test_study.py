@@ -128,8 +128,10 @@ def test_damaged_tokens_are_named(setting: Setting, task_data: Path, tmp_path: P
         return load_tokens(tmp_path, "colors", source, setting.backbone, setting.first_block, DataConfig(), 2)
 
     load()
-    (path,) = tmp_path.glob("colors-*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
+    paths = list(tmp_path.glob("colors-*.safetensors"))
+    assert len(paths) == 2, "block 0, and the first adapted one"
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="Delete it"):
         load()
 
