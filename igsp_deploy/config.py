@@ -179,7 +179,7 @@ class SelectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How a folder or manifest becomes training, validation and test images."""
+    """How a source becomes training, validation and test images, and how they are read."""
 
     val_share: float = 0.1
     """Share of the training images held out for validation and calibration."""
@@ -189,8 +189,14 @@ class DataConfig:
     """Training images are random crops of at least this share of the area (MTIL: 0.9)."""
     horizontal_flip: bool = False
     """Mirror training images at random (wrong for digits, letters, signs)."""
+    shots: int = 0
+    """Few-shot: this many training images a class, and none held out for validation; 0 takes all."""
+    num_workers: int = 0
+    """Processes that decode and augment training images; 0 does it in the learning process. The images are the same."""
+    cache_mib: int = 512
+    """Memory for decoded training images, in MiB; what does not fit is decoded anew whenever it is needed."""
     seed: int = 0
-    """Seed of the splits."""
+    """Seed of the splits and of the choice of shots."""
 
     def problems(self) -> list[str]:
         """Values out of range, as `field must be ..., got ...` sentences."""
@@ -201,6 +207,9 @@ class DataConfig:
         ]
         if not 0 < self.crop_scale <= 1:
             found.append(f"data.crop_scale must be in (0, 1], got {self.crop_scale}")
+        for name in ("shots", "num_workers", "cache_mib"):
+            if getattr(self, name) < 0:
+                found.append(f"data.{name} must not be negative, got {getattr(self, name)}")
         return found
 
 
@@ -213,7 +222,7 @@ class RunConfig:
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tasks: dict[str, str] = field(default_factory=dict)
-    """Task name -> source (folder or CSV manifest), learned in this order."""
+    """Task name -> source (folder, manifest, `hf:...`, `torchvision:...`, `mtil:...`), learned in this order."""
 
 
 def _describe(kind: Any) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.config import LearnConfig
+from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
@@ -38,6 +38,9 @@ from igsp_train.optimiser import (
 from igsp_train.penalties import GradientProjection, function_residual, weight_overlap
 from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
 from igsp_train.reuse import ReuseStrength, candidate_mass
+
+HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
+"""Pruning rules that measure a loss on held-out images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -304,7 +307,7 @@ class TaskRun:
         config = self.config
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
         rule, level = config.prune_rule, config.keep_ratio
-        if rule in ("held_out", "leave_one_out"):
+        if rule in HELD_OUT_RULES:
             loss = self._held_out_loss()
             if rule == "leave_one_out":
                 return most_worth(leave_one_out(loss, {site: len(mean) for site, mean in gates.items()}), level)

@@ -14,9 +14,9 @@ COLUMNS = ("candidate", "batch", "median ms", "p10", "p90", "images/s", "ratio",
 PROFILE_COLUMNS = ("graph", "provider", "operator", "nodes", "ms", "%")
 TOP = 10
 """Rows of the profile that a table shows."""
-COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
 """Colours that are told apart by colour-blind people too (Okabe and Ito, "Color Universal Design", 2008)."""
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*h"
 
 
 def print_bench(bench: Bench, console: Console) -> None:

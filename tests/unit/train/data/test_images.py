@@ -73,8 +73,8 @@ def test_unreadable_files_are_left_out_with_their_labels_and_counted_once(tmp_pa
     pixels, labels, skipped = read_eval_images(_items(paths, list(range(len(paths)))), SPEC, said.append)
     assert labels.tolist() == list(range(2, 2 + len(good)))
     assert len(pixels) == len(good)
-    assert [entry.path for entry in skipped] == bad
-    assert all(entry.path.name in entry.reason for entry in skipped)
+    assert [entry.image for entry in skipped] == bad
+    assert all(entry.image.name in entry.reason for entry in skipped)
     assert len(said) == 1
     assert said[0].startswith("4 of 13 images cannot be read and are left out.")
     assert "truncated.jpg" in said[0]
