@@ -116,7 +116,9 @@ def test_cached_tokens_are_those_training_computes(setting: Setting, task_data: 
     views = TrainViews(data.train, setting.backbone.preprocess, seed=0)
     trunk = TrunkViews(setting.backbone, setting.first_block, views, cached_views=2, limit_bytes=1 << 30)
     indices, epochs = np.array([3, 0, 7, 7]), np.array([0, 1, 2, 3])
-    assert torch.equal(tokens[0].batch(indices, epochs), trunk.batch(indices, epochs))
+    # Run up from block 0 in larger batches, so equal up to rounding.
+    assert setting.first_block == 1
+    torch.testing.assert_close(tokens[0].batch(indices, epochs), trunk.batch(indices, epochs), atol=1e-5, rtol=1e-5)
     assert len(tokens[0].splits["test"][1]) == len(data.test)
 
 
@@ -126,8 +128,10 @@ def test_damaged_tokens_are_named(setting: Setting, task_data: Path, tmp_path: P
         return load_tokens(tmp_path, "colors", source, setting.backbone, setting.first_block, DataConfig(), 2)
 
     load()
-    (path,) = tmp_path.glob("colors-*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
+    paths = list(tmp_path.glob("colors-*.safetensors"))
+    assert len(paths) == 2, "block 0, and the first adapted one"
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="Delete it"):
         load()
 
