@@ -10,10 +10,13 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "bench", "quickstart", "doctor")
+COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "demo", "bench", "quickstart", "doctor")
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
+    "gradio": "serve",
+    "fastapi": "serve",
+    "uvicorn": "serve",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",
