@@ -26,6 +26,10 @@ def compare(
         bool,
         typer.Option("--planted", help="Add drawn tasks with a known answer: colour, count, and colour-again."),
     ] = False,
+    selectors: Annotated[
+        bool,
+        typer.Option("--selectors", help="Compare places and kinds of the task selector instead; nothing is learned."),
+    ] = False,
     per_task: Annotated[bool, typer.Option("--per-task", help="Print every task by itself too.")] = False,
     method: Annotated[
         list[str] | None,
@@ -73,7 +77,7 @@ def compare(
     from rich.console import Console
 
     from igsp_train.study.grid import Plan, Study, make_orders
-    from igsp_train.study.table import MAIN, SELECTOR, STRUCTURE, collect, make_table, make_task_table
+    from igsp_train.study.table import MAIN, SELECTOR, STRUCTURE, collect, make_table, make_task_table, selector_table
 
     if planted:
         from igsp_train.study.planted import write_planted
@@ -87,6 +91,10 @@ def compare(
         sources=sources,
     )
     whole = Study(study, plan, console=Console(stderr=True))
+    if selectors:
+        selector_rows = whole.compare_selectors()
+        print(json_format.dumps(selector_rows, indent=2)) if json else Console().print(selector_table(selector_rows))
+        return
     missing = whole.run(max_runs)
     runs = whole.finished()
     rows = collect(runs)

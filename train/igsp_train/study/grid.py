@@ -16,6 +16,7 @@ from igsp_train.baselines.registry import METHODS
 from igsp_train.data.order import seeded
 from igsp_train.study.method import Setting
 from igsp_train.study.run import RunKey, claimed, load_run, measure, reorder, save_run
+from igsp_train.study.selectors import KINDS, measure_selector, read_place
 from igsp_train.study.tokens import TaskTokens, load_tokens
 
 
@@ -130,11 +131,40 @@ class Study:
                 found.append((key, run if METHODS[key.method].reads_order else reorder(run, key.order)))
         return found
 
+    def compare_selectors(self) -> list[dict[str, Any]]:
+        """Every place and kind of selector on the plan's tasks and orders; nothing is learned.
+
+        Returns:
+            Rows with `place`, `kind` and what `measure_selector` measures.
+        """
+        config = next(iter(self.plan.settings.values()))
+        setting = self._setting(config, 0)
+        middle = (setting.first_block + setting.backbone.vision_depth) // 2
+        places = {
+            f"trunk, input of block {setting.first_block}": ("trunk", setting.first_block),
+            f"trunk, input of block {middle}": ("trunk", middle),
+            "embedding": ("embedding", 0),
+        }
+        rows = []
+        for title, (place, block) in places.items():
+            reads = {name: read_place(setting, self._task(name, config), place, block) for name in self.plan.sources}
+            for kind in KINDS:
+                figures = measure_selector(
+                    reads,
+                    self.plan.orders,
+                    kind,
+                    shrinkage=config.selector.shrinkage,
+                    false_alarm=config.selector.false_alarm,
+                )
+                rows.append({"place": title, "kind": kind, **figures})
+        return rows
+
+    def _setting(self, config: RunConfig, seed: int) -> Setting:
+        learn = dataclasses.replace(config.learn, seed=seed)
+        return Setting(backbone=self._backbone(config), model=config.model, learn=learn, selector=config.selector)
+
     def _make(self, key: RunKey, path: Path) -> None:
-        learn = dataclasses.replace(key.config.learn, seed=key.seed)
-        setting = Setting(
-            backbone=self._backbone(key.config), model=key.config.model, learn=learn, selector=key.config.selector
-        )
+        setting = self._setting(key.config, key.seed)
         order = key.order if METHODS[key.method].reads_order else tuple(sorted(key.order))
         key = dataclasses.replace(key, order=order)
         tasks = [self._task(name, key.config) for name in key.order]

@@ -193,3 +193,13 @@ def make_task_table(runs: list[tuple[RunKey, Run]], title: str) -> Table:
             means = np.array(shares, dtype=np.float64).mean(0)
             table.add_row("", "", "candidates kept %", *(f"{value:.0f}" for value in means))
     return table
+
+
+def selector_table(rows: list[dict[str, Any]]) -> Table:
+    """Places and kinds of selectors, in percent of the images."""
+    table = Table(title="Task selectors, nothing learned; % of images", title_justify="left")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("place", "kind") else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table

@@ -20,6 +20,7 @@ from igsp_deploy.config import DataConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_bytes_atomic
 from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.towers import run_blocks
 from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
 from igsp_train.features import TrunkViews, trunk_chunks
 
@@ -91,12 +92,17 @@ def load_tokens(
     """
     found = load_task_data(name, source, val_share=data.val_share, test_share=data.test_share, seed=data.seed)
     key = _key(found, backbone, first_block, data, num_views)
-    path = cache / f"{name}-{key[:16]}.safetensors"
-    tensors = _read(path)
+    tensors = _read(_file(cache, name, key))
     if tensors is None:
-        tensors = _compute(found, backbone, first_block, data, num_views)
-        cache.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(path, save(tensors))
+        # Tokens further up are made from those at the bottom, so that images are read once for all placements.
+        bottom_key = _key(found, backbone, 0, data, num_views)
+        bottom = _read(_file(cache, name, bottom_key))
+        if bottom is None:
+            bottom = _compute(found, backbone, data, num_views)
+            write_bytes_atomic(_file(cache, name, bottom_key), save(bottom))
+        tensors = {what: _run_up(backbone, values, what, first_block) for what, values in bottom.items()}
+        if first_block:
+            write_bytes_atomic(_file(cache, name, key), save(tensors))
     splits = {split: (tensors[f"{split}.tokens"], tensors[f"{split}.labels"]) for split in ("train", "val", "test")}
     return TaskTokens(
         name=name,
@@ -106,6 +112,20 @@ def load_tokens(
         splits=splits,
         key=key,
     )
+
+
+def _file(cache: Path, name: str, key: str) -> Path:
+    return cache / f"{name}-{key[:16]}.safetensors"
+
+
+def _run_up(backbone: Backbone, values: Tensor, what: str, first_block: int) -> Tensor:
+    """Tokens at the input of `first_block` from those at the input of block 0; labels as they are."""
+    if what.endswith("labels") or not first_block:
+        return values
+    blocks = backbone.visual.transformer.resblocks[:first_block]
+    with torch.no_grad():
+        parts = [run_blocks(blocks, tokens, {}) for tokens in values.flatten(0, -3).split(CHUNK)]
+    return torch.cat(parts).reshape(values.shape)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
@@ -118,9 +138,8 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     return tensors
 
 
-def _compute(
-    found: TaskData, backbone: Backbone, first_block: int, data: DataConfig, num_views: int
-) -> dict[str, Tensor]:
+def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: int) -> dict[str, Tensor]:
+    """Everything at the input of block 0."""
     views = TrainViews(
         found.train,
         backbone.preprocess,
@@ -128,12 +147,12 @@ def _compute(
         horizontal_flip=data.horizontal_flip,
         seed=data.seed,
     )
-    trunk = TrunkViews(backbone, first_block, views, cached_views=num_views, limit_bytes=1 << 40)
+    trunk = TrunkViews(backbone, 0, views, cached_views=num_views, limit_bytes=1 << 40)
     everything = np.arange(len(views.items), dtype=np.int64)
     tensors = {"views": torch.stack([trunk.batch(everything, np.full_like(everything, v)) for v in range(num_views)])}
     for split, items in (("train", views.items), ("val", found.val), ("test", found.test)):
         images, labels, _ = read_eval_images(items, backbone.preprocess)
-        parts = [tokens for _, tokens in trunk_chunks(backbone, images, first_block)]
+        parts = [tokens for _, tokens in trunk_chunks(backbone, images, 0)]
         tensors[f"{split}.tokens"] = (
             torch.cat(parts) if parts else tensors["views"].new_zeros(0, *tensors["views"].shape[2:])
         )
