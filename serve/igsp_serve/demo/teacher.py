@@ -8,6 +8,7 @@ task whose lesson is cancelled after that is taken back.
 """
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -23,6 +24,8 @@ from igsp_serve.demo.backend import DemoBackend
 from igsp_serve.demo.lesson import Lesson, Stage
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks, take_back_last
 from igsp_serve.demo.worker import IGSP, TRAIN, Stopped, Worker
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 5
 """Lessons that may wait."""
@@ -137,6 +140,7 @@ class Teacher:
                 raise UserError(f"{lesson.task!r} is learned already. You can remove it from the list of tasks.")
             lesson.cancelled = True
             if lesson.stage == "waiting":
+                shutil.rmtree(lesson.source, ignore_errors=True)
                 self._end(lesson, "cancelled")
             else:
                 self._worker.stop()
@@ -198,8 +202,8 @@ class Teacher:
 
     def _give(self, lesson: Lesson) -> None:
         bundle = self._new_bundle()
-        before = {task.name for task in read_model_tasks(self.model)}
         added = False
+        outcome: Stage = "failed"
         try:
             self._learn(lesson)
             self._enter(lesson, "exporting")
@@ -211,21 +215,22 @@ class Teacher:
             added = True
             self._use(bundle)
             self._measure(lesson)
-            self._finish(lesson, "done")
+            outcome = "done"
         except Stopped:
-            self._finish(lesson, "done" if added else "cancelled")
+            outcome = "done" if added else "cancelled"
         except UserError as error:
             lesson.message = str(error)
-            self._finish(lesson, "failed")
         except Exception as error:  # the next lesson must not suffer from it
+            logger.exception("a lesson failed")
             lesson.message = f"Something went wrong here: {error}"
-            self._finish(lesson, "failed")
-            raise
-        finally:
-            if not added:
-                shutil.rmtree(bundle, ignore_errors=True)
-                if lesson.task not in before:
-                    self._take_back(lesson)
+        if not added:
+            # Before anybody is told, for the name may be used again then.
+            shutil.rmtree(bundle, ignore_errors=True)
+            take_back_last(self.model, lesson.task, lesson.source)
+            shutil.rmtree(lesson.source, ignore_errors=True)
+        with self._changed:
+            self._end(lesson, outcome)
+            self._note()
 
     def _learn(self, lesson: Lesson) -> None:
         def heard(event: dict[str, Any]) -> None:
@@ -256,19 +261,8 @@ class Teacher:
             lesson.stage = stage
             self._note()
 
-    def _finish(self, lesson: Lesson, stage: Stage) -> None:
-        with self._changed:
-            self._end(lesson, stage)
-            self._note()
-
     def _end(self, lesson: Lesson, stage: Stage) -> None:
         lesson.stage, lesson.ended = stage, time.time()
-        if stage == "cancelled":
-            shutil.rmtree(lesson.source, ignore_errors=True)
-
-    def _take_back(self, lesson: Lesson) -> None:
-        take_back_last(self.model, lesson.task)
-        shutil.rmtree(lesson.source, ignore_errors=True)
 
     def _new_bundle(self) -> Path:
         number = 1
