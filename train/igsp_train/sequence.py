@@ -7,12 +7,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.errors import UserError
@@ -23,12 +24,16 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
-from igsp_train.classify import accuracy
-from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
-from igsp_train.features import TrunkViews
-from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.classify import accuracies
+from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
+from igsp_train.data.items import Items
+from igsp_train.data.order import step_pairs
+from igsp_train.data.workers import WorkerViews
+from igsp_train.features import TrunkViews, image_trunk
+from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
-from igsp_train.statistics import learn_statistics
+from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
 
 
 def train_sequence(
@@ -64,7 +69,12 @@ def train_sequence(
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
     data = {
         name: load_task_data(
-            name, source, val_share=config.data.val_share, test_share=config.data.test_share, seed=config.data.seed
+            name,
+            source,
+            val_share=config.data.val_share,
+            test_share=config.data.test_share,
+            seed=config.data.seed,
+            shots=config.data.shots,
         )
         for name, source in config.tasks.items()
     }
@@ -84,7 +94,7 @@ def train_sequence(
         for name, task in data.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
-                if known[name].source != _resolved(config.tasks[name]):
+                if known[name].source != canonical_source(config.tasks[name]):
                     raise UserError(
                         f"{model_path} already has a task {name!r}, learned from {known[name].source}. "
                         "Choose another name for the new one."
@@ -115,7 +125,8 @@ def learn_task(
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     started = time.monotonic()
-    source = _resolved(config.tasks[task.name])
+    memory = PeakMemory()
+    source = canonical_source(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
         task.train,
@@ -124,16 +135,20 @@ def learn_task(
         horizontal_flip=config.data.horizontal_flip,
         seed=config.learn.seed,
         on_skip=warn,
+        cache_bytes=config.data.cache_mib << 20,
     )
-    train_images, train_labels, _ = read_eval_images(views.items, backbone.preprocess)
-    held_out, held_out_labels, _ = read_eval_images(task.val, backbone.preprocess, on_skip=warn)
+    workers = WorkerViews(views, config.data.num_workers)
     trunk = TrunkViews(
         backbone,
         folder.first_block,
-        views,
+        workers,
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
     )
+    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
+    held_out_tokens = None
+    if config.learn.prune_rule in HELD_OUT_RULES:
+        held_out_tokens = _trunk_and_labels(backbone, calibration, folder.first_block)
     run = TaskRun(
         backbone,
         folder,
@@ -142,10 +157,14 @@ def learn_task(
         labels=views.items.labels,
         prompts=[task.templates[0].format(name) for name in task.display_names],
         fingerprint=_fingerprint(folder, task, config),
+        held_out=held_out_tokens,
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")
-    with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
+    if not trunk.cached_views:
+        order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
+        workers.follow(order, run.progress.step)
+    with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
         def both(step_report: StepReport) -> None:
             bar(step_report)
@@ -153,19 +172,21 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
-    statistics = learn_statistics(
-        backbone,
-        (train_images, train_labels),
-        held_out,
-        num_classes=len(task.classes),
-        first_block=folder.first_block,
-        place=folder.config.selector_place,
-        calibration_images=config.selector.calibration_images,
+    seen, held_out = (
+        chunked_selector_features(
+            backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
+        )
+        for items in (views.items, calibration)
+    )
+    statistics = statistics_of_features(
+        *seen, held_out[0], num_classes=len(task.classes), calibration_images=config.selector.calibration_images
     )
     learned = result.learner.learned(folder.pool, statistics)
     adapter = result.learner.adapter().detach_to(backbone.device)
-    metrics = _metrics(backbone, folder, task, adapter, held_out, held_out_labels, result)
+    metrics = _metrics(backbone, folder, task, adapter, result, warn)
     metrics["seconds"] = time.monotonic() - started
+    metrics.update(memory.measured())
+    metrics["learn"] = dataclasses.asdict(config.learn)
     record = TaskRecord(
         index=len(folder.tasks),
         name=task.name,
@@ -191,21 +212,31 @@ def learn_task(
     return record
 
 
+def _trunk_and_labels(backbone: Backbone, items: Items, first_block: int) -> tuple[Tensor, Tensor] | None:
+    """Trunk tokens `[M, n, d]` and labels `[M]` of images without augmentation; None where there are none."""
+    parts = [
+        (image_trunk(backbone, images, first_block), torch.from_numpy(labels))
+        for images, labels in eval_chunks(items, backbone.preprocess)
+    ]
+    if not parts:
+        return None
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
 def _metrics(
     backbone: Backbone,
     folder: ModelFolder,
     task: TaskData,
     adapter: TaskAdapter,
-    held_out: np.ndarray[Any, np.dtype[np.uint8]],
-    labels: np.ndarray[Any, np.dtype[np.int64]],
     result: LearnResult,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
-    if len(held_out):
-        for key, what in (("val_accuracy", adapter), ("val_zero_shot", None)):
-            measured[key] = accuracy(
-                backbone, what, folder.first_block, held_out, labels, task.display_names, task.templates
-            )
+    if len(task.val):
+        held_out = eval_chunks(task.val, backbone.preprocess, on_skip=warn)
+        found = accuracies(backbone, [adapter, None], folder.first_block, held_out, task.display_names, task.templates)
+        if found is not None:
+            measured = dict(zip(measured, found, strict=True))
     reused, new = result.learner.num_experts()
     return {
         **measured,
@@ -219,19 +250,17 @@ def _metrics(
     }
 
 
-def _resolved(source: str) -> str:
-    return str(Path(source).resolve())
-
-
 def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
+    settings = dataclasses.asdict(config.data)
     content = {
         "task": task.name,
         "learned": [t.name for t in folder.tasks],
-        "images": [str(p) for p in task.train.paths],
+        "images": [str(image) for image in task.train.images],
         "labels": task.train.labels.tolist(),
         "names": [task.display_names, task.templates],
         "learn": dataclasses.asdict(config.learn),
-        "data": dataclasses.asdict(config.data),
+        # How images are read does not change them.
+        "data": {k: v for k, v in settings.items() if k not in ("num_workers", "cache_mib")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
