@@ -131,7 +131,10 @@ def test_lessons_are_given_one_at_a_time_and_can_be_undone(
     assert (done["stage"], done["message"]) == ("done", "")
     assert sorted(p.name for p in tasks.iterdir()) == ["00-colors", "01-stripes", "02-hues"]
     assert not (place / "model" / ".inprogress").exists()
-    assert [p.name for p in sorted(place.glob("bundle-taught-*"))] == ["bundle-taught-1"]
+    assert sorted(p.name for p in place.glob("bundle-taught-*")) == [
+        "bundle-taught-1",
+        "bundle-taught-1.evaluation.json",
+    ]
     found = client.predict(send(bundled.images("colors")[0]), "hues", api_name="/classify")
     assert found["task"] == "hues"
     assert json.loads((place / "bundle.evaluation.json").read_text())["tasks"] == ["colors", "stripes", "hues"]

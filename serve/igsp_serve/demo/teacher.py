@@ -21,6 +21,7 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_json
 from igsp_deploy.names import check_task_name
 from igsp_serve.demo.backend import DemoBackend
+from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.lesson import Lesson, Stage
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks, take_back_last
 from igsp_serve.demo.worker import IGSP, TRAIN, Stopped, Worker
@@ -214,6 +215,7 @@ class Teacher:
             self._backend.add_task(bundle, lesson.task)
             added = True
             self._use(bundle)
+            lesson.result = {**lesson.result, "bundle": bundle.name}
             self._measure(lesson)
             outcome = "done"
         except Stopped:
@@ -250,7 +252,9 @@ class Teacher:
         """All tasks anew; that they cannot be measured is no fault of the lesson."""
         self._enter(lesson, "measuring")
         try:
-            measure(self._worker.run, self.model, self.evaluation)
+            found = measure(self._worker.run, self.model)
+            write_json(self.evaluation, found)
+            write_json(default_evaluation(self.bundle), found)
         except UserError as error:
             lesson.message = f"The accuracies of all tasks could not be measured: {error}"
 
@@ -275,13 +279,13 @@ class Teacher:
         old, self.bundle = self.bundle, bundle
         if old != self._first_bundle:
             shutil.rmtree(old, ignore_errors=True)
+            default_evaluation(old).unlink(missing_ok=True)
 
 
-def measure(run: Callable[[list[str]], str], model: Path, evaluation: Path) -> None:
-    """Measure all tasks with `igsp evaluate` and keep what it says in a file.
+def measure(run: Callable[[list[str]], str], model: Path) -> Any:
+    """Measure all tasks with `igsp evaluate`; returns what it says.
 
     Raises:
         UserError: it failed, for example because test images are gone.
     """
-    text = run([*IGSP, "evaluate", str(model), "--json"])
-    write_json(evaluation, json.loads(text))
+    return json.loads(run([*IGSP, "evaluate", str(model), "--json"]))
