@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from igsp_deploy.errors import UsageError
 
-Penalty = Literal["candidate_mass", "none"]
+Penalty = Literal["candidate_mass", "function_residual", "weight_overlap", "gradient_projection", "none"]
 Schedule = Literal["fixed", "target_mass"]
-PruneRule = Literal["cumulative", "relative", "absolute", "random"]
+PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 T = TypeVar("T")
 RouterInput = Literal["class_token", "mean_token", "static"]
 SelectorPlace = Literal["trunk", "embedding"]
@@ -90,11 +90,11 @@ class LearnConfig:
     gate_ema: float = 0.9
     """Decay of the moving average of the gates."""
     penalty: Penalty = "candidate_mass"
-    """Phase-1 regularisation that moves gradient onto the frozen experts."""
+    """Phase-1 regularisation that moves gradient onto the frozen experts (igsp_train/reuse.py, penalties.py)."""
     reuse_strength: float = 1.0
     """Strength lambda of the penalty (its start value under `target_mass`)."""
     reuse_schedule: Schedule = "target_mass"
-    """`fixed` lambda, or dual ascent on lambda until the candidates hold `target_mass` of the gates."""
+    """`fixed` lambda, or dual ascent on lambda until the penalty's value (the candidates' mass) is `target_mass`."""
     target_mass: float = 0.3
     """Mass of the gates that candidates may hold under `target_mass`."""
     dual_step: float = 0.3
@@ -102,7 +102,10 @@ class LearnConfig:
     prune_rule: PruneRule = "cumulative"
     """Which experts a task keeps after phase 1."""
     keep_ratio: float = 0.95
-    """Level kappa: share of the mass kept (`cumulative`), or share of 1/(|F|+|C|) (`relative`) or of 1 (`absolute`)."""
+    """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
+    1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
+    prune_tolerance: float = 0.02
+    """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 4
@@ -142,6 +145,7 @@ class LearnConfig:
             "cached_views",
             "cache_limit_mib",
             "reuse_strength",
+            "prune_tolerance",
             "weight_decay",
             "max_grad_norm",
         ):

@@ -1,8 +1,10 @@
 """From an image file to the pixels the model takes. Used alike in training, export checks and serving; no torch."""
 
 import io
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ _FAILURES = (
     KeyError,
     OverflowError,
     MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
     RuntimeWarning,
     UserWarning,
 )
@@ -101,7 +106,7 @@ def _open_header(source: Path | bytes, formats: Sequence[str] | None) -> Image.I
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(handle, formats=formats)
+        return Image.open(handle, formats=None if formats is None else tuple(formats))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -13,19 +13,25 @@ from igsp_deploy.errors import UserError
 COMMANDS = (
     "train",
     "evaluate",
+    "data",
     "report",
     "export",
     "verify",
     "inspect",
     "predict",
     "serve",
+    "demo",
     "bench",
+    "compare",
     "quickstart",
     "doctor",
 )
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
+    "gradio": "serve",
+    "fastapi": "serve",
+    "uvicorn": "serve",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",
@@ -40,6 +46,8 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
+    "datasets": "data",
+    "pyarrow": "data",
 }
 """Module that only some commands need -> extra that brings it."""
 

@@ -40,13 +40,21 @@ def run_blocks(
     first: int = 0,
     attn_mask: Tensor | None = None,
     gates_out: Gates | None = None,
+    hidden_out: dict[int, Tensor] | None = None,
 ) -> Tensor:
-    """Run blocks `first`, `first + 1`, ... on `x`; those without an adapter are the frozen block itself."""
+    """Run blocks `first`, `first + 1`, ... on `x`; those without an adapter are the frozen block itself.
+
+    Args:
+        gates_out: gets the gates of every adapted block.
+        hidden_out: gets the input of its MLP, `[B, n, d]`, attached to the graph.
+    """
     for index in range(first, len(blocks)):
         if index in adapters:
-            x, gates, _, _ = adapted_block(blocks[index], x, adapters[index], attn_mask)
+            x, gates, hidden, _ = adapted_block(blocks[index], x, adapters[index], attn_mask)
             if gates_out is not None:
                 gates_out[index] = gates
+            if hidden_out is not None:
+                hidden_out[index] = hidden
         else:
             x = blocks[index](x, attn_mask=attn_mask)
     return x
@@ -68,11 +76,14 @@ def encode_from_trunk(
     *,
     normalize: bool = False,
     gates_out: Gates | None = None,
+    hidden_out: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Image embeddings `[B, D]` from the output of `trunk_tokens`."""
     visual = backbone.visual
     adapters = adapter.vision if adapter is not None else {}
-    x = run_blocks(visual.transformer.resblocks, tokens, adapters, first=first_block, gates_out=gates_out)
+    x = run_blocks(
+        visual.transformer.resblocks, tokens, adapters, first=first_block, gates_out=gates_out, hidden_out=hidden_out
+    )
     pooled, _ = visual._pool(x)
     features = pooled @ visual.proj if visual.proj is not None else pooled
     return F.normalize(features, dim=-1) if normalize else features
@@ -96,6 +107,7 @@ def encode_text(
     *,
     normalize: bool = False,
     gates_out: Gates | None = None,
+    hidden_out: dict[int, Tensor] | None = None,
     crop: bool = False,
 ) -> Tensor:
     """Text embeddings `[N, D]` of token ids `[N, ctx]`; without an adapter, open_clip's own to the bit.
@@ -117,7 +129,7 @@ def encode_text(
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
     adapters = adapter.text if adapter is not None else {}
     mask = text.attn_mask[:length, :length]
-    x = run_blocks(text.transformer.resblocks, x, adapters, attn_mask=mask, gates_out=gates_out)
+    x = run_blocks(text.transformer.resblocks, x, adapters, attn_mask=mask, gates_out=gates_out, hidden_out=hidden_out)
     x = text.ln_final(x)
     eos = getattr(text, "text_eos_id", None) if hasattr(text, "text_eos_id") else getattr(text, "eos_id", None)
     x = text_global_pool(x, tokens, pool_type, eos_token_id=eos)

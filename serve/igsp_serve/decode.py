@@ -1,10 +1,14 @@
 """Bytes from strangers -> the pixels the model takes, within limits."""
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, to_uint8
+
+logger = logging.getLogger(__name__)
 
 UNSAFE_FORMATS = frozenset({"EPS", "IPTC", "FITS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 """Formats a server must not decode: EPS starts Ghostscript, IPTC may hold an EPS, FITS unpacks gzip without a limit,
@@ -50,4 +54,12 @@ def decode(
             raise ImageError("the image is empty. Send the bytes of a file.")
         if source[:2] == b"\xff\xd8" and source.count(b"\xff\xda") > MAX_JPEG_SCANS:
             raise ImageError(f"the image has more than {MAX_JPEG_SCANS} scans. Save it as a baseline JPEG.")
-    return to_uint8(load_image(source, max_pixels=max_pixels, formats=formats), spec)
+    try:
+        return to_uint8(load_image(source, max_pixels=max_pixels, formats=formats), spec)
+    except ImageError:
+        raise
+    except (
+        Exception
+    ) as error:  # what decoders raise on hostile bytes has no end: struct.error, RuntimeError of AVIF, ...
+        logger.info("an image broke its decoder", exc_info=True)
+        raise ImageError("the image cannot be decoded. It may be damaged; save it again.") from error

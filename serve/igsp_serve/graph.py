@@ -113,6 +113,10 @@ class Graph:
         """Name of every input without a default, and of every output -> its shape; free dimensions are names."""
         return {value.name: value.shape for value in (*self.session.get_inputs(), *self.session.get_outputs())}
 
+    def stack_shapes(self) -> dict[str, list[Any]]:
+        """Name of every stack -> its shape in the graph; free dimensions are names or formulas, as `16*experts_0`."""
+        return {value.name: value.shape for value in self.session.get_overridable_initializers()}
+
     def bind(self, stacks: Stacks) -> Values:
         """Put stacks on the device, once for all runs with them.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.towers import normalize_images, trunk_tokens
+from igsp_train.data.workers import WorkerViews
 
 CHUNK = 32
 """Images a forward pass of the trunk. Fixed, so that a cached feature does not depend on which step asked for it."""
@@ -62,6 +63,8 @@ class TrunkViews:
         self._cache: dict[int, Tensor] = {}
 
     def _images(self, pairs: list[tuple[int, int]]) -> NDArray[np.uint8]:
+        if isinstance(self.views, WorkerViews):
+            return self.views.batch(pairs)
         return np.stack([self.views.view(index, epoch) for index, epoch in pairs])
 
     def batch(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> Tensor:

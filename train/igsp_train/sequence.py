@@ -7,11 +7,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.errors import UserError
@@ -24,8 +26,11 @@ from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracies
 from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
-from igsp_train.features import TrunkViews
-from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.data.items import Items
+from igsp_train.data.order import step_pairs
+from igsp_train.data.workers import WorkerViews
+from igsp_train.features import TrunkViews, image_trunk
+from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
@@ -132,13 +137,18 @@ def learn_task(
         on_skip=warn,
         cache_bytes=config.data.cache_mib << 20,
     )
+    workers = WorkerViews(views, config.data.num_workers)
     trunk = TrunkViews(
         backbone,
         folder.first_block,
-        views,
+        workers,
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
     )
+    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
+    held_out_tokens = None
+    if config.learn.prune_rule in HELD_OUT_RULES:
+        held_out_tokens = _trunk_and_labels(backbone, calibration, folder.first_block)
     run = TaskRun(
         backbone,
         folder,
@@ -147,10 +157,14 @@ def learn_task(
         labels=views.items.labels,
         prompts=[task.templates[0].format(name) for name in task.display_names],
         fingerprint=_fingerprint(folder, task, config),
+        held_out=held_out_tokens,
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")
-    with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
+    if not trunk.cached_views:
+        order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
+        workers.follow(order, run.progress.step)
+    with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
         def both(step_report: StepReport) -> None:
             bar(step_report)
@@ -158,7 +172,6 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
-    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
     seen, held_out = (
         chunked_selector_features(
             backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
@@ -197,6 +210,17 @@ def learn_task(
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
     warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
     return record
+
+
+def _trunk_and_labels(backbone: Backbone, items: Items, first_block: int) -> tuple[Tensor, Tensor] | None:
+    """Trunk tokens `[M, n, d]` and labels `[M]` of images without augmentation; None where there are none."""
+    parts = [
+        (image_trunk(backbone, images, first_block), torch.from_numpy(labels))
+        for images, labels in eval_chunks(items, backbone.preprocess)
+    ]
+    if not parts:
+        return None
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def _metrics(

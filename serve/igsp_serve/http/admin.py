@@ -77,18 +77,18 @@ def find_bundle(given: str, roots: tuple[Path, ...]) -> Path:
         except ValueError:
             continue
         path = base
-        for part in inside.parts:
-            path = path / part
-            if path.is_symlink():
-                raise forbidden
         try:
-            found = path.is_dir()
-        except OSError:  # a name that is too long
-            found = False
-        if found:
+            for part in inside.parts:
+                path = path / part
+                if path.is_symlink():
+                    raise forbidden
+            if not path.is_dir():
+                continue
             if any(p.is_symlink() for p in path.rglob("*")):
                 raise forbidden
-            return path
+        except OSError:  # a name that is too long, a folder that may not be read
+            continue
+        return path
     if Path(given).is_absolute() or not roots:
         raise forbidden
     raise RequestError("there is no such folder in the server's bundle roots.")

@@ -24,7 +24,7 @@ from igsp_serve.http.body import Body
 from igsp_serve.http.context import Context
 from igsp_serve.http.inputs import BadInput, wrong_fields
 from igsp_serve.http.keys import Keys
-from igsp_serve.http.problems import failure, problem
+from igsp_serve.http.problems import failure, is_v2, problem
 from igsp_serve.http.request_log import RequestLog
 from igsp_serve.metrics import Metrics
 from igsp_serve.service import Service
@@ -66,6 +66,7 @@ def create_app(
     for part in (classify, embed, tasks, admin, health, v2):
         app.include_router(part.router)
     _handle_errors(app)
+    _describe(app)
     # The last one added is the outermost.
     app.add_middleware(
         Body,
@@ -99,14 +100,14 @@ def mount_demo(app: FastAPI, service: Service) -> None:
         UserError: this installation has no demo.
     """
     try:
-        import gradio
-
-        build_demo = importlib.import_module("igsp_serve.demo").build_demo
-    except ImportError as error:
+        backend, mount, page = (
+            importlib.import_module(f"igsp_serve.demo.{part}") for part in ("backend", "mount", "page")
+        )
+    except ModuleNotFoundError as error:
         raise UserError(
             f"the demo needs {error.name}, which is not installed. Install it with: pip install 'igsp-deploy[serve]'"
         ) from error
-    gradio.mount_gradio_app(app, build_demo(service), path="/demo")
+    mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)))
 
 
 def _serve_alone(service: Service) -> Lifespan:
@@ -120,13 +121,32 @@ def _serve_alone(service: Service) -> Lifespan:
     return lifespan
 
 
+def _describe(app: FastAPI) -> None:
+    """Leave out the error FastAPI adds to every route with parameters: errors here have another form."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = make()
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return make()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
 def _handle_errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         return failure(request.scope, error)
 
     async def bad_input(request: Request, error: Exception) -> Response:
         assert isinstance(error, BadInput)
-        return problem(request.scope, error.status, error.detail, errors=error.errors)
+        status = 400 if error.status == 422 and is_v2(request.scope) else error.status
+        return problem(request.scope, status, error.detail, errors=error.errors)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

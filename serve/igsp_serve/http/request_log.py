@@ -21,6 +21,8 @@ CLIENT_LEFT = 499
 """Status in log and metrics of a request whose client left before the answer."""
 current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """Id of the request that is being served, for log lines."""
+QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Paths asked every few seconds by machines: in the log only when something is wrong."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -97,9 +99,8 @@ class RequestLog:
         finally:
             self._active -= 1
             seconds = time.monotonic() - start
-            route = getattr(scope.get("route"), "path", None) or "unmatched"
-            self._observe(route, status or CLIENT_LEFT, seconds)
-            if self._log:
+            self._observe(_route(scope), status or CLIENT_LEFT, seconds)
+            if self._log and not (status == 200 and scope["path"] in QUIET):
                 client = scope.get("client")
                 fields = {
                     "method": scope["method"],
@@ -110,6 +111,13 @@ class RequestLog:
                     "client": client[0] if client else None,
                 }
                 logger.info("request", extra={"fields": fields})
+
+
+def _route(scope: Scope) -> str:
+    """What a request counts for: the path of its route, not its own, of which there may be any number."""
+    if scope["path"] == "/demo" or scope["path"].startswith("/demo/"):
+        return "/demo"
+    return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
 class JsonLines(logging.Formatter):

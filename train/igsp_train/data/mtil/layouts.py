@@ -48,7 +48,10 @@ def read_layout(one: BenchmarkSet, root: Path) -> tuple[dict[str, Items], list[s
         splits[split] = _sorted(items) if one.name == "sun397" else items
         names = names or (one.classes if one.name == "flowers102" else class_names_of(opened) or [])
     for split, items in splits.items():
-        if len(items) and int(items.labels.max()) >= len(names):
+        if not len(items):
+            damaged = _damaged(one, root, None) or f"{folder} lists no images for {split}."
+            raise UserError(f"{one.title}: {damaged} {one.how_to_get(root)}")
+        if int(items.labels.max()) >= len(names):
             raise UserError(
                 f"{one.title}: {folder} has {len(names)} classes, but {split} uses label {int(items.labels.max())} "
                 f"(counted from 0). Its annotation files are not of one version. {one.how_to_get(root)}"
