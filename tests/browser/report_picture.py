@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=820)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = make_report(arguments.model, Path(folder) / "report.html", evaluation=arguments.evaluation, images=6)
+        report = make_report(arguments.model, Path(folder) / "report.html", evaluation=arguments.evaluation, images=5)
         whole = picture(report, arguments.width)
     for colors in (256, 128, 64, 32):
         buffer = io.BytesIO()
