@@ -335,6 +335,7 @@ class TaskRun:
             progress.mean_gates[f"{site[0]}.{site[1]}"] = [round(v, 5) for v in mean.tolist()]
             progress.kept[f"{site[0]}.{site[1]}"] = mask.tolist()
             moved.update(learner.keep(mask))
+            learner.open_gates(mean[mask], config.phase2_candidate_mass)
         old = self.optimiser
         self.optimiser = make_optimiser(self.learner, config, train_router=config.train_router_phase2)
         if not config.train_router_phase2:
