@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from igsp_deploy.config import LearnConfig, ModelConfig, SelectorConfig
+from igsp_deploy.config import LearnConfig, ModelConfig, PruneRule, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.folder import ModelFolder
@@ -339,3 +339,20 @@ def test_new_experts_start_phase_2_with_open_gates(tmp_path: Path, backbone: Bac
         masses.append(result.curves["mass"][result.phase1_steps])
     assert masses[0] < 0.5
     assert masses[1] == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", ["held_out", "leave_one_out"])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_pruning_by_loss_works_with_held_out_images_and_without(
+    tmp_path: Path, backbone: Backbone, rule: PruneRule, held_out: bool
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    run = make_run(backbone, folder, 120, dataclasses.replace(LEARN, prune_rule=rule, prune_tolerance=0.05))
+    if held_out:
+        indices = np.arange(10)
+        run.held_out = (run.views.batch(indices, indices * 0 + 5), run.labels[indices])
+    result = run.run()
+    kept = [sum(mask) for mask in result.kept.values()]
+    assert min(kept) >= 1
+    assert sum(kept) < sum(len(mask) for mask in result.kept.values())
