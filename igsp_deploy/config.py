@@ -106,6 +106,8 @@ class LearnConfig:
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
     prune_tolerance: float = 0.02
     """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
+    phase2_candidate_mass: float = 0.5
+    """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 4
@@ -138,6 +140,8 @@ class LearnConfig:
                 found.append(f"learn.{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.initial_candidate_mass < 1:
             found.append(f"learn.initial_candidate_mass must be inside (0, 1), got {self.initial_candidate_mass}")
+        if not 0 <= self.phase2_candidate_mass < 1:
+            found.append(f"learn.phase2_candidate_mass must be in [0, 1), got {self.phase2_candidate_mass}")
         if self.phase1_min_share > self.phase1_max_share:
             found.append("learn.phase1_min_share must not exceed learn.phase1_max_share")
         for name in (

@@ -56,6 +56,10 @@ class StepReport:
     candidates: int
 
 
+MAX_HELD_OUT = 256
+"""Images on which pruning measures a loss."""
+
+
 class TokenBatches(Protocol):
     """Trunk tokens of augmented training images: `features.TrunkViews`, or ones that a study read from disk."""
 
@@ -300,9 +304,6 @@ class TaskRun:
 
         Args:
             gates: mean gates to go by; the tracker's by default.
-
-        Raises:
-            UserError: the rule measures a loss and there are no held-out images.
         """
         config = self.config
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
@@ -318,12 +319,15 @@ class TaskRun:
         }
 
     def _held_out_loss(self) -> HeldOutLoss:
-        if self.held_out is None or not len(self.held_out[1]):
-            raise UserError(
-                f"learn.prune_rule {self.config.prune_rule!r} measures a loss on held-out images, and there are none. "
-                "Raise data.val_share, or choose another rule, for example cumulative."
-            )
-        return HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, self.held_out)
+        """On at most `MAX_HELD_OUT` held-out images; where none were held out (few-shot), on training images."""
+        if self.held_out is not None and len(self.held_out[1]):
+            rows = np.linspace(0, len(self.held_out[1]) - 1, min(MAX_HELD_OUT, len(self.held_out[1]))).round()
+            chosen = torch.from_numpy(rows.astype(np.int64))
+            images = (self.held_out[0][chosen], self.held_out[1][chosen])
+        else:
+            indices = batch_indices(len(self.labels), min(MAX_HELD_OUT, len(self.labels)), 0, self.seed)
+            images = (self.views.batch(indices, np.zeros_like(indices)), self.labels[indices])
+        return HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, images)
 
     def _prune(self) -> None:
         """Fix the structure: keep what the routers use, drop the other candidates for good, go on with phase 2."""
@@ -335,6 +339,7 @@ class TaskRun:
             progress.mean_gates[f"{site[0]}.{site[1]}"] = [round(v, 5) for v in mean.tolist()]
             progress.kept[f"{site[0]}.{site[1]}"] = mask.tolist()
             moved.update(learner.keep(mask))
+            learner.open_gates(mean[mask], config.phase2_candidate_mass)
         old = self.optimiser
         self.optimiser = make_optimiser(self.learner, config, train_router=config.train_router_phase2)
         if not config.train_router_phase2:

@@ -105,6 +105,27 @@ class SiteLearner(nn.Module):
                 moved[old] = (new, kept)
         return moved
 
+    def open_gates(self, mean_gates: Tensor, mass: float) -> None:
+        """Raise the new experts' share of the gates to `mass` where it is lower, their weighted output unchanged.
+
+        The penalty of phase 1 shuts the gates of candidates, and a gate is also the factor on its expert's gradient
+        (identity 1 of docs/paper_to_code.md): what was kept to fit the residual could hardly learn it. The routers'
+        biases move by the difference in log-odds, B shrinks by the same factor that the gates grow by on average.
+
+        Args:
+            mean_gates: mean routing probability of each expert that was kept, `[K]`.
+            mass: share of the gates that all new experts of the block get together.
+        """
+        if not self.num_frozen or not self.num_candidates:
+            return
+        now = float(mean_gates[self.num_frozen :].sum() / mean_gates.sum())
+        if now >= mass:
+            return
+        now = max(now, 1e-4)
+        with torch.no_grad():
+            self.bias[self.num_frozen :] += math.log(mass / (1 - mass)) - math.log(now / (1 - now))
+            self.up *= now / mass
+
 
 class TaskLearner(nn.Module):
     """All adapted blocks of the task being learned."""

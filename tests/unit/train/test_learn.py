@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from igsp_deploy.config import LearnConfig, ModelConfig, SelectorConfig
+from igsp_deploy.config import LearnConfig, ModelConfig, PruneRule, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.folder import ModelFolder
@@ -302,3 +302,57 @@ def test_a_checkpoint_that_was_being_removed_when_the_process_died_is_no_obstacl
     assert make_run(backbone, folder, 120).progress.step == 0
     clear_checkpoint(folder.path)
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".inprogress")]
+
+
+def test_opened_gates_give_new_experts_their_share_and_leave_their_output(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    learner = dict(make_run(backbone, folder, 120).learner.items())[("vision", 1)]
+    with torch.no_grad():
+        learner.bias[learner.num_frozen :] -= 3.0
+        learner.up.normal_()
+    hidden = torch.randn(1, 5, 32)
+    before = learner.adapter().gates(hidden)[0]
+    up = learner.up.detach().clone()
+    assert before[learner.num_frozen :].sum() < 0.1
+    learner.open_gates(before.detach(), 0.4)
+    after = learner.adapter().gates(hidden)[0]
+    assert after[learner.num_frozen :].sum().item() == pytest.approx(0.4, abs=1e-4)
+    torch.testing.assert_close(
+        after[learner.num_frozen :, None, None] * learner.up, before[learner.num_frozen :, None, None] * up
+    )
+    # Gates that are open already stay as they are.
+    learner.open_gates(after.detach(), 0.3)
+    assert torch.equal(learner.adapter().gates(hidden)[0], after)
+
+
+def test_new_experts_start_phase_2_with_open_gates(tmp_path: Path, backbone: Backbone) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    masses = []
+    for share in (0.0, 0.8):
+        config = dataclasses.replace(
+            LEARN, reuse_strength=20.0, reuse_schedule="fixed", keep_ratio=1.0, phase2_candidate_mass=share
+        )
+        clear_checkpoint(folder.path)
+        result = make_run(backbone, folder, 120, config).run()
+        masses.append(result.curves["mass"][result.phase1_steps])
+    assert masses[0] < 0.5
+    assert masses[1] == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", ["held_out", "leave_one_out"])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_pruning_by_loss_works_with_held_out_images_and_without(
+    tmp_path: Path, backbone: Backbone, rule: PruneRule, held_out: bool
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    run = make_run(backbone, folder, 120, dataclasses.replace(LEARN, prune_rule=rule, prune_tolerance=0.05))
+    if held_out:
+        indices = np.arange(10)
+        run.held_out = (run.views.batch(indices, indices * 0 + 5), run.labels[indices])
+    result = run.run()
+    kept = [sum(mask) for mask in result.kept.values()]
+    assert min(kept) >= 1
+    assert sum(kept) < sum(len(mask) for mask in result.kept.values())

@@ -251,3 +251,16 @@ def test_overlap_is_shared_over_either() -> None:
     one, other = torch.tensor([True, True, False, False]), torch.tensor([False, True, True, False])
     assert overlap(one, other) == pytest.approx(33.3)
     assert overlap(one, one) == 100.0
+
+
+def test_settings_of_pruning_tell_runs_of_igsp_apart_and_not_those_of_methods_that_do_not_prune() -> None:
+    def name(method: str, **changes: object) -> str:
+        learn = dataclasses.replace(RunConfig().learn, **changes)  # type: ignore[arg-type]
+        config = dataclasses.replace(RunConfig(), learn=learn)
+        return RunKey(label="", method=method, seed=0, order=("a", "b"), config=config).file_name({"a": "1", "b": "2"})
+
+    for method in ("igsp", "isolated"):
+        assert (name(method) == name(method, prune_rule="random")) == (method == "isolated")
+        assert name(method) != name(method, steps=7)
+        assert name(method) == name(method, checkpoint_every=7)
+        assert name(method).startswith(f"{method}-s0-")

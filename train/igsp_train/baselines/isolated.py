@@ -13,7 +13,9 @@ from igsp_train.study.tokens import TaskTokens
 
 def without_pruning(learn: LearnConfig) -> LearnConfig:
     """The same settings, but every expert stays and nothing is penalised."""
-    return dataclasses.replace(learn, penalty="none", prune_rule="cumulative", keep_ratio=1.0)
+    return dataclasses.replace(
+        learn, penalty="none", prune_rule="cumulative", keep_ratio=1.0, phase2_candidate_mass=0.0
+    )
 
 
 def learn_isolated(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:

@@ -18,6 +18,8 @@ METHODS: dict[str, Method] = {
     "isolated": Method(learn=learn_isolated, summary="experts of its own for every task", reads_order=False),
     "similarity": Method(learn=learn_by_similarity, summary="shares with the task that looks most alike"),
     "fixed-pool": Method(learn=learn_fixed_pool, summary="22 experts, top 2, as MoE-Adapters", changes_old=True),
-    "igsp": Method(learn=learn_igsp, summary="this project"),
-    "convergence": Method(learn=learn_watching_routers, summary="igsp, with routers also trained to the end"),
+    "igsp": Method(learn=learn_igsp, summary="this project", prunes=True),
+    "convergence": Method(
+        learn=learn_watching_routers, summary="igsp, with routers also trained to the end", prunes=True
+    ),
 }

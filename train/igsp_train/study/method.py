@@ -39,6 +39,24 @@ class Setting:
         return self.backbone.vision_width if site[0] == "vision" else self.backbone.text_width
 
 
+STRUCTURE = (
+    "penalty",
+    "reuse_strength",
+    "reuse_schedule",
+    "target_mass",
+    "dual_step",
+    "prune_rule",
+    "keep_ratio",
+    "prune_tolerance",
+    "phase1_min_share",
+    "phase1_max_share",
+    "phase2_candidate_mass",
+    "convergence_window",
+    "convergence_threshold",
+    "gate_ema",
+)
+"""Settings of learning that only methods with `prunes` read."""
+
 Predict = Callable[[TaskTokens, Tensor], Tensor]
 """Task whose classes are given, trunk tokens `[B, n, d]` -> class of each image `[B]`."""
 
@@ -77,9 +95,11 @@ class Method:
         summary: one line for people.
         changes_old: learning a task can change what an earlier one predicts. Where it cannot, a task is measured once.
         reads_order: results depend on the order of the tasks. Where they do not, one run serves all orders.
+        prunes: it looks for a structure and prunes. The settings of that (`STRUCTURE`) do not concern the others.
     """
 
     learn: Learn
     summary: str
     changes_old: bool = False
     reads_order: bool = True
+    prunes: bool = False

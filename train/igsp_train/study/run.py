@@ -17,7 +17,7 @@ from igsp_deploy.config import RunConfig
 from igsp_deploy.files import explain_os_error, read_json, write_json
 from igsp_train.baselines.registry import METHODS
 from igsp_train.baselines.zero_shot import predictor
-from igsp_train.study.method import Predict, Setting, Stage
+from igsp_train.study.method import STRUCTURE, Predict, Setting, Stage
 from igsp_train.study.tokens import TaskTokens
 
 FORMAT = 1
@@ -45,7 +45,13 @@ class RunKey:
     def file_name(self, keys: dict[str, str]) -> str:
         """Name of the run's file: readable, and different for other settings or other images (`keys` of the tasks)."""
         model, learn = dataclasses.asdict(self.config.model), dataclasses.asdict(self.config.learn)
-        learn.pop("seed")
+        for name in (
+            "seed",
+            "checkpoint_every",
+            "cache_limit_mib",
+            *(() if METHODS[self.method].prunes else STRUCTURE),
+        ):
+            del learn[name]
         content = [FORMAT, self.method, self.seed, [[n, keys[n]] for n in self.order], model, learn]
         content.append(dataclasses.asdict(self.config.selector))
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

@@ -90,7 +90,9 @@ def load_tokens(
     Raises:
         UserError: unreadable images or a full disk.
     """
-    found = load_task_data(name, source, val_share=data.val_share, test_share=data.test_share, seed=data.seed)
+    found = load_task_data(
+        name, source, val_share=data.val_share, test_share=data.test_share, seed=data.seed, shots=data.shots
+    )
     key = _key(found, backbone, first_block, data, num_views)
     tensors = _read(_file(cache, name, key))
     if tensors is None:
@@ -165,6 +167,8 @@ def _key(found: TaskData, backbone: Backbone, first_block: int, data: DataConfig
     for items in (found.train, found.val, found.test):
         for image, label in zip(items.images, items.labels.tolist(), strict=True):
             files.append([image.name, image.stat().st_size if isinstance(image, Path) else 0, label])
-    content = [backbone.weight_hash, first_block, dataclasses.asdict(data), num_views, files]
+    # What says how fast images are read (workers, memory) changes none of them, and the files are those of the split.
+    views = [data.crop_scale, data.horizontal_flip, data.seed, num_views]
+    content = [backbone.weight_hash, first_block, views, files]
     words = [found.display_names, found.templates]
     return hashlib.sha256(json.dumps([content, words]).encode()).hexdigest()
