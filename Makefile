@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 WORKERS ?= auto
 OUT ?= quickstart-out
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test lint format browser clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
 	@echo "make quickstart  learn, export and classify small real tasks offline; writes $(OUT)/"
 	@echo "make test        ruff, mypy and pytest"
+	@echo "make browser     Debian's chromium for the tests that look at pages (make test calls it)"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
@@ -35,7 +36,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+browser:
+	sh tests/browser/install.sh
+
+test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 format: install
