@@ -33,7 +33,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "doctor", "quickstart", "export", "verify", "inspect", "predict"]
+    "command", ["train", "evaluate", "report", "doctor", "quickstart", "export", "verify", "inspect", "predict"]
 )
 def test_every_command_has_help_and_examples(command: str) -> None:
     result = igsp(command, "--help")

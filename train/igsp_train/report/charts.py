@@ -40,7 +40,7 @@ def growth_chart(kept: Sequence[int], isolated: Sequence[int] | None) -> Markup:
         parts.append(_line(points, kind))
         if count <= 30:
             parts += [_mark(px, py, kind) for px, py in points[1:]]
-    last = f"{ours[-1]:,} numbers after {count} {'task' if count == 1 else 'tasks'}"
+    last = f"{ours[-1]:,} parameters after {count} {'task' if count == 1 else 'tasks'}"
     beside = f", against {theirs[-1]:,} of isolated experts" if theirs else ""
     return _svg(height, f"Growth of the pool: {last}{beside}.", parts)
 

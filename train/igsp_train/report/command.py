@@ -26,9 +26,8 @@ def commands_to_repeat(folder: ModelFolder) -> list[str]:
             words += _changed(dataclasses.asdict(folder.config), type(folder.config)(), "model")
             words += _changed(dataclasses.asdict(folder.selector_config), type(folder.selector_config)(), "selector")
         words += options
-        for record in records:
-            words += ["--task", f"{record.name}={record.source}"]
-        lines.append(shlex.join(words))
+        tasks = [shlex.join(["--task", f"{record.name}={record.source}"]) for record in records]
+        lines.append(" \\\n    ".join([shlex.join(words), *tasks]))
     return lines
 
 

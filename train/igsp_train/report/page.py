@@ -12,7 +12,7 @@ from igsp_train.report.gather import ReportData, TaskFacts, mean
 from igsp_train.report.summary import about_phase1, in_short
 
 _METRICS = (
-    ("transfer", "Transfer", "on tasks before they are learned: what plain CLIP's ability for new things is worth"),
+    ("transfer", "Transfer", "on each task before it is learned: plain CLIP's ability for what is new"),
     ("average", "Average", "over all tasks at all times"),
     ("last", "Last", "over all tasks after the last one"),
 )
@@ -58,7 +58,7 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
         (_percent(mean([t.given for t in tasks])), "right, task given (%)", _beside(tasks)),
         (_percent(mean([t.chosen for t in tasks])), "right, task chosen (%)", "the selector finds the task"),
         (_percent(mean([t.right_task for t in tasks])), "given to the right task (%)", "by the selector"),
-        (_number(kept), "numbers added", separate),
+        (_number(kept), "parameters added", separate),
     ]
 
 

@@ -60,7 +60,7 @@ def _growth(data: ReportData) -> list[str]:
     isolated = [task.isolated for task in data.tasks if task.isolated is not None]
     separate = sum(isolated)
     first, last = data.tasks[0], data.tasks[-1]
-    text = f"It added {kept:,} numbers to the CLIP"
+    text = f"It added {kept:,} parameters to the CLIP"
     if len(isolated) == len(data.tasks) and separate:
         saved = 100 * (1 - kept / separate)
         than = f"{abs(saved):.0f} % {'less' if saved >= 0 else 'more'} than"

@@ -1,0 +1,65 @@
+"""The worked examples of the documents, run block by block as they stand there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.docs_text import ROOT, blocks
+
+
+def run_blocks(document: Path, names: dict[str, Any], folder: Path) -> int:
+    """Run a document's blocks in order in `folder`; Python blocks share `names`. Returns how many there were."""
+    count = 0
+    for block in blocks(document):
+        where = f"{document.name}:{block.line}"
+        if block.language == "python":
+            # Lines keep their numbers, so that a traceback points into the document.
+            code = compile("\n" * (block.line - 1) + block.text, str(document), "exec")
+            exec(code, names)
+        elif block.language == "sh":
+            done = subprocess.run(
+                [
+                    "bash",
+                    "-euo",
+                    "pipefail",
+                    "-c",
+                    f"igsp() {{ '{sys.executable}' -m igsp_deploy.cli.main \"$@\"; }}\n" + block.text,
+                ],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
+        else:
+            continue
+        count += 1
+    return count
+
+
+def test_the_tutorial_goes_from_pictures_to_a_served_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_blocks(ROOT / "docs" / "tutorial.md", {}, tmp_path) == 10
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "colors" in page
+    assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+def test_every_seam_has_an_example_that_works(bundled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_blocks(ROOT / "docs" / "extending.md", {"bundle": bundled.bundle}, tmp_path) == 6
+
+
+def test_a_block_that_fails_fails_the_test(tmp_path: Path) -> None:
+    document = tmp_path / "d.md"
+    document.write_text("# D\n\n```python\nassert 1 == 2\n```\n")
+    with pytest.raises(AssertionError):
+        run_blocks(document, {}, tmp_path)
+    document.write_text("```sh\nigsp fly\n```\n")
+    with pytest.raises(AssertionError, match="fly"):
+        run_blocks(document, {}, tmp_path)

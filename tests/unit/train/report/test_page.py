@@ -1,0 +1,95 @@
+"""The page: whole, closed, escaped, at any size."""
+
+import dataclasses
+
+import pytest
+
+from igsp_train.report.examples import Example, TaskExamples
+from igsp_train.report.page import render
+from tests.unit.train.report.made_up import make_data
+from tests.unit.train.report.page_parts import Parts, external
+
+SECTIONS = ["short", "tasks", "accuracy", "growth", "sharing", "choice", "convergence", "examples", "cost", "made"]
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 2), (2, 100), (13, 3), (40, 2)])
+def test_every_size_has_all_sections_and_loads_nothing(count: int, classes: int) -> None:
+    page = render(make_data(count, classes=classes, name="a-rather-long-name-of-a-task-that-nobody-would-type"))
+    parts = Parts(page)
+    assert [name for name in SECTIONS if name not in parts.ids] == []
+    assert external(page) == []
+    assert parts.tags.count("h1") == 1
+    for name in ("given", "chosen"):
+        assert name in page
+    assert "class 99" in page or classes < 100
+
+
+def test_the_closed_world_test_sees_what_is_not_closed() -> None:
+    assert external('<link href="https://x.y/a.css">') == ["https://x.y/a.css"]
+    assert external("<style>@import 'a.css'; b { background: url(http://x.y/p.png) }</style>") != []
+    assert external("<script>1</script>") == ["script"]
+
+
+def test_the_numbers_of_the_evaluation_are_on_the_page() -> None:
+    text = " ".join(Parts(render(make_data(3))).text)
+    for number in ("90.0", "89.0", "88.0", "10.1", "10.2", "89.5", "12.5", "50.5", "80.2", "25.0", "75.0"):
+        assert number in text, number
+    assert "Nothing was forgotten" in text
+    assert "igsp train toy --set model.backbone=debug --set model.rank=4" in text
+    assert "--task task-2=data/2" in text
+
+
+def test_forgetting_is_said_when_the_numbers_show_it() -> None:
+    values = make_data(2)
+    values.evaluation.given[-1][0] = 80.0
+    text = " ".join(Parts(render(values)).text)
+    assert "Nothing was forgotten" not in text
+    assert "task-0 lost most since it was learned: 10.0 points" in text
+
+
+def test_what_users_named_is_escaped_wherever_it_stands() -> None:
+    evil = '<img src=x onerror="alert(1)">&"\'</title><script>alert(2)</script>'
+    example = Example(picture=PIXEL, truth=evil, predicted=evil, probability=51.0, chosen=None, right=False)
+    values = make_data(2, title=evil, shown=[example])
+    tasks = [
+        dataclasses.replace(task, name=evil, classes=[evil], templates=[evil], source=evil) for task in values.tasks
+    ]
+    values = dataclasses.replace(values, tasks=tasks, commands=[evil], model=evil)
+    page = render(values)
+    parts = Parts(page)
+    assert "script" not in parts.tags
+    assert external(page) == []
+    assert parts.tags.count("img") == 2  # one example a task
+    assert evil in "".join(parts.text)
+
+
+def test_every_picture_has_a_text_and_mistakes_are_told_in_words() -> None:
+    right = Example(picture=PIXEL, truth="cat", predicted="cat", probability=97.4, chosen="task-0", right=True)
+    wrong = Example(picture=PIXEL, truth="cat", predicted="dog", probability=51.0, chosen=None, right=False)
+    parts = Parts(render(make_data(1, shown=[right, wrong])))
+    text = "".join(parts.text)
+    assert parts.images_without_text == 0
+    assert "✓ right: cat (97" in text
+    assert "✗ wrong: dog (51" in text
+    assert "it is cat" in text
+    assert "chosen: plain CLIP" in text
+
+
+def test_values_that_nobody_measured_are_dashes() -> None:
+    values = make_data(2)
+    for row in (*values.evaluation.given, *values.evaluation.chosen):
+        row[:] = [None, None]
+    bare = [dataclasses.replace(task, given=None, chosen=None, zero_shot=None, seconds=None) for task in values.tasks]
+    page = render(dataclasses.replace(values, tasks=bare))
+    assert "–" in page
+    assert "None" not in page
+    assert "nan" not in page
+
+
+def test_missing_images_are_said_with_the_reason() -> None:
+    values = make_data(1)
+    gone = dataclasses.replace(values.tasks[0], examples=TaskExamples(shown=[], problem="data/0 does not exist."))
+    text = "".join(Parts(render(dataclasses.replace(values, tasks=[gone]))).text)
+    assert "the test images are not where they were" in text
+    assert "data/0 does not exist." in text
