@@ -76,6 +76,9 @@ def data(
         tolerance = TOLERANCE if tolerance is None else tolerance
         gate = run_gate(backbone, checks, tolerance=tolerance, console=progress)
     _print(checks, gate, as_json=json)
+    if len(gate) == len(checks):
+        means = [sum(values) / len(values) for values in zip(*((r.measured, r.expected) for r in gate), strict=True)]
+        progress.print(f"mean: zero-shot {means[0]:.1f} %, expected {means[1]:.1f} %", markup=False, highlight=False)
     wrong = [check.one.name for check in checks if check.status != "as published"]
     off = [result.name for result in gate if result.off]
     told = [f"{len(wrong)} of {len(checks)} sets are not as published: {', '.join(wrong)}"] if wrong else []

@@ -20,6 +20,7 @@ COMMANDS = (
     "inspect",
     "predict",
     "serve",
+    "demo",
     "bench",
     "compare",
     "quickstart",
@@ -28,6 +29,7 @@ COMMANDS = (
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
+    "gradio": "serve",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",

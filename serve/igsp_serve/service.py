@@ -564,6 +564,9 @@ def _open(bundle: Path, settings: Settings) -> Classifier:
         precision=settings.precision,
         num_threads=settings.threads,
         spinning=settings.spinning,
+        batch_sizes=settings.batch_sizes,
+        cuda_graph=settings.cuda_graph,
+        engine_cache=settings.engine_cache,
         max_tasks=settings.max_tasks,
     )
     return Classifier(engine)

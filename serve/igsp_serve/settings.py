@@ -49,6 +49,10 @@ class Settings:
     threads: int = option(0, "CPU threads of one operator; 0 lets onnxruntime decide.", least=0, most=1024)
     spinning: bool = option(False, "CPU threads of the model wait for work by spinning: faster alone on a machine.")
 
+    batch_sizes: tuple[int, ...] = option((), "Run the model in batches of these sizes only, padded to the next one.")
+    cuda_graph: bool = option(False, "Capture a CUDA graph for each of the batch sizes.")
+    engine_cache: Path | None = option(None, "Folder where TensorRT keeps the engines it builds.")
+
     max_batch: int = option(32, "Images in one call of the model.", least=1, most=4096)
     max_wait_ms: float = option(2.0, "Longest wait of an image for others while the model is idle.", least=0, most=1e4)
     queue: int = option(512, "Images admitted and not yet in the model; beyond it 429.", least=1, most=1_000_000)

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except UserError as error:
             parser.exit(error.exit_code, f"error: {error}\n")
         share = {name: (all_[name] - first[name]) / (given.tasks - 1) / 1e6 for name in STORED}
-        print(f"| {assumed.words} | {share['fp32']:.2f} | {share['fp16']:.2f} |", flush=True)
+        print(f"| {assumed.words} | {share['fp32']:.3g} | {share['fp16']:.3g} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 README = (Path(__file__).parents[2] / "serve" / "README.md").read_text(encoding="utf-8")
-CURLS = re.findall(r"^    (curl .*)$", README, re.MULTILINE)
+CURLS = re.findall(r"^    ((?:base64 .*)?curl .*)$", README, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_curl_examples_answer_in_their_order(url: str, folder: Path) -> None
             answer = json.loads(done.stdout)
             assert answer
             if "/v1/classify" in command:
-                assert len(answer["results"]) == command.count("images=@") + command.count('"images')
+                assert len(answer["results"]) == command.count("images=@") + command.count('"images"')
                 assert answer["results"][0]["predictions"]
 
 
@@ -82,7 +82,7 @@ def test_the_example_of_tritons_client_runs(url: str, folder: Path) -> None:
 
 
 def test_the_shown_answer_has_the_fields_of_a_real_one(url: str, folder: Path) -> None:
-    shown = re.search(r"answers\n\n((?:    .*\n)+)", README)
+    shown = re.search(r"answers like\n\n((?:    .*\n)+)", README)
     assert shown is not None
     values = json.loads(shown[1].replace(", ...]", "]"))
     real = httpx.post(f"{url}/v1/classify", files={"images": (folder / "photo.jpg").read_bytes()}, timeout=30).json()

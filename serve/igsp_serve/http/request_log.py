@@ -99,8 +99,7 @@ class RequestLog:
         finally:
             self._active -= 1
             seconds = time.monotonic() - start
-            route = getattr(scope.get("route"), "path", None) or "unmatched"
-            self._observe(route, status or CLIENT_LEFT, seconds)
+            self._observe(_route(scope), status or CLIENT_LEFT, seconds)
             if self._log and not (status == 200 and scope["path"] in QUIET):
                 client = scope.get("client")
                 fields = {
@@ -112,6 +111,13 @@ class RequestLog:
                     "client": client[0] if client else None,
                 }
                 logger.info("request", extra={"fields": fields})
+
+
+def _route(scope: Scope) -> str:
+    """What a request counts for: the path of its route, not its own, of which there may be any number."""
+    if scope["path"] == "/demo" or scope["path"].startswith("/demo/"):
+        return "/demo"
+    return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
 class JsonLines(logging.Formatter):

@@ -76,6 +76,14 @@ def test_answers_are_those_of_the_classifier(
     assert answer.model == service.model()
 
 
+def test_fixed_batch_sizes_change_nothing(make_service: Callable[..., Service], photos: list[bytes]) -> None:
+    free = asyncio.run(make_service().classify(photos[:5]))
+    fixed = asyncio.run(make_service(batch_sizes=(1, 4)).classify(photos[:5]))
+    for one, other in zip(free.results, fixed.results, strict=True):
+        assert one.labels == other.labels
+        assert np.allclose(one.scores, other.scores, atol=1e-5)
+
+
 def test_prompts_are_compared_under_the_experts_of_the_task(
     make_service: Callable[..., Service], bundled: Any, photos: list[bytes]
 ) -> None:

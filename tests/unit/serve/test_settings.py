@@ -19,12 +19,14 @@ def test_the_command_line_goes_before_the_environment() -> None:
         "IGSP_DEMO": "yes",
         "IGSP_API_KEYS": "a, b,",
         "IGSP_NAME": "",
+        "IGSP_BATCH_SIZES": "1, 8,32",
     }
     settings = Settings.read({"port": "9001", "bundle_roots": ["/a", "/b"], "docs": False}, environment)
     assert (settings.port, settings.host, settings.demo, settings.docs) == (9001, "::1", True, False)
     assert settings.api_keys == ("a", "b")
     assert settings.bundle_roots == (Path("/a"), Path("/b"))
     assert settings.name == "igsp"
+    assert settings.batch_sizes == (1, 8, 32)
 
 
 def test_all_errors_are_said_at_once() -> None:

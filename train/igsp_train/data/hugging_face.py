@@ -13,7 +13,7 @@ from igsp_deploy.errors import UserError
 from igsp_train.data.class_names import given_words
 from igsp_train.data.items import Items, StoredImage
 from igsp_train.data.listing import Listing, check_classes
-from igsp_train.data.source_text import SourceText
+from igsp_train.data.source_text import SourceText, is_local
 
 OPTIONS = ("image", "label", "train", "val", "test", "words")
 """Columns of images and labels, names of the splits, and a `classes.json`."""
@@ -92,8 +92,8 @@ class HuggingFaceSource:
     def _path(self) -> Path | None:
         """The folder or file it is in, or None on the hub."""
         name = self.parts.name
-        if not self.parts.kind or name.startswith(("/", ".", "~")) or Path(name).exists():
-            path = Path(name).expanduser().resolve()
+        if not self.parts.kind or is_local(name):
+            path = Path(name)
             if not path.exists():
                 raise UserError(f"{path} does not exist. Expected a folder that `datasets` saved, or Parquet files.")
             return path

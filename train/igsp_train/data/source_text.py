@@ -71,7 +71,14 @@ def split_source(text: str) -> SourceText:
         if not value or key in options:
             raise UserError(f"{text!r}: {part!r} must be KEY=VALUE, each key once. Example: {_EXAMPLES[kind]}")
         options[key] = str(Path(value).expanduser().resolve()) if key in _PATHS else value
+    if kind == "hf" and is_local(name):
+        name = str(Path(name).expanduser().resolve())
     return SourceText(kind, name, options)
+
+
+def is_local(name: str) -> bool:
+    """Whether what follows `hf:` is a place on this machine, and not a name on the hub."""
+    return name.startswith(("/", ".", "~")) or Path(name).exists()
 
 
 _EXAMPLES = {

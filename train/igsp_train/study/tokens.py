@@ -165,8 +165,8 @@ def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: i
 def _key(found: TaskData, backbone: Backbone, first_block: int, data: DataConfig, num_views: int) -> str:
     files = []
     for items in (found.train, found.val, found.test):
-        for path, label in zip(items.paths, items.labels.tolist(), strict=True):
-            files.append([path.name, path.stat().st_size, label])
+        for image, label in zip(items.images, items.labels.tolist(), strict=True):
+            files.append([image.name, image.stat().st_size if isinstance(image, Path) else 0, label])
     # What says how fast images are read (workers, memory) changes none of them, and the files are those of the split.
     views = [data.crop_scale, data.horizontal_flip, data.seed, num_views]
     content = [backbone.weight_hash, first_block, views, files]

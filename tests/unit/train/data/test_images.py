@@ -119,3 +119,30 @@ def test_a_class_that_loses_all_images_is_an_error(tmp_path: Path) -> None:
     good, bad = _good(tmp_path), _bad(tmp_path)
     with pytest.raises(UserError, match=r"no image of the class of .*huge\.png can be read"):
         TrainViews(_items([*good, bad[1]], [0] * len(good) + [1]), SPEC)
+
+
+def test_chunks_are_all_readable_images_in_order(tmp_path: Path) -> None:
+    good, bad = _good(tmp_path), _bad(tmp_path)
+    items = _items([*bad[:2], *good, *bad[2:]], list(range(13)))
+    said: list[str] = []
+    chunks = list(images.eval_chunks(items, SPEC, said.append, size=4))
+    pixels, labels, _ = read_eval_images(items, SPEC)
+    assert [len(part) for part, _ in chunks] == [2, 4, 3]
+    assert (np.concatenate([part for part, _ in chunks]) == pixels).all()
+    assert np.concatenate([part for _, part in chunks]).tolist() == labels.tolist()
+    assert said[0].startswith("4 of 13 images cannot be read")
+    with pytest.raises(UserError, match="none of the 4 images can be read"):
+        list(images.eval_chunks(_items(bad), SPEC))
+
+
+def test_chunks_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def reading(path: Path) -> Image.Image:
+        read.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr(images, "load_image", reading)
+    chunks = images.eval_chunks(_items(_good(tmp_path)), SPEC, size=3)
+    next(chunks)
+    assert len(read) == 3
