@@ -30,8 +30,6 @@ COMMANDS = (
 
 EXTRAS = {
     "gradio": "serve",
-    "fastapi": "serve",
-    "uvicorn": "serve",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",

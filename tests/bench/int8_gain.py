@@ -1,11 +1,10 @@
 """What int8 graphs gain and cost on real test images: accuracy, agreement, cosine, latency, size.
 
-    igsp quickstart model-folder
     python -m tests.bench.int8_gain MODEL [--check-images 200] [--batch 1 8 32] [--rounds 15] [--out FILE.json]
 
-MODEL is a learned model whose tasks' images are where they were when it learned them (else the images are synthetic,
-and the table says so). It is exported in fp32 and int8 into a folder that goes away, through the gate of `igsp export`;
-then both image graphs run the same mixed tasks, interleaved.
+MODEL is a learned model (`igsp quickstart` leaves one in quickstart-out/model) whose tasks' images are where they were
+when it learned them (else the images are synthetic, and the table says so). It is exported in fp32 and int8 into a
+folder that goes away, through the gate of `igsp export`; then both image graphs run the same mixed tasks, interleaved.
 """
 
 import argparse

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +47,7 @@ def command(root: Path, *arguments: object) -> list[str]:
     return [*igsp_on_replicas(root), *map(str, arguments)]
 
 
-def igsp(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def on_replicas(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(root, *arguments), capture_output=True, text=True, timeout=200)
 
 
@@ -58,7 +60,7 @@ def benchmark(root: Path, model: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def model(root: Path) -> Path:
-    result = igsp(root, *benchmark(root, root.parent / "model"), *NONE)
+    result = on_replicas(root, *benchmark(root, root.parent / "model"), *NONE)
     assert result.returncode == 0, result.stderr
     return root.parent / "model"
 
@@ -75,7 +77,7 @@ def test_the_benchmark_is_learned_in_its_order_with_its_words(model: Path) -> No
 
 
 def test_it_is_evaluated_with_the_task_given_chosen_and_class_incrementally(root: Path, model: Path) -> None:
-    result = igsp(root, "evaluate", model, "--json")
+    result = on_replicas(root, "evaluate", model, "--json")
     assert result.returncode == 0, result.stderr
     values = json.loads(result.stdout)
     assert values["tasks"][:2] == ["stanfordcars", "food101"]
@@ -105,7 +107,7 @@ def test_a_killed_benchmark_goes_on_at_its_task_and_step_whatever_the_number_of_
     process.wait()
     before = learned(copy)
     assert 2 <= len(before) < 11
-    again = igsp(root, *benchmark(root, copy), *NONE)
+    again = on_replicas(root, *benchmark(root, copy), *NONE)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("already learned, passed over") == len(before)
     assert "continuing after step" in again.stderr
@@ -116,7 +118,7 @@ def test_a_killed_benchmark_goes_on_at_its_task_and_step_whatever_the_number_of_
 
 
 def test_without_the_published_sets_nothing_is_learned(root: Path, tmp_path: Path) -> None:
-    result = igsp(root, "train", tmp_path / "m", "--benchmark", "mtil", "--data-root", root, *QUICK)
+    result = on_replicas(root, "train", tmp_path / "m", "--benchmark", "mtil", "--data-root", root, *QUICK)
     assert result.returncode == 1
     assert "expected 3,334 train images, found 21" in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
@@ -134,8 +136,10 @@ def test_without_the_published_sets_nothing_is_learned(root: Path, tmp_path: Pat
         (("--benchmark", "mtil", "--data-root", ".", "--shots", "-1"), "data.shots must not be negative"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(root: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    result = igsp(root, "train", tmp_path / "m", *arguments)
+def test_options_that_do_not_fit_are_refused(
+    igsp: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    result = igsp("train", tmp_path / "m", *arguments)
     assert result.returncode == 2, result.stderr
     assert said in result.stderr
 
@@ -143,7 +147,7 @@ def test_options_that_do_not_fit_are_refused(root: Path, tmp_path: Path, argumen
 def test_data_check_counts_every_set_and_says_what_is_missing(root: Path, tmp_path: Path) -> None:
     some = build_replicas(tmp_path / "data", ("dtd", "mnist"))
     (some / "dtd/dtd/labels/train1.txt").unlink()
-    result = igsp(some, "data", "check", "--benchmark", "mtil", "--data-root", some, "--json")
+    result = on_replicas(some, "data", "check", "--benchmark", "mtil", "--data-root", some, "--json")
     assert result.returncode == 1
     rows = {row["set"]: row for row in json.loads(result.stdout)}
     assert list(rows) == list(BUILDERS)
@@ -157,7 +161,7 @@ def test_data_check_counts_every_set_and_says_what_is_missing(root: Path, tmp_pa
 
 def test_data_check_with_zero_shot_names_the_sets_that_are_off(root: Path) -> None:
     arguments = ("data", "check", "--data-root", root, "--zero-shot", *QUICK[:4])
-    result = igsp(root, *arguments)
+    result = on_replicas(root, *arguments)
     assert result.returncode == 1
     assert "33.3 / 24.3" in result.stdout or "/ 24.3" in result.stdout
     assert "zero-shot CLIP is off by more than 1 points on" in result.stderr

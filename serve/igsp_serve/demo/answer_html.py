@@ -55,21 +55,20 @@ def evidence_html(prediction: Prediction) -> str:
     scores = prediction.task_scores
     largest = max((abs(score) for score in scores.values() if abs(score) < NO_THRESHOLD), default=1.0) or 1.0
     rows = []
-    for task, score in sorted(scores.items(), key=lambda item: -item[1]):
+    for task, score in sorted(scores.items(), key=lambda item: (item[0] != prediction.task, -item[1])):
         # The root keeps small differences near the border visible beside large ones far from it.
         share = 50 * min(1.0, (abs(score) / largest) ** 0.5)
         side = "igsp-for" if score >= 0 else "igsp-against"
         value = "no limit" if abs(score) > NO_THRESHOLD else f"{score:+.1f}"
         chosen = ' aria-current="true"' if task == prediction.task else ""
-        says = "takes it" if score >= 0 else "not mine"
+        says = "chosen" if task == prediction.task else "above" if score >= 0 else "below"
         rows.append(
             f'<li{chosen}><span>{escape(task)}</span><span>{value} · {says}</span><i class="{side}" '
             f'style="--share:{share:.1f}%"></i></li>'
         )
     return (
-        '<h3>Evidence for each task</h3><p class="igsp-note">Each task compares the image with those it learned from. '
-        "From 0 on it "
-        "would take the image. The nearest of those is chosen; if there is none, plain CLIP answers.</p>"
+        '<h3>Evidence for each task</h3><p class="igsp-note">How far above or below its own limit each task finds '
+        "the image. The task with the nearest images is chosen if it is above its limit; else plain CLIP answers.</p>"
         f'<ol class="igsp-evidence">{"".join(rows)}</ol>'
     )
 

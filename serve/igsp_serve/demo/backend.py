@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
+from igsp_deploy.errors import UserError
 from igsp_serve.classifier import Classifier, Prediction
+from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
+from igsp_serve.service import Service
 
 
 class DemoBackend(Protocol):
@@ -81,30 +84,10 @@ class ClassifierBackend:
         self._classifier.engine.remove_task(name)
 
 
-class ServesClassification(Protocol):
-    """The part of `igsp_serve.service.Service` that the page uses."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-
-    @property
-    def engine(self) -> Any: ...
-
-    def tasks(self) -> tuple[BundleTask, ...]: ...
-
-    def classify(
-        self, images: Sequence[Any], *, task: str, top_k: int, prompts: Sequence[str] | None
-    ) -> Coroutine[Any, Any, Any]: ...
-
-    def add_task(self, bundle: Path, name: str) -> Coroutine[Any, Any, Any]: ...
-
-    def remove_task(self, name: str) -> Coroutine[Any, Any, Any]: ...
-
-
 class ServiceBackend:
     """A running server's service: what the page asks joins the batches of all other requests."""
 
-    def __init__(self, service: ServesClassification) -> None:
+    def __init__(self, service: Service) -> None:
         """Take a service that is warmed up by the time of the first question."""
         self._service = service
 
@@ -116,8 +99,7 @@ class ServiceBackend:
     @property
     def folder(self) -> Path:
         """The bundle in use."""
-        folder: Path = self._service.engine.folder
-        return folder
+        return self._service.engine.folder
 
     def tasks(self) -> tuple[BundleTask, ...]:
         """The tasks known now, in order."""
@@ -126,8 +108,11 @@ class ServiceBackend:
     async def classify(
         self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
     ) -> list[Prediction]:
-        """Through the service's batcher."""
-        answer = await self._service.classify(list(images), task=task, top_k=top_k, prompts=prompts)
+        """Through the service's batcher. What keeps it from answering is told as a user's error, like all others."""
+        try:
+            answer = await self._service.classify(list(images), task=task, top_k=top_k, prompts=prompts)
+        except (Overloaded, DeadlineExceeded, Unavailable, EngineFailed) as error:
+            raise UserError(str(error) or "The server cannot answer now. Try again later.") from error
         return list(answer.results)
 
     def add_task(self, bundle: Path, name: str) -> None:

@@ -81,3 +81,8 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
             raise UserError(f"{path} is not an evaluation. Make it with: igsp evaluate MODEL --json > {path}")
     found: dict[str, Any] = values
     return found
+
+
+def default_evaluation(bundle: Path) -> Path:
+    """Where the accuracies of a bundle are kept: beside it, for nothing may be added to it."""
+    return bundle.with_name(f"{bundle.name}.evaluation.json")

@@ -77,10 +77,11 @@ def matrix_html(evaluation: dict[str, Any] | None, how: str) -> str:
     auto = "".join(f"<td>{value:.0f}</td>" for value in evaluation["auto"][-1])
     rows.append(f'<tr class="igsp-auto"><th scope="row">now, task chosen by the model</th>{auto}</tr>')
     return (
+        '<p class="igsp-note">Percent of test images right, the task given. Grey: not yet learned, plain CLIP answers. '
+        "A column stays what it is once its task is learned: nothing is forgotten.</p>"
         '<div class="igsp-scroll" tabindex="0" role="region" aria-label="Accuracy of each task after each task">'
-        '<table class="igsp-matrix"><caption>Percent of test images right, the task given. Grey: not yet learned, '
-        "plain CLIP answers. A column stays what it is once its task is learned: nothing is forgotten.</caption>"
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<table class="igsp-matrix"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -88,5 +88,8 @@ def _over(lesson: Lesson) -> str:
     else:
         gain = f" Held-out images right: {before:.0f} % before, {after:.0f} % now."
     experts = f" {result.get('experts_reused', 0)} experts reused, {result.get('experts_new', 0)} new."
+    kept = (
+        f" To have it after a restart, start with the bundle {escape(result['bundle'])}." if "bundle" in result else ""
+    )
     note = f" {escape(lesson.message)}" if lesson.message else ""
-    return f'<p class="igsp-good" role="status">{name} is learned and can be asked for.{gain}{experts}{note}</p>'
+    return f'<p class="igsp-good" role="status">{name} is learned and can be asked for.{gain}{experts}{kept}{note}</p>'

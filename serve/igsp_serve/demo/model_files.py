@@ -88,8 +88,8 @@ def check_same_model(model: Path, tasks: Sequence[ModelTask], manifest: Manifest
         )
 
 
-def take_back_last(model: Path, name: str) -> bool:
-    """Remove the task learned last, if it is called `name`: no other task can use its experts yet.
+def take_back_last(model: Path, name: str, source: Path) -> bool:
+    """Remove the task learned last, if it is `name` and learned from `source`: nothing can use its experts yet.
 
     Returns:
         Whether it was there and is gone.
@@ -102,6 +102,8 @@ def take_back_last(model: Path, name: str) -> bool:
         folders = sorted((p for p in (model / "tasks").glob("*-*") if not p.name.startswith(".")), key=_number)
         if not folders or folders[-1].name.partition("-")[2] != name:
             return False
+        if Path(read_json(folders[-1] / "task.json", "task record").get("source") or "/") != source.resolve():
+            return False  # a task of that name that somebody else taught it
         discarded = folders[-1].with_name(f".{folders[-1].name}.discarded")
         shutil.rmtree(discarded, ignore_errors=True)
         folders[-1].rename(discarded)  # by one rename: whole or gone

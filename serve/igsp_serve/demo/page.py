@@ -18,6 +18,8 @@ from igsp_serve.demo.programs import add_endpoints
 from igsp_serve.demo.teach_tab import add_teach_tab
 
 TITLE = "One model that keeps learning"
+NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
+  (button, number) => button.setAttribute("aria-label", `Example ${number + 1}`))"""
 
 
 def build_demo(
@@ -43,7 +45,7 @@ def build_demo(
         with gr.Tabs():
             with gr.Tab("Classify"):
                 task = add_classify_tab(context)
-            with gr.Tab("Many images"):
+            with gr.Tab("Batch"):
                 batch_task = add_batch_tab(context)
             with gr.Tab("Learned") as learned_tab:
                 learned = add_learned_tab(context)
@@ -66,6 +68,8 @@ def build_demo(
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         demo.load(refresh, shown, outputs, **quiet)
         learned_tab.select(refresh, shown, outputs, **quiet)
+        # Their pictures have no words, and only a number tells them apart.
+        demo.load(None, js=NAME_EXAMPLES, api_visibility="private")
         if teacher is not None:
             gr.Timer(2.0).tick(refresh, shown, outputs, **quiet)
     demo.queue(default_concurrency_limit=8, max_size=256)

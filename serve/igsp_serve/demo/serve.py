@@ -6,6 +6,7 @@ from typing import Any
 from igsp_deploy.errors import UserError
 from igsp_serve.classifier import Classifier
 from igsp_serve.demo.backend import ClassifierBackend
+from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks
 from igsp_serve.demo.pictures import copy_examples, example_files
 from igsp_serve.demo.teacher import Teacher
@@ -63,11 +64,6 @@ def make_app(
 
     demo = build_demo(backend, model=model, evaluation=kept, teacher=teacher, examples=copy_examples(files))
     return mount_demo(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), demo, path="/"), teacher
-
-
-def default_evaluation(bundle: Path) -> Path:
-    """Where the accuracies of a bundle are kept: beside it, for nothing may be added to it."""
-    return bundle.with_name(f"{bundle.name}.evaluation.json")
 
 
 def run_demo(bundle: Path, *, host: str = "127.0.0.1", port: int = 7860, **settings: Any) -> None:

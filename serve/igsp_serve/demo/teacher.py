@@ -8,6 +8,7 @@ task whose lesson is cancelled after that is taken back.
 """
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -20,9 +21,12 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_json
 from igsp_deploy.names import check_task_name
 from igsp_serve.demo.backend import DemoBackend
+from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.lesson import Lesson, Stage
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks, take_back_last
 from igsp_serve.demo.worker import IGSP, TRAIN, Stopped, Worker
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 5
 """Lessons that may wait."""
@@ -137,6 +141,7 @@ class Teacher:
                 raise UserError(f"{lesson.task!r} is learned already. You can remove it from the list of tasks.")
             lesson.cancelled = True
             if lesson.stage == "waiting":
+                shutil.rmtree(lesson.source, ignore_errors=True)
                 self._end(lesson, "cancelled")
             else:
                 self._worker.stop()
@@ -198,8 +203,8 @@ class Teacher:
 
     def _give(self, lesson: Lesson) -> None:
         bundle = self._new_bundle()
-        before = {task.name for task in read_model_tasks(self.model)}
         added = False
+        outcome: Stage = "failed"
         try:
             self._learn(lesson)
             self._enter(lesson, "exporting")
@@ -210,22 +215,24 @@ class Teacher:
             self._backend.add_task(bundle, lesson.task)
             added = True
             self._use(bundle)
+            lesson.result = {**lesson.result, "bundle": bundle.name}
             self._measure(lesson)
-            self._finish(lesson, "done")
+            outcome = "done"
         except Stopped:
-            self._finish(lesson, "done" if added else "cancelled")
+            outcome = "done" if added else "cancelled"
         except UserError as error:
             lesson.message = str(error)
-            self._finish(lesson, "failed")
         except Exception as error:  # the next lesson must not suffer from it
+            logger.exception("a lesson failed")
             lesson.message = f"Something went wrong here: {error}"
-            self._finish(lesson, "failed")
-            raise
-        finally:
-            if not added:
-                shutil.rmtree(bundle, ignore_errors=True)
-                if lesson.task not in before:
-                    self._take_back(lesson)
+        if not added:
+            # Before anybody is told, for the name may be used again then.
+            shutil.rmtree(bundle, ignore_errors=True)
+            take_back_last(self.model, lesson.task, lesson.source)
+            shutil.rmtree(lesson.source, ignore_errors=True)
+        with self._changed:
+            self._end(lesson, outcome)
+            self._note()
 
     def _learn(self, lesson: Lesson) -> None:
         def heard(event: dict[str, Any]) -> None:
@@ -245,7 +252,9 @@ class Teacher:
         """All tasks anew; that they cannot be measured is no fault of the lesson."""
         self._enter(lesson, "measuring")
         try:
-            measure(self._worker.run, self.model, self.evaluation)
+            found = measure(self._worker.run, self.model)
+            write_json(self.evaluation, found)
+            write_json(default_evaluation(self.bundle), found)
         except UserError as error:
             lesson.message = f"The accuracies of all tasks could not be measured: {error}"
 
@@ -256,19 +265,8 @@ class Teacher:
             lesson.stage = stage
             self._note()
 
-    def _finish(self, lesson: Lesson, stage: Stage) -> None:
-        with self._changed:
-            self._end(lesson, stage)
-            self._note()
-
     def _end(self, lesson: Lesson, stage: Stage) -> None:
         lesson.stage, lesson.ended = stage, time.time()
-        if stage == "cancelled":
-            shutil.rmtree(lesson.source, ignore_errors=True)
-
-    def _take_back(self, lesson: Lesson) -> None:
-        take_back_last(self.model, lesson.task)
-        shutil.rmtree(lesson.source, ignore_errors=True)
 
     def _new_bundle(self) -> Path:
         number = 1
@@ -281,13 +279,13 @@ class Teacher:
         old, self.bundle = self.bundle, bundle
         if old != self._first_bundle:
             shutil.rmtree(old, ignore_errors=True)
+            default_evaluation(old).unlink(missing_ok=True)
 
 
-def measure(run: Callable[[list[str]], str], model: Path, evaluation: Path) -> None:
-    """Measure all tasks with `igsp evaluate` and keep what it says in a file.
+def measure(run: Callable[[list[str]], str], model: Path) -> Any:
+    """Measure all tasks with `igsp evaluate`; returns what it says.
 
     Raises:
         UserError: it failed, for example because test images are gone.
     """
-    text = run([*IGSP, "evaluate", str(model), "--json"])
-    write_json(evaluation, json.loads(text))
+    return json.loads(run([*IGSP, "evaluate", str(model), "--json"]))

@@ -5,6 +5,7 @@ routes. Each is plain ASGI.
 """
 
 import importlib
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -121,6 +122,15 @@ def _serve_alone(service: Service) -> Lifespan:
     return lifespan
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """Methods of all routes at a path."""
+    found: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)), path):
+            found |= {method.upper() for method in operations}
+    return sorted(found)
+
+
 def _describe(app: FastAPI) -> None:
     """Leave out the error FastAPI adds to every route with parameters: errors here have another form."""
     make = app.openapi
@@ -154,12 +164,14 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        details = {404: "There is nothing at this path. GET /openapi.json lists what there is."}
+        detail, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 404:
+            detail = "There is nothing at this path. GET /openapi.json lists what there is."
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another")
-            details[405] = f"This path takes {allowed}, not {request.method}."
-        detail = details.get(error.status_code, str(error.detail))
-        return problem(request.scope, error.status_code, detail, headers=error.headers)
+            # Starlette names the methods of the first route at this path alone.
+            headers["Allow"] = ", ".join(_methods(app, request.url.path)) or headers.get("Allow", "")
+            detail = f"This path takes {headers['Allow']}, not {request.method}."
+        return problem(request.scope, error.status_code, detail, headers=headers)
 
     handlers: dict[Any, Callable[[Request, Exception], Any]] = {
         **dict.fromkeys((UserError, Overloaded, DeadlineExceeded, Unavailable, EngineFailed), known),

@@ -142,7 +142,10 @@ def wrong_fields(found: Any) -> BadInput:
     """From pydantic's list of errors."""
     if any(row["type"] in ("json_invalid", "json_type") for row in found):
         return BadInput(400, "the body is not JSON.")
-    errors = [_wrong(".".join(str(part) for part in row["loc"] if part != "body"), row["msg"]) for row in found[:20]]
+    errors = [
+        _wrong(".".join(str(part) for part in row["loc"] if part not in ("body", "path")), row["msg"])
+        for row in found[:20]
+    ]
     return BadInput(422, f"{errors[0]['field'] or 'the body'}: {errors[0]['detail']}", errors)
 
 

@@ -73,37 +73,39 @@ async def index(has: Has) -> list[dict[str, str]]:
     return [{"name": model.name, "version": model.version, "state": "READY", "reason": ""}]
 
 
-@router.get("/models/{name}/ready", summary="Ready?", responses=_errors(401, 404, 500, 503))
+@router.get("/models/{name}/ready", summary="Ready?", responses=_errors(400, 401, 404, 500, 503))
 async def model_ready(request: Request, name: Name, has: Has) -> Response:
     """Whether the model may be asked."""
     return _missing(request, has, name, None) or await ready(request, has)
 
 
-@router.get("/models/{name}/versions/{version}/ready", summary="Ready?", responses=_errors(401, 404, 500, 503))
+@router.get("/models/{name}/versions/{version}/ready", summary="Ready?", responses=_errors(400, 401, 404, 500, 503))
 async def version_ready(request: Request, name: Name, version: Version, has: Has) -> Response:
     """Whether this version may be asked."""
     return _missing(request, has, name, version) or await ready(request, has)
 
 
-@router.get("/models/{name}", summary="Model metadata", responses=_errors(401, 404, 500, 503))
+@router.get("/models/{name}", summary="Model metadata", responses=_errors(400, 401, 404, 500, 503))
 async def metadata(request: Request, name: Name, has: Has) -> Response:
     """Inputs and outputs."""
     return _missing(request, has, name, None) or JSONResponse(_metadata(has))
 
 
-@router.get("/models/{name}/versions/{version}", summary="Model metadata", responses=_errors(401, 404, 500, 503))
+@router.get("/models/{name}/versions/{version}", summary="Model metadata", responses=_errors(400, 401, 404, 500, 503))
 async def version_metadata(request: Request, name: Name, version: Version, has: Has) -> Response:
     """Inputs and outputs."""
     return _missing(request, has, name, version) or JSONResponse(_metadata(has))
 
 
-@router.get("/models/{name}/config", summary="Model configuration", responses=_errors(401, 404, 500, 503))
+@router.get("/models/{name}/config", summary="Model configuration", responses=_errors(400, 401, 404, 500, 503))
 async def config(request: Request, name: Name, has: Has) -> Response:
     """As Triton describes a model; dimensions without the batch."""
     return _missing(request, has, name, None) or JSONResponse(_config(has))
 
 
-@router.get("/models/{name}/versions/{version}/config", summary="Model configuration", responses=_errors(401, 404, 500))
+@router.get(
+    "/models/{name}/versions/{version}/config", summary="Model configuration", responses=_errors(400, 401, 404, 500)
+)
 async def version_config(request: Request, name: Name, version: Version, has: Has) -> Response:
     """As Triton describes a model; dimensions without the batch."""
     return _missing(request, has, name, version) or JSONResponse(_config(has))

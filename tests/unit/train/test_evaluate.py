@@ -11,7 +11,7 @@ from rich.console import Console
 from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import PLAIN, selector_features
+from igsp_deploy.model.selector import PLAIN, Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_image, normalize_images, trunk_tokens
 from igsp_train.data import load_task_data, read_eval_images
 from igsp_train.evaluate import evaluate_model
@@ -124,3 +124,26 @@ def test_images_of_other_classes_are_refused(model: Path, tmp_path: Path) -> Non
 def test_images_that_are_gone_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         evaluate_model(model, {"mid": str(tmp_path / "nowhere")}, console=QUIET)
+
+
+def test_plain_clip_answers_among_the_classes_learned_so_far(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every image left to plain CLIP, and task words that differ, each new task adds answers that can be wrong."""
+    monkeypatch.setattr(Selector, "choose", lambda self, read: torch.full((len(read),), PLAIN))
+    folder = ModelFolder.open(model)
+    words = [[f"a {record.name} {name}" for name in record.display_names] for record in folder.tasks]
+    for record, names in zip(folder.tasks, words, strict=True):
+        object.__setattr__(record, "display_names", names)
+    monkeypatch.setattr(ModelFolder, "open", classmethod(lambda cls, path: folder))
+    result = evaluate_model(model, console=QUIET)["class_incremental"]
+    backbone = folder.load_backbone()
+    for i, record in enumerate(folder.tasks):
+        data = load_task_data(record.name, record.source)
+        images, labels, _ = read_eval_images(data.test, backbone.preprocess)
+        x = normalize_images(torch.from_numpy(images), backbone.preprocess.mean, backbone.preprocess.std)
+        features = encode_image(backbone, x).detach()
+        for j in range(i, len(folder.tasks)):
+            seen = [class_embeddings(backbone, None, names, record.templates) for names in words[: j + 1]]
+            answers = (features @ torch.cat(seen).T).argmax(1).numpy()
+            right = answers == labels + sum(len(names) for names in words[:i])
+            assert result[j][i] == pytest.approx(100 * right.mean(), abs=0.006)
+    assert any(len({row[i] for row in result[i:]}) > 1 for i in range(len(result))), "no task took an answer away"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from igsp_train.study.grid import Plan, Study, make_orders
 from igsp_train.study.method import Setting
 from igsp_train.study.planted import COLOURS, COUNTS, write_planted
 from igsp_train.study.presets import merge, read_ablation
-from igsp_train.study.run import RunKey
+from igsp_train.study.run import RunKey, claimed
 from igsp_train.study.table import collect
 from igsp_train.study.tokens import TaskTokens, load_tokens
 
@@ -81,7 +82,7 @@ def test_two_processes_do_not_make_the_same_run(setting: Setting, task_data: Pat
     plan = make_plan(setting, task_data, methods=["zero-shot"])
     study = Study(tmp_path, plan, console=QUIET)
     (key,) = plan.run_keys()
-    with grid.claimed(study._path(key)) as mine:
+    with claimed(study._path(key)) as mine:
         assert mine
         assert study.run() == 1
         assert not study.finished()
@@ -230,7 +231,7 @@ def test_planted_tasks_are_the_same_pictures_with_other_labels(tmp_path: Path) -
         assert blobs(coloured) == COUNTS.index(path.parent.name) + 1, path
 
 
-def blobs(mask: np.ndarray) -> int:  # type: ignore[type-arg]
+def blobs(mask: NDArray[np.bool_]) -> int:
     """Connected regions of more than 30 pixels."""
     left, count = mask.copy(), 0
     while left.any():

@@ -163,8 +163,8 @@ def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: i
 def _key(found: TaskData, backbone: Backbone, first_block: int, data: DataConfig, num_views: int) -> str:
     files = []
     for items in (found.train, found.val, found.test):
-        for path, label in zip(items.paths, items.labels.tolist(), strict=True):
-            files.append([path.name, path.stat().st_size, label])
+        for image, label in zip(items.images, items.labels.tolist(), strict=True):
+            files.append([image.name, image.stat().st_size if isinstance(image, Path) else 0, label])
     content = [backbone.weight_hash, first_block, dataclasses.asdict(data), num_views, files]
     words = [found.display_names, found.templates]
     return hashlib.sha256(json.dumps([content, words]).encode()).hexdigest()

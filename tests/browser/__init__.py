@@ -1,0 +1,1 @@
+"""The demo in a real browser: Debian's chromium, driven by Playwright. `make browser` installs it."""

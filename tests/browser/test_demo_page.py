@@ -1,0 +1,223 @@
+"""What a person sees and does on the demo's page. Console errors and requests to other hosts fail every test."""
+
+import csv
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Site
+from tests.browser.site import choose, open_tab
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
+
+SLOW_MS = 90_000
+expect.set_options(timeout=30_000)
+
+
+def give_image(page: Page, path: Path) -> None:
+    page.locator("#image input[type=file]").set_input_files(path)
+
+
+def test_the_page_says_what_it_is(page: Page) -> None:
+    expect(page.get_by_role("heading", level=1)).to_have_text("One model that keeps learning")
+    items = page.locator(".igsp-timeline li")
+    expect(items).to_have_count(2)
+    expect(items.nth(0)).to_contain_text("colors")
+    expect(items.nth(1)).to_contain_text("stripes")
+
+
+@pytest.mark.parametrize(("task", "folder"), [("colors", "red"), ("stripes", "steep")])
+def test_an_image_is_classified_in_a_task_that_was_named(
+    page: Page, bundled: "Bundled", task: str, folder: str
+) -> None:
+    choose(page, "task", task)
+    give_image(page, bundled.data / task / "test" / folder / "10.png")
+    answer = page.locator(".igsp-answer")
+    expect(answer).to_contain_text(f"task {task}, given by you")
+    labels = {"colors": {"red", "blue"}, "stripes": {"flat", "steep"}}[task]
+    shown = answer.locator(".igsp-bars").first.locator("li > span:first-child").all_inner_texts()
+    assert set(shown) == labels
+    expect(answer).to_contain_text("Plain CLIP, same labels")
+    expect(answer).to_contain_text(re.compile(r"\d+ ms"))
+
+
+@pytest.mark.parametrize(("task", "folder"), [("colors", "blue"), ("stripes", "flat")])
+def test_the_task_is_chosen_with_its_evidence(page: Page, bundled: "Bundled", task: str, folder: str) -> None:
+    give_image(page, bundled.data / task / "test" / folder / "11.png")
+    answer = page.locator(".igsp-answer")
+    expect(answer).to_contain_text(f"task {task}, chosen by the model")
+    evidence = answer.locator(".igsp-evidence li")
+    expect(evidence).to_have_count(2)
+    expect(evidence.first).to_contain_text(task)
+    expect(evidence.first).to_contain_text("chosen")
+
+
+def test_examples_are_offered_and_classified(page: Page) -> None:
+    page.locator("#examples button").last.click()
+    expect(page.locator(".igsp-answer")).to_contain_text("task stripes")
+
+
+def test_own_words_take_the_place_of_classes(page: Page, bundled: "Bundled") -> None:
+    give_image(page, bundled.images("colors")[0])
+    expect(page.locator(".igsp-answer")).to_be_visible()
+    page.get_by_role("radio", name="My own words").check()
+    expect(page.locator("#answer")).to_contain_text("Write your own words")
+    page.get_by_role("button", name="Classify", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("Write at least one label")
+    page.locator("#words textarea").fill("a cat\n<b>bold {{1}} ${2}</b>\na cat")
+    # By keyboard, as somebody without a mouse does.
+    page.get_by_role("button", name="Classify", exact=True).focus()
+    page.keyboard.press("Enter")
+    labels = page.locator(".igsp-answer .igsp-bars").first.locator("li > span:first-child")
+    expect(labels).to_have_count(2)
+    assert set(labels.all_inner_texts()) == {"a cat", "<b>bold {{1}} ${2}</b>"}
+    # In one piece, as pasting does; typing it would take the browser minutes.
+    page.locator("#words textarea").evaluate(
+        "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', {bubbles: true})) }",
+        "\n".join(f"word {k}" for k in range(5000)),
+    )
+    page.get_by_role("button", name="Classify", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("At most 500 labels")
+
+
+def test_a_file_that_is_no_image_is_told_and_the_page_goes_on(page: Page, bundled: "Bundled", tmp_path: Path) -> None:
+    (tmp_path / "letter.png").write_text("Dear image,")
+    give_image(page, tmp_path / "letter.png")
+    expect(page.get_by_role("alert")).to_contain_text("not an image of a known format")
+    page.locator("#image").get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
+    give_image(page, bundled.images("colors")[0])
+    expect(page.locator(".igsp-answer")).to_contain_text("task colors")
+
+
+def test_many_images_give_a_table_to_download(page: Page, bundled: "Bundled", tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
+    images = [*bundled.images("colors")[:2], *bundled.images("stripes")[:2], tmp_path / "broken.png"]
+    open_tab(page, "Batch")
+    page.locator("#batch-files input[type=file]").set_input_files(images)
+    page.get_by_role("button", name="Classify all").click()
+    table = page.locator(".igsp-table")
+    expect(table).to_contain_text("4 images classified, 1 could not be read")
+    expect(table.locator("tbody tr")).to_have_count(5)
+    with page.expect_download() as download:
+        page.locator("#batch-download").click()
+    with open(download.value.path(), encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["task"] for row in rows] == ["colors", "colors", "stripes", "stripes", ""]
+    assert rows[4]["file"] == "broken.png"
+    assert rows[4]["error"]
+
+
+def test_what_was_learned_is_shown(page: Page) -> None:
+    open_tab(page, "Learned")
+    learned = page.locator("#learned")
+    expect(learned.locator(".igsp-card")).to_have_count(2)
+    expect(learned.locator(".igsp-card").first).to_contain_text("blue, red")
+    assert learned.locator(".igsp-card").first.locator("img").count() == 2
+    expect(learned).to_contain_text("4 experts, 4 new")
+    expect(learned).to_contain_text("8 experts, 4 new; reused: 4 of colors")
+    expect(learned).to_contain_text("igsp evaluate")
+
+
+def begin_lesson(page: Page, name: str, archive: Path, steps: int) -> None:
+    open_tab(page, "Teach")
+    page.locator("#teach-name input, #teach-name textarea").first.fill(name)
+    page.locator("#teach-zip input[type=file]").set_input_files(archive)
+    expect(page.locator("#teach-zip")).to_contain_text(archive.name.removesuffix(".zip"))
+    page.get_by_role("button", name="More").first.click()
+    page.locator("#teach-steps input").fill(str(steps))
+    page.locator("#teach-start").click()
+
+
+def tasks_in(model: Path) -> list[str]:
+    return sorted(path.name for path in (model / "tasks").iterdir())
+
+
+def test_a_lesson_survives_a_reload_and_can_be_cancelled(page: Page, site: Site, lesson_zip: Path) -> None:
+    before = tasks_in(site.model)
+    begin_lesson(page, "long", lesson_zip, 5000)
+    running = page.locator(".igsp-lesson")
+    expect(running).to_contain_text(re.compile(r"step [1-9]\d* of 5000"), timeout=SLOW_MS)
+    page.reload()
+    page.locator("#answer").wait_for()
+    open_tab(page, "Teach")
+    expect(running).to_contain_text(re.compile(r"step [1-9]\d* of 5000"))
+    expect(running.locator(".igsp-curve")).to_have_count(3)
+    page.locator("#teach-cancel").click()
+    expect(page.locator("#teach-progress")).to_contain_text("long was cancelled", timeout=SLOW_MS)
+    assert tasks_in(site.model) == before
+    assert not (site.folder / "model-taught" / "long").exists()
+    assert not (site.model / ".inprogress").exists()
+
+
+def test_a_task_is_taught_asked_for_and_removed(page: Page, site: Site, bundled: "Bundled", lesson_zip: Path) -> None:
+    begin_lesson(page, "hues", lesson_zip, 8)
+    expect(page.locator("#teach-progress")).to_contain_text("hues is learned", timeout=2 * SLOW_MS)
+    expect(page.locator(".igsp-timeline li")).to_have_count(3)
+    assert tasks_in(site.model)[-1] == "02-hues"
+    open_tab(page, "Classify")
+    choose(page, "task", "hues")
+    give_image(page, bundled.images("colors")[0])
+    expect(page.locator(".igsp-answer")).to_contain_text("task hues, given by you")
+    expect(page.locator(".igsp-answer")).to_contain_text("red-ish")
+    open_tab(page, "Learned")
+    expect(page.locator(".igsp-matrix tbody tr")).to_have_count(4)
+    evaluation = json.loads((site.folder / "bundle.evaluation.json").read_text())
+    assert evaluation["tasks"] == ["colors", "stripes", "hues"]
+    open_tab(page, "Teach")
+    page.get_by_role("button", name="Remove a task").click()
+    choose(page, "remove-task", "hues")
+    page.locator("#remove").click()
+    expect(page.locator(".igsp-timeline li")).to_have_count(2)
+    choose(page, "removed-tasks", "hues")
+    page.locator("#put-back").click()
+    expect(page.locator(".igsp-timeline li")).to_have_count(3)
+    choose(page, "remove-task", "hues")
+    page.locator("#remove").click()
+    expect(page.locator(".igsp-timeline li")).to_have_count(2)
+    assert tasks_in(site.model)[-1] == "02-hues"
+
+
+def test_a_bad_archive_is_told(page: Page, site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../../evil/1.png", b"x")
+    before = tasks_in(site.model)
+    begin_lesson(page, "evil", path, 5)
+    expect(page.locator("#teach-said").get_by_role("alert")).to_contain_text("names a place outside itself")
+    assert tasks_in(site.model) == before
+
+
+def test_nothing_is_wider_than_a_phone(phone: Page, bundled: "Bundled") -> None:
+    give_image(phone, bundled.images("colors")[0])
+    expect(phone.locator(".igsp-answer")).to_be_visible()
+    for name in ("Classify", "Batch", "Learned", "Teach"):
+        open_tab(phone, name)
+        phone.wait_for_timeout(300)
+        widths = phone.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert widths[0] <= widths[1], name
+        cut = phone.evaluate(
+            "() => [...document.querySelectorAll('.gradio-container p, .gradio-container h1, .gradio-container h2, "
+            ".gradio-container h3, .gradio-container li, .gradio-container label, .gradio-container button')]"
+            ".filter(e => e.offsetParent && !e.closest('.igsp-scroll')"
+            " && e.getBoundingClientRect().right > innerWidth + 1)"
+            ".map(e => e.outerHTML.slice(0, 120))"
+        )
+        assert cut == [], name
+
+
+def test_every_field_has_a_name_for_screen_readers(page: Page) -> None:
+    for name in ("Classify", "Batch", "Teach"):
+        open_tab(page, name)
+        page.wait_for_timeout(300)
+        nameless = page.evaluate(
+            "() => [...document.querySelectorAll('input, textarea, select, button')].filter(e => e.offsetParent && "
+            "!e.labels?.length && !e.getAttribute('aria-label') && !e.getAttribute('aria-labelledby') && !e.title && "
+            "!e.innerText.trim() && !e.querySelector('img[alt]:not([alt=\"\"])')).map(e => e.outerHTML.slice(0, 200))"
+        )
+        assert nameless == [], name
