@@ -1,6 +1,5 @@
 """The report in a real browser: at a phone's and a desk's width, in light and dark."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 from igsp_deploy.config import ModelConfig
 from igsp_train.report import make_report
 from igsp_train.report.page import render
-from tests.browser.chromium import chromium
 from tests.unit.train.report.made_up import make_data
 
 SECTIONS = ["short", "tasks", "accuracy", "growth", "sharing", "choice", "convergence", "examples", "cost", "made"]
@@ -53,13 +51,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> dict[s
     name = "a-name-of-a-task-as-long-as-a-name-may-be-which-is-sixty-two"
     wide.write_text(render(make_data(13, name=name, classes=100, steps=90, title="W" * 200)), encoding="utf-8")
     return {"real": real, "wide": wide}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One browser for all tests here."""
-    with chromium() as started:
-        yield started
 
 
 @pytest.mark.parametrize("which", ["real", "wide"])
