@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from igsp_deploy.errors import UsageError
 
-Penalty = Literal["candidate_mass", "none"]
+Penalty = Literal["candidate_mass", "function_residual", "weight_overlap", "gradient_projection", "none"]
 Schedule = Literal["fixed", "target_mass"]
-PruneRule = Literal["cumulative", "relative", "absolute", "random"]
+PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 T = TypeVar("T")
 RouterInput = Literal["class_token", "mean_token", "static"]
 SelectorPlace = Literal["trunk", "embedding"]
@@ -91,11 +91,11 @@ class LearnConfig:
     gate_ema: float = 0.9
     """Decay of the moving average of the gates."""
     penalty: Penalty = "candidate_mass"
-    """Phase-1 regularisation that moves gradient onto the frozen experts."""
+    """Phase-1 regularisation that moves gradient onto the frozen experts (igsp_train/reuse.py, penalties.py)."""
     reuse_strength: float = 1.0
     """Strength lambda of the penalty (its start value under `target_mass`)."""
     reuse_schedule: Schedule = "target_mass"
-    """`fixed` lambda, or dual ascent on lambda until the candidates hold `target_mass` of the gates."""
+    """`fixed` lambda, or dual ascent on lambda until the penalty's value (the candidates' mass) is `target_mass`."""
     target_mass: float = 0.3
     """Mass of the gates that candidates may hold under `target_mass`."""
     dual_step: float = 0.3
@@ -103,7 +103,10 @@ class LearnConfig:
     prune_rule: PruneRule = "cumulative"
     """Which experts a task keeps after phase 1."""
     keep_ratio: float = 0.95
-    """Level kappa: share of the mass kept (`cumulative`), or share of 1/(|F|+|C|) (`relative`) or of 1 (`absolute`)."""
+    """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
+    1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
+    prune_tolerance: float = 0.02
+    """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 4
@@ -145,6 +148,7 @@ class LearnConfig:
             "cached_views",
             "cache_limit_mib",
             "reuse_strength",
+            "prune_tolerance",
             "weight_decay",
             "max_grad_norm",
         ):
@@ -178,7 +182,7 @@ class SelectorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How a folder or manifest becomes training, validation and test images."""
+    """How a source becomes training, validation and test images, and how they are read."""
 
     val_share: float = 0.1
     """Share of the training images held out for validation and calibration."""
@@ -188,8 +192,14 @@ class DataConfig:
     """Training images are random crops of at least this share of the area (MTIL: 0.9)."""
     horizontal_flip: bool = False
     """Mirror training images at random (wrong for digits, letters, signs)."""
+    shots: int = 0
+    """Few-shot: this many training images a class, and none held out for validation; 0 takes all."""
+    num_workers: int = 0
+    """Processes that decode and augment training images; 0 does it in the learning process. The images are the same."""
+    cache_mib: int = 512
+    """Memory for decoded training images, in MiB; what does not fit is decoded anew whenever it is needed."""
     seed: int = 0
-    """Seed of the splits."""
+    """Seed of the splits and of the choice of shots."""
 
     def problems(self) -> list[str]:
         """Values out of range, as `field must be ..., got ...` sentences."""
@@ -200,6 +210,9 @@ class DataConfig:
         ]
         if not 0 < self.crop_scale <= 1:
             found.append(f"data.crop_scale must be in (0, 1], got {self.crop_scale}")
+        for name in ("shots", "num_workers", "cache_mib"):
+            if getattr(self, name) < 0:
+                found.append(f"data.{name} must not be negative, got {getattr(self, name)}")
         return found
 
 
@@ -212,7 +225,7 @@ class RunConfig:
     selector: SelectorConfig = field(default_factory=SelectorConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tasks: dict[str, str] = field(default_factory=dict)
-    """Task name -> source (folder or CSV manifest), learned in this order."""
+    """Task name -> source (folder, manifest, `hf:...`, `torchvision:...`, `mtil:...`), learned in this order."""
 
 
 def _describe(kind: Any) -> str:

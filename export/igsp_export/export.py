@@ -39,6 +39,9 @@ from igsp_export.towers import Towers
 from igsp_serve.engine import Engine
 from igsp_serve.providers import CPU, CUDA, choose_provider
 
+STORED: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+"""What experts can be stored in. Graphs take them in their own precision; the gate says what the rounding costs."""
+
 
 def export_bundle(
     model_path: Path,
@@ -48,6 +51,7 @@ def export_bundle(
     opset: int = 23,
     check_limit: int = 0,
     adapters: bool = False,
+    experts: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Export a model folder as a bundle, and hold it against PyTorch before it appears.
@@ -59,6 +63,7 @@ def export_bundle(
         opset: ONNX opset, 23 or 18.
         check_limit: test images of each task to check with; 0 takes all.
         adapters: also write the tasks as `.onnx_adapter` files.
+        experts: what experts are stored in, `fp32` or `fp16`; None takes what the graphs are in, fp32 if they differ.
         console: where progress goes; stderr by default.
 
     Returns:
@@ -69,28 +74,27 @@ def export_bundle(
         UserError: no model, no task, the bundle exists or cannot be written, or the graphs differ from PyTorch.
     """
     console = console or Console(stderr=True)
-    _check_options(precision, opset)
+    stored = _check_options(precision, opset, experts)
     folder = ModelFolder.open(model_path)
     with new_folder(bundle_path) as scratch:
         towers = Towers(folder)
         table = compact(towers.adapters, [used_ids(record) for record in folder.tasks], folder.config.rank)
-        # Graphs in half precision alone need no more digits than that.
-        table.write(scratch / EXPERTS, np.float16 if tuple(precision) == ("fp16",) else np.float32)
+        table.write(scratch / EXPERTS, STORED[stored])
         selector = selector_table(towers.selector)
         selector.write(scratch / SELECTOR)
-        sizes = task_sizes(table, selector, towers.backbone.embed_dim, 2 if tuple(precision) == ("fp16",) else 4)
+        sizes = task_sizes(table, selector, towers.backbone.embed_dim, np.dtype(STORED[stored]).itemsize)
         write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
         _say(console, f"writing the graphs of {towers.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(towers, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
         make_reference(towers).write(scratch / REFERENCE)
-        manifest = _manifest(towers, opset, variants, sizes, {})
+        manifest = _manifest(towers, opset, variants, sizes, stored, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
         if adapters:
             add_adapters(scratch, manifest)
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
-        manifest = _manifest(towers, opset, variants, sizes, parity)
+        manifest = _manifest(towers, opset, variants, sizes, stored, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
@@ -104,7 +108,8 @@ def export_bundle(
     }
 
 
-def _check_options(precision: Sequence[str], opset: int) -> None:
+def _check_options(precision: Sequence[str], opset: int, experts: str | None) -> str:
+    """What experts are stored in."""
     unknown = [name for name in precision if name not in PRECISIONS]
     if unknown or not precision or len(set(precision)) != len(precision):
         raise UsageError(
@@ -117,6 +122,10 @@ def _check_options(precision: Sequence[str], opset: int) -> None:
         )
     if opset not in OPSETS:
         raise UsageError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}.")
+    if experts not in (None, *STORED):
+        raise UsageError(f"--experts must be one of {', '.join(STORED)}, got {experts!r}.")
+    # Graphs in half precision alone need no more digits than that.
+    return experts or ("fp16" if tuple(precision) == ("fp16",) else "fp32")
 
 
 def _say(console: Console, text: str) -> None:
@@ -149,7 +158,7 @@ def _with_files(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _manifest(
-    towers: Towers, opset: int, variants: list[Variant], sizes: list[int], parity: dict[str, Any]
+    towers: Towers, opset: int, variants: list[Variant], sizes: list[int], stored: str, parity: dict[str, Any]
 ) -> Manifest:
     backbone = towers.backbone
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
@@ -170,6 +179,7 @@ def _manifest(
         opset=opset,
         variants=tuple(variants),
         experts=expert_layout(towers.folder),
+        experts_precision=stored,
         parity=parity,
     )
 

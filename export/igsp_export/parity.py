@@ -1,6 +1,7 @@
 """The gate of every export: the graphs must give what the uncompacted PyTorch towers give, or nothing is written."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from igsp_deploy.bundle.reference import (
     FEATURE_TOLERANCE,
     SCORE_TOLERANCE,
     Reference,
+    feature_tolerance,
     largest_difference,
     score_difference,
     smallest_cosine,
@@ -54,8 +56,8 @@ class _Counts:
         thresholds: NDArray[np.float32],
         tolerance: float,
         chosen: NDArray[np.bool_],
-    ) -> NDArray[np.bool_]:
-        """Take in a batch; returns the rows on which both used the same task.
+    ) -> None:
+        """Take in a batch.
 
         Args:
             ours: of the graphs.
@@ -72,26 +74,34 @@ class _Counts:
         wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
         self.wrong_choices += wrong
         self.ties += ties
-        return same
 
     def compare_classes(
         self,
-        ours: NDArray[np.float32],
-        theirs: NDArray[np.float32],
-        classes: NDArray[np.float32],
+        ours: ImageOutput,
+        theirs: TowerOutput,
+        classes: Callable[[int], NDArray[np.float32]],
         labels: NDArray[np.int64] | None,
     ) -> None:
-        """Compare the best class of both; equal within rounding of a cosine counts as a tie."""
-        cosines = theirs @ classes.T
-        best, other = cosines.argmax(1), (ours @ classes.T).argmax(1)
-        for row in np.flatnonzero(best != other):
-            if cosines[row, best[row]] - cosines[row, other[row]] <= TIE:
-                self.ties += 1
-            else:
-                self.top1_wrong += 1
-        if labels is not None:
-            self.right_onnx += int((other == labels).sum())
-            self.right_torch += int((best == labels).sum())
+        """Compare the best class of both where they used the same task; equal within rounding of a cosine is a tie.
+
+        Args:
+            ours: of the graphs.
+            theirs: of PyTorch.
+            classes: a task, or `PLAIN` -> embeddings `[C, D]` of the classes an image is told apart with under it.
+            labels: right class of each row under the task used; None where they are not known.
+        """
+        for task in np.unique(theirs.used_task).tolist():
+            rows = np.flatnonzero((theirs.used_task == task) & (ours.task == task))
+            cosines = theirs.features[rows] @ classes(task).T
+            best, other = cosines.argmax(1), (ours.features[rows] @ classes(task).T).argmax(1)
+            for row in np.flatnonzero(best != other):
+                if cosines[row, best[row]] - cosines[row, other[row]] <= TIE:
+                    self.ties += 1
+                else:
+                    self.top1_wrong += 1
+            if labels is not None:
+                self.right_onnx += int((other == labels[rows]).sum())
+                self.right_torch += int((best == labels[rows]).sum())
 
 
 def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], precision: str) -> dict[str, Any]:
@@ -110,12 +120,14 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
     Raises:
         UserError: a difference is larger than allowed, or a best class differs; names which.
     """
-    feature_tolerance, score_tolerance = FEATURE_TOLERANCE[precision], SCORE_TOLERANCE[precision]
+    tolerance = feature_tolerance(precision, engine.manifest.experts_precision)
+    score_tolerance = SCORE_TOLERANCE[precision]
     thresholds = towers.selector.thresholds.numpy()
-    report: dict[str, Any] = {"tolerance": feature_tolerance, "tasks": {}}
+    report: dict[str, Any] = {"tolerance": tolerance, "tasks": {}}
     counts = {name: _Counts() for name in ("plain", "mixed", "auto")}
+    classes = _class_lists(towers, engine)
     for t, (record, check) in enumerate(zip(towers.folder.tasks, images, strict=True)):
-        own, classes = _Counts(), towers.class_embeddings(t, t)
+        own = _Counts()
         for start in range(0, len(check.images), CHUNK):
             batch = check.images[start : start + CHUNK]
             tokens = towers.tokens(batch)
@@ -132,16 +144,39 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
                 # A graph of its own that chooses runs only for rows that ask for it.
                 chosen = (task == CHOOSE) | (towers.place == "trunk")
                 count.compare(ours, theirs, thresholds, score_tolerance, chosen)
-                if name == "named":
-                    labels = None if check.labels is None else check.labels[start : start + CHUNK]
-                    own.compare_classes(ours.features, theirs.features, classes, labels)
+                labels = check.labels if name == "named" else None
+                count.compare_classes(ours, theirs, classes, None if labels is None else labels[start : start + CHUNK])
         report["tasks"][record.name] = {"origin": check.origin, **_figures(own, check.labels is not None)}
-        _judge(f"task {record.name!r}", own, precision)
+        _judge(f"task {record.name!r}", own, precision, tolerance)
     for name, count in counts.items():
         report[name] = _figures(count, False)
-        _judge({"plain": "plain CLIP", "mixed": "a batch of mixed tasks", "auto": "task auto"}[name], count, precision)
-    report["text"] = {"feature_difference": _check_text(towers, engine, precision)}
+        _judge(
+            {"plain": "plain CLIP", "mixed": "a batch of mixed tasks", "auto": "task auto"}[name],
+            count,
+            precision,
+            tolerance,
+        )
+    report["text"] = {"feature_difference": _check_text(towers, engine, precision, tolerance)}
     return report
+
+
+def _class_lists(towers: Towers, engine: Engine) -> Callable[[int], NDArray[np.float32]]:
+    """Class embeddings `[C, D]` by task; under plain CLIP an image is told apart with the classes of all tasks.
+
+    Raises:
+        UserError: those in the bundle are not PyTorch's.
+    """
+    tasks = engine.tasks.tasks
+    found = {PLAIN: np.concatenate(tasks.plain_embeddings)}
+    for t, record in enumerate(towers.folder.tasks):
+        found[t] = towers.class_embeddings(t, t)
+        difference = largest_difference(tasks.class_embeddings[t], found[t])
+        if not difference <= FEATURE_TOLERANCE["fp32"]:
+            raise UserError(
+                f"the class embeddings of task {record.name!r} in the bundle differ from PyTorch's by "
+                f"{difference:.2g}. Nothing was written. Please report it with the output of `igsp doctor`."
+            )
+    return found.__getitem__
 
 
 def _figures(count: _Counts, labelled: bool) -> dict[str, Any]:
@@ -160,10 +195,10 @@ def _figures(count: _Counts, labelled: bool) -> dict[str, Any]:
     return figures
 
 
-def _judge(what: str, count: _Counts, precision: str) -> None:
+def _judge(what: str, count: _Counts, precision: str, tolerance: float) -> None:
     problems = []
-    if count.feature > FEATURE_TOLERANCE[precision]:
-        problems.append(f"features differ by {count.feature:.2g} (allowed {FEATURE_TOLERANCE[precision]:g})")
+    if count.feature > tolerance:
+        problems.append(f"features differ by {count.feature:.2g} (allowed {tolerance:g})")
     if count.cosine < COSINE_FLOOR.get(precision, -1.0):
         problems.append(f"the cosine of features is down to {count.cosine:.4f} (allowed {COSINE_FLOOR[precision]:g})")
     if count.score > SCORE_TOLERANCE[precision]:
@@ -180,7 +215,7 @@ def _judge(what: str, count: _Counts, precision: str) -> None:
         )
 
 
-def _check_text(towers: Towers, engine: Engine, precision: str) -> float:
+def _check_text(towers: Towers, engine: Engine, precision: str, tolerance: float) -> float:
     worst = 0.0
     for t, record in enumerate(towers.folder.tasks):
         texts = [record.templates[0].format(name) for name in record.display_names[:64]]
@@ -188,10 +223,10 @@ def _check_text(towers: Towers, engine: Engine, precision: str) -> float:
         for task in (t, PLAIN):
             ours = engine.embed_text(ids, np.full(len(ids), task, np.int64))
             worst = max(worst, largest_difference(ours, towers.embed_text(ids, task)))
-    if worst > FEATURE_TOLERANCE[precision]:
+    if worst > tolerance:
         raise UserError(
             f"the {precision} text graph differs from PyTorch by {worst:.2g} "
-            f"(allowed {FEATURE_TOLERANCE[precision]:g}). Nothing was written. Try another --opset."
+            f"(allowed {tolerance:g}). Nothing was written. Try another --opset."
         )
     return worst
 
@@ -205,7 +240,11 @@ def make_reference(towers: Towers, num_images: int = 4) -> Reference:
     outputs = [towers.run(tokens, np.full(num_images, task, np.int64)) for task in asked]
     texts = [record.templates[0].format(record.display_names[0]) for record in towers.folder.tasks]
     ids = towers.backbone.tokenize(texts).numpy()
-    text_tasks = asked[1:]
+    # Each task's prompt under its own experts, under plain CLIP and under the next task's: not under all, which would
+    # grow with the square of their number.
+    own = np.arange(total, dtype=np.int64)
+    text_tasks = np.concatenate([own, np.full(total, PLAIN, np.int64), (own + 1) % total])
+    ids = np.tile(ids, (3, 1))
     return Reference(
         images=images,
         image_index=np.tile(np.arange(num_images, dtype=np.int64), len(asked)),
@@ -214,7 +253,9 @@ def make_reference(towers: Towers, num_images: int = 4) -> Reference:
         used_task=np.concatenate([output.used_task for output in outputs]),
         task_scores=np.concatenate([output.task_scores for output in outputs]),
         thresholds=towers.selector.thresholds.numpy(),
-        ids=np.tile(ids, (len(text_tasks), 1)),
-        text_task=text_tasks.repeat(len(ids)),
-        embeddings=np.concatenate([towers.embed_text(ids, int(task)) for task in text_tasks]),
+        ids=ids,
+        text_task=text_tasks,
+        embeddings=np.concatenate(
+            [towers.embed_text(row[None], int(t)) for row, t in zip(ids, text_tasks, strict=True)]
+        ),
     )

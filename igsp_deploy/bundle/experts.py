@@ -56,11 +56,15 @@ class ExpertTable:
     tasks: tuple[dict[Site, BlockUse], ...] = ()
 
     def write(self, path: Path, dtype: type[np.floating[Any]] = np.float32) -> None:
-        """Write safetensors in `dtype`."""
+        """Write safetensors in `dtype`.
+
+        Raises:
+            UserError: a number is beyond half precision.
+        """
         tensors: dict[str, NDArray[Any]] = {}
         for site, down in self.down.items():
-            tensors[f"{_key(site)}.down"] = down.astype(dtype)
-            tensors[f"{_key(site)}.up"] = self.up[site].astype(dtype)
+            tensors[f"{_key(site)}.down"] = _cast(down, dtype, site)
+            tensors[f"{_key(site)}.up"] = _cast(self.up[site], dtype, site)
         for t, uses in enumerate(self.tasks):
             for site, use in uses.items():
                 key = f"task.{t}.{_key(site)}"
@@ -68,7 +72,7 @@ class ExpertTable:
                 for name in ("router_weight", "router_bias", "gates"):
                     value = getattr(use, name)
                     if value is not None:
-                        tensors[f"{key}.{name}"] = value.astype(dtype)
+                        tensors[f"{key}.{name}"] = _cast(value, dtype, site)
         path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
     @classmethod
@@ -118,6 +122,16 @@ def sites(layout: ExpertLayout) -> list[Site]:
     """All adapted blocks, vision first."""
     vision: list[Site] = [("vision", block) for block in layout.vision_blocks]
     return vision + [("text", block) for block in layout.text_blocks]
+
+
+def _cast(value: Floats, dtype: type[np.floating[Any]], site: Site) -> Floats:
+    largest = float(np.abs(value).max(initial=0.0))
+    if not largest <= float(np.finfo(dtype).max):
+        raise UserError(
+            f"the experts of {_key(site)} hold a number of size {largest:.3g}, too large for {np.dtype(dtype).name}. "
+            "Export with --experts fp32 and graphs in fp32."
+        )
+    return value.astype(dtype)
 
 
 def _key(site: Site) -> str:

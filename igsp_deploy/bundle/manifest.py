@@ -136,6 +136,8 @@ class Manifest:
     """The graphs, a precision each."""
     experts: ExpertLayout
     """What the graphs take besides images and texts: experts and routers, as inputs with a default."""
+    experts_precision: str = "fp32"
+    """What experts are stored in, `fp32` or `fp16`, whatever the graphs are in: these take them in their own."""
     parity: dict[str, Any] = field(default_factory=dict)
     """Largest differences from PyTorch found at export, by precision."""
     files: dict[str, BundleFile] = field(default_factory=dict)
@@ -225,6 +227,9 @@ def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
     backbone, preprocess = values["backbone"], values["preprocess"]
+    variants = _each(_variant, values["variants"])
+    # Bundles made before this was said: in half precision where their graphs were.
+    stored = "fp16" if all(variant.precision == "fp16" for variant in variants) else "fp32"
     manifest = Manifest(
         created_by=_text(values["created_by"]),
         backbone=BundleBackbone(
@@ -245,8 +250,9 @@ def _manifest(values: dict[str, Any]) -> Manifest:
         tasks=_each(_task, values["tasks"]),
         selector_place=_one_of(values["selector_place"], ("trunk", "embedding")),
         opset=_positive(values["opset"], "opset"),
-        variants=_each(_variant, values["variants"]),
+        variants=variants,
         experts=_layout(values["experts"]),
+        experts_precision=_one_of(values.get("experts_precision", stored), ("fp32", "fp16")),
         parity=dict(values["parity"]),
         files={
             _file(name): BundleFile(sha256=_text(file["sha256"]), size_bytes=int(file["size_bytes"]))

@@ -1,8 +1,11 @@
 """From an image file to the pixels the model takes. Used alike in training, export checks and serving; no torch."""
 
 import io
+import struct
 import threading
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +32,9 @@ _FAILURES = (
     KeyError,
     OverflowError,
     MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
     RuntimeWarning,
     UserWarning,
 )
@@ -58,12 +64,15 @@ class PreprocessSpec:
     """The shortest side becomes `size`, then the center is cropped."""
 
 
-def load_image(source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+) -> Image.Image:
     """Decode an image to RGB: orientation applied, alpha on white, any mode pillow reads, the first frame of several.
 
     Args:
         source: a file, its bytes, or an image that pillow has opened.
         max_pixels: larger images are refused before anything is decoded.
+        formats: pillow's names of the formats to take; all it knows by default.
 
     Raises:
         ImageError: missing, not an image, truncated, or more than `max_pixels` pixels.
@@ -73,7 +82,7 @@ def load_image(source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXE
         if isinstance(source, Image.Image):
             _check_size(source, name, max_pixels)
             return _to_rgb(source)
-        with _open_header(source) as image:
+        with _open_header(source, formats) as image:
             _check_size(image, name, max_pixels)
             return _to_rgb(image)
     except ImageError:
@@ -92,12 +101,12 @@ def load_image(source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXE
         raise ImageError(f"{name} cannot be decoded ({error}). It may be truncated; save it again.") from error
 
 
-def _open_header(source: Path | bytes) -> Image.Image:
+def _open_header(source: Path | bytes, formats: Sequence[str] | None) -> Image.Image:
     handle: io.BytesIO | Path = io.BytesIO(source) if isinstance(source, bytes) else source
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(handle)
+        return Image.open(handle, formats=None if formats is None else tuple(formats))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -17,6 +17,8 @@ from igsp_deploy.errors import UserError
 PLAIN = -2
 FEATURE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 5e-2}
 """Largest difference of one number of a normalised embedding from fp32 PyTorch, by precision."""
+ROUNDED_TOLERANCE = 1e-3
+"""The same where experts are stored in half precision, whose 11 bits leave errors of up to 5e-4 of what they add."""
 SCORE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1, "int8": 1e-3}
 """Largest difference of a selector score, relative to its size."""
 
@@ -65,6 +67,17 @@ class Reference:
             return cls(**load_file(path))
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+
+
+def feature_tolerance(precision: str, experts_precision: str) -> float:
+    """Largest difference of a number of an embedding from fp32 PyTorch that is allowed.
+
+    Args:
+        precision: of the graphs; one that is not known is held to fp32's.
+        experts_precision: what experts are stored in.
+    """
+    graphs = FEATURE_TOLERANCE.get(precision, FEATURE_TOLERANCE["fp32"])
+    return max(graphs, ROUNDED_TOLERANCE) if experts_precision == "fp16" else graphs
 
 
 def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

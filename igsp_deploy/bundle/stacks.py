@@ -80,7 +80,8 @@ def _block(
         arrays["down"][t, : count * rank] = down[use.experts].reshape(count * rank, width)
         outputs = up[use.experts].transpose(1, 0, 2)  # [d, K, r]
         if use.gates is not None:
-            outputs = outputs * use.gates[:, None]
+            # In float32, whatever they are stored in.
+            outputs = outputs.astype(np.float32) * use.gates.astype(np.float32)[:, None]
         arrays["up"][t, :, : count * rank] = outputs.reshape(width, count * rank)
         if use.router_weight is not None and use.router_bias is not None:
             arrays["router_weight"][t, :count] = use.router_weight

@@ -27,7 +27,7 @@ def evaluate(
 
     import json as json_format
 
-    from igsp_deploy.cli.report import print_evaluation, table_console
+    from igsp_deploy.cli.tables import print_evaluation, table_console
     from igsp_train.evaluate import evaluate_model
 
     result = evaluate_model(model, sources or None)

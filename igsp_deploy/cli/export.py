@@ -9,7 +9,7 @@ EXAMPLES = """Examples:
 
 igsp export model bundle
 
-igsp export model bundle --precision fp32 --precision fp16
+igsp export model bundle --precision fp32 --precision fp16 --experts fp16
 
 igsp export model bundle --opset 18 --check-images 200
 
@@ -29,6 +29,12 @@ def export(
     precision: Annotated[
         list[str] | None,
         typer.Option(help="fp32 (default), fp16 or bf16 (for CUDA only), int8 (for the CPU only). May be repeated."),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fp32|fp16", help="What experts are stored in: fp16 halves a task's size. Default: as the graphs."
+        ),
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset: 23, or 18 for consumers that do not know `Attention`.")] = 23,
     check_images: Annotated[
@@ -91,6 +97,7 @@ def export(
         fold=fold,
         batch=batch,
         with_text=with_text,
+        experts=experts,
         onnx_adapter=onnx_adapter,
         standalone=standalone,
         triton=triton,
@@ -127,6 +134,7 @@ def export(
             opset=opset,
             check_limit=check_images,
             adapters=onnx_adapter,
+            experts=experts,
             console=progress,
         )
         result |= _other_shapes(bundle, standalone=standalone, triton=triton, device=triton_device)

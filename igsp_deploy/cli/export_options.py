@@ -10,6 +10,7 @@ def check_shapes(
     fold: str | None,
     batch: int | None,
     with_text: bool,
+    experts: str | None,
     onnx_adapter: bool,
     standalone: Path | None,
     triton: Path | None,
@@ -27,6 +28,7 @@ def check_shapes(
         "--standalone": standalone is not None,
         "--triton": triton is not None,
         "--push": push is not None,
+        "--experts": experts is not None,
     }
     if fold is not None:
         given = [name for name, value in others.items() if value]

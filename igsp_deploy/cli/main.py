@@ -10,18 +10,44 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = ("train", "evaluate", "export", "verify", "inspect", "predict", "bench", "quickstart", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "data",
+    "report",
+    "export",
+    "verify",
+    "inspect",
+    "predict",
+    "serve",
+    "demo",
+    "bench",
+    "compare",
+    "quickstart",
+    "doctor",
+)
 """Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
 
 EXTRAS = {
+    "gradio": "serve",
+    "fastapi": "serve",
+    "uvicorn": "serve",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",
     "matplotlib": "train",
+    "jinja2": "train",
+    "markupsafe": "train",
     "sklearn": "train",
     "skimage": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
+    "datasets": "data",
+    "pyarrow": "data",
 }
 """Module that only some commands need -> extra that brings it."""
 

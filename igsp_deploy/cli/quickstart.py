@@ -46,7 +46,7 @@ def run_quickstart(out: Path, model: ModelConfig, steps: int, console: Console) 
     """
     import time
 
-    from igsp_deploy.cli.report import print_evaluation, table_console
+    from igsp_deploy.cli.tables import print_evaluation, table_console
     from igsp_deploy.config import LearnConfig, RunConfig
     from igsp_export.export import export_bundle
     from igsp_serve.verify import require, verify_bundle

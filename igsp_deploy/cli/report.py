@@ -1,78 +1,41 @@
-"""Tables of an evaluation, for people."""
+"""`igsp report`: one page about a model."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
+from igsp_deploy.cli.tasks import parse_tasks
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+EXAMPLES = """Examples:
 
+igsp report model
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+igsp report model --out shoes.html --title "Our shoe model" --images 12
 
-
-def _table(title: str, corner: str, tasks: list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(corner, no_wrap=True)
-    for task in tasks:
-        table.add_column(task, justify="right", overflow="fold")
-    return table
+igsp evaluate model --json > evaluation.json && igsp report model --evaluation evaluation.json"""
 
 
-def _matrix(title: str, tasks: list[str], matrix: list[list[float]]) -> Table:
-    table = _table(title, "accuracy % on", tasks)
-    for learned, row in zip(tasks, matrix, strict=True):
-        table.add_row(f"after {learned}", *(_percent(value) for value in row))
-    return table
+def report(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    images: Annotated[int, typer.Option(min=0, max=64, help="Example images a task; 0 for none.")] = 8,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Output of `igsp evaluate MODEL --json`, instead of measuring again."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SOURCE", help="Test images of a task from elsewhere than where it was learned."),
+    ] = None,
+) -> None:
+    """Write one HTML page about MODEL: accuracy, growth, shared experts, examples, time and memory.
 
+    The page needs no network and no other file.
+    """
+    sources = parse_tasks(task or [])
 
-def _tasks(result: dict[str, Any]) -> Table:
-    table = _table("After the last task", "", result["tasks"])
-    accuracies = [
-        ("zero-shot %", result.get("zero_shot")),
-        ("task given %", result["given"][-1]),
-        ("task chosen %", result["auto"][-1]),
-        ("task chosen, all classes %", result["open_last"]),
-        ("right task chosen %", result["selector_accuracy"]),
-    ]
-    for title, values in accuracies:
-        if values is not None:
-            table.add_row(title, *(_percent(value) for value in values))
-    for title, key in (
-        ("parameters trained", "trained"),
-        ("parameters kept", "kept"),
-        ("experts new", "experts_new"),
-        ("experts reused", "reused"),
-    ):
-        numbers = [task.get(key) for task in result["parameters"]]
-        if any(number is not None for number in numbers):
-            table.add_row(title, *(_number(number) for number in numbers))
-    return table
+    from igsp_train.report import make_report
 
-
-def _summary(result: dict[str, Any]) -> Table:
-    table = Table(title="Summary", title_justify="left")
-    table.add_column("%")
-    for name in ("Transfer", "Average", "Last"):
-        table.add_column(name, justify="right")
-    for title, key in (("task given", "given"), ("task chosen", "auto")):
-        metrics = result["metrics"][key]
-        table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last")))
-    return table
-
-
-def table_console(num_tasks: int) -> Console:
-    """Console on stdout: as wide as the terminal, or as the tables need where the output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(80, 34 + 16 * num_tasks))
-
-
-def print_evaluation(result: dict[str, Any], console: Console) -> None:
-    """Print what `igsp_train.evaluate.evaluate_model` returned as tables."""
-    console.print(_matrix("Task given", result["tasks"], result["given"]))
-    console.print(_matrix("Task chosen by the selector", result["tasks"], result["auto"]))
-    console.print(_tasks(result))
-    console.print(_summary(result))
+    print(make_report(model, out, title=title, images=images, evaluation=evaluation, sources=sources or None))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.experts import expert_output
-from igsp_deploy.model.router import static_gates, vision_gates
+from igsp_deploy.model.router import largest_gates, static_gates, vision_gates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class BlockAdapter:
         router_bias: `[K]`.
         scale: factor s.
         router_input: what the router reads.
+        top_k: share the gates among the k largest only; all experts by default. A baseline's way, never exported.
     """
 
     down: Tensor
@@ -29,12 +30,15 @@ class BlockAdapter:
     router_bias: Tensor
     scale: float
     router_input: RouterInput = "class_token"
+    top_k: int | None = None
 
     def gates(self, hidden: Tensor) -> Tensor:
         """Routing probabilities for `hidden` `[B, n, d]`: `[B, K]`, or `[1, K]` for a static gate."""
         if self.router_weight is None or self.router_input == "static":
-            return static_gates(self.router_bias)
-        return vision_gates(hidden, self.router_weight, self.router_bias, self.router_input)
+            gates = static_gates(self.router_bias)
+        else:
+            gates = vision_gates(hidden, self.router_weight, self.router_bias, self.router_input)
+        return gates if self.top_k is None else largest_gates(gates, self.top_k)
 
     def delta(self, hidden: Tensor, gates: Tensor) -> Tensor:
         """What the experts add to the MLP's output: `[B, n, d]`."""
@@ -50,6 +54,7 @@ class BlockAdapter:
             router_bias=self.router_bias.detach().to(device),
             scale=self.scale,
             router_input=self.router_input,
+            top_k=self.top_k,
         )
 
 

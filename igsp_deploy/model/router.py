@@ -3,6 +3,7 @@
 Shapes: B samples, n tokens, d width, K experts.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,3 +33,9 @@ def vision_gates(
 def static_gates(bias_K: Tensor) -> Tensor:
     """`p = softmax(b)`, the same for every sample: `[1, K]`."""
     return bias_K.softmax(dim=-1).unsqueeze(0)
+
+
+def largest_gates(gates_BK: Tensor, k: int) -> Tensor:
+    """The k largest gates of each sample, made to sum to 1 again; the others 0: `[B, K]`."""
+    values, places = gates_BK.topk(min(k, gates_BK.shape[-1]), dim=-1)
+    return torch.zeros_like(gates_BK).scatter(-1, places, values / values.sum(-1, keepdim=True))

@@ -81,6 +81,7 @@ class Selector:
         whitened_means: `[S, F]`.
         class_task: task of each row of `whitened_means`, int64 `[S]`.
         thresholds: score under which an image is not taken for that task, `[T]`.
+        floors: lowest score of any of the task's held-out images, `[T]`.
     """
 
     def __init__(self, statistics: list[TaskStatistics], *, shrinkage: float, false_alarm: float) -> None:
@@ -104,11 +105,13 @@ class Selector:
         self.whitening = whitening.float()
         self.whitened_means = ((means - center) @ whitening).float()
         self.class_task = torch.cat([torch.full((len(s.means),), t) for t, s in enumerate(statistics)])
-        thresholds = []
+        thresholds, floors = [], []
         for t, s in enumerate(statistics):
             own = self.scores(s.calibration)[:, t]
             thresholds.append(float(torch.quantile(own, false_alarm)) if len(own) else float("-inf"))
+            floors.append(float(own.min()) if len(own) else float("-inf"))
         self.thresholds = torch.tensor(thresholds)
+        self.floors = torch.tensor(floors)
 
     def scores(self, features: Tensor) -> Tensor:
         """`max over classes c of the task of -|u - m_c|^2 / 2`, u the whitened feature: `[B, T]`."""
@@ -118,7 +121,21 @@ class Selector:
         index = self.class_task.expand(len(u), -1)
         return result.scatter_reduce(1, index, -0.5 * squared, "amax")
 
-    def choose(self, features: Tensor) -> Tensor:
-        """Index of the task of each image, int64 `[B]`; `PLAIN` where the best one is under its threshold."""
-        best, task = self.scores(features).max(dim=1)
-        return torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
+    def choose(self, features: Tensor, among: list[int] | None = None) -> Tensor:
+        """Index of the task of each image, int64 `[B]`; `PLAIN` where the best one is under its threshold.
+
+        Args:
+            features: what the selector reads, `[B, F]`.
+            among: the tasks whose classes are the label set that the caller gave. Those words are evidence already:
+                only these tasks are considered, and an image is left to plain CLIP only where it lies under every
+                held-out image of the task (`floors`). An empty list is a label set that no task has: plain CLIP.
+        """
+        scores = self.scores(features)
+        if among is None:
+            best, task = scores.max(dim=1)
+            return torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
+        if not among:
+            return torch.full((len(features),), PLAIN)
+        best, place = scores[:, among].max(dim=1)
+        task = torch.tensor(among)[place]
+        return torch.where(best >= self.floors[task], task, torch.full_like(task, PLAIN))

@@ -79,6 +79,7 @@ def run_blocks(
     gates_out: Gates | None = None,
     lean: bool = False,
     last_rows: Tensor | None = None,
+    hidden_out: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Run blocks `first`, `first + 1`, ... on `x`; those without an adapter are the frozen block itself.
 
@@ -91,6 +92,7 @@ def run_blocks(
         gates_out: gets the gates of every adapted block.
         lean: less work.
         last_rows: int64 `[B]`, the one token of each sample that the last block has to give (lean only).
+        hidden_out: gets the input of its MLP, `[B, n, d]`, attached to the graph; n is 1 where `last_rows` applies.
 
     Returns:
         `[B, n, d]`, or `[B, 1, d]` with `last_rows`.
@@ -98,9 +100,11 @@ def run_blocks(
     for index in range(first, len(blocks)):
         rows = last_rows if index == len(blocks) - 1 else None
         if index in adapters:
-            x, gates, _, _ = adapted_block(blocks[index], x, adapters[index], attn_mask, lean=lean, rows=rows)
+            x, gates, hidden, _ = adapted_block(blocks[index], x, adapters[index], attn_mask, lean=lean, rows=rows)
             if gates_out is not None:
                 gates_out[index] = gates
+            if hidden_out is not None:
+                hidden_out[index] = hidden
         else:
             x = _plain_block(blocks[index], x, attn_mask, lean, rows)
     return x
@@ -123,6 +127,7 @@ def encode_from_trunk(
     normalize: bool = False,
     gates_out: Gates | None = None,
     lean: bool = False,
+    hidden_out: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Image embeddings `[B, D]` from the output of `trunk_tokens`."""
     visual = backbone.visual
@@ -131,7 +136,16 @@ def encode_from_trunk(
     rows = None
     if lean and first_block < len(blocks) and _only_the_class_token_counts(visual, adapters.get(len(blocks) - 1)):
         rows = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-    x = run_blocks(blocks, tokens, adapters, first=first_block, gates_out=gates_out, lean=lean, last_rows=rows)
+    x = run_blocks(
+        blocks,
+        tokens,
+        adapters,
+        first=first_block,
+        gates_out=gates_out,
+        lean=lean,
+        last_rows=rows,
+        hidden_out=hidden_out,
+    )
     pooled, _ = visual._pool(x)
     features = pooled @ visual.proj if visual.proj is not None else pooled
     return F.normalize(features, dim=-1) if normalize else features
@@ -160,6 +174,7 @@ def encode_text(
     *,
     normalize: bool = False,
     gates_out: Gates | None = None,
+    hidden_out: dict[int, Tensor] | None = None,
     crop: bool = False,
 ) -> Tensor:
     """Text embeddings `[N, D]` of token ids `[N, ctx]`; without an adapter, open_clip's own to the bit.
@@ -170,6 +185,7 @@ def encode_text(
         adapter: the task's experts.
         normalize: divide every embedding by its length.
         gates_out: gets the gates of every adapted block.
+        hidden_out: gets the input of every adapted MLP.
         crop: drop the padding after the longest text. The tower is causal and reads its end token, so the result is
             the same up to round-off, at a fraction of the cost.
     """
@@ -177,7 +193,9 @@ def encode_text(
         features: Tensor = backbone.clip.encode_text(tokens, normalize=normalize)
         return features
     trunk = text_trunk(backbone, tokens, 0, crop=crop)
-    return encode_from_text_trunk(backbone, trunk, adapter, normalize=normalize, gates_out=gates_out)
+    return encode_from_text_trunk(
+        backbone, trunk, adapter, normalize=normalize, gates_out=gates_out, hidden_out=hidden_out
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +238,7 @@ def encode_from_text_trunk(
     normalize: bool = False,
     gates_out: Gates | None = None,
     lean: bool = False,
+    hidden_out: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Text embeddings `[N, D]` from the output of `text_trunk`."""
     text = backbone.text
@@ -239,6 +258,7 @@ def encode_from_text_trunk(
         gates_out=gates_out,
         lean=lean,
         last_rows=rows,
+        hidden_out=hidden_out,
     )
     x = text.ln_final(x)
     if rows is not None:

@@ -272,6 +272,19 @@ class Engine:
                 f"the graph {found}. {REMEDY}"
             )
 
+        layout = self.manifest.experts
+        for name, (_, rows, width) in (
+            (name, shape) for name, shape in self._image.stack_shapes().items() if name.endswith(".down")
+        ):
+            # The number of experts is free, their rank is a factor in the graph; a factor of 1 is not written.
+            factor, times, _ = str(rows).partition("*")
+            if (int(factor) if times else 1, width) != (layout.rank, layout.vision_width):
+                raise UserError(
+                    f"{self._image.path} takes stacks of another rank or width than the manifest says: {name} is "
+                    f"[{rows}, {width}] a task, the manifest has rank {layout.rank} and width {layout.vision_width}. "
+                    f"{REMEDY}"
+                )
+
     def run_images(
         self, images: NDArray[np.uint8], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None
     ) -> ImageOutput:

@@ -44,7 +44,9 @@ class SessionSettings:
 
 def provider_list(settings: SessionSettings) -> list[Any]:
     """What an `InferenceSession` is given as `providers`: the one wanted, then those for the rest of the graph."""
-    cuda = (CUDA, {"enable_cuda_graph": "1"}) if settings.cuda_graph else CUDA
+    # By default float32 products are made in TF32, with 10 bits: less than the gate allows, and the selector's numbers
+    # and a folded graph's classes are in float32 in every precision.
+    full = {"use_tf32": "0"}
     if settings.provider == TENSORRT:
         options = {"trt_fp16_enable": "0"}  # the graphs say themselves what is in half precision
         if settings.engine_cache is not None:
@@ -53,7 +55,8 @@ def provider_list(settings: SessionSettings) -> list[Any]:
                 "trt_timing_cache_path": str(settings.engine_cache),
             }
             options |= {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1", **cache}
-        return [(TENSORRT, options), CUDA, CPU]
+        return [(TENSORRT, options), (CUDA, full), CPU]
+    cuda = (CUDA, full | ({"enable_cuda_graph": "1"} if settings.cuda_graph else {}))
     return [cuda, CPU] if settings.provider == CUDA else [settings.provider]
 
 
@@ -109,6 +112,10 @@ class Graph:
     def shapes(self) -> dict[str, list[Any]]:
         """Name of every input without a default, and of every output -> its shape; free dimensions are names."""
         return {value.name: value.shape for value in (*self.session.get_inputs(), *self.session.get_outputs())}
+
+    def stack_shapes(self) -> dict[str, list[Any]]:
+        """Name of every stack -> its shape in the graph; free dimensions are names or formulas, as `16*experts_0`."""
+        return {value.name: value.shape for value in self.session.get_overridable_initializers()}
 
     def bind(self, stacks: Stacks) -> Values:
         """Put stacks on the device, once for all runs with them.

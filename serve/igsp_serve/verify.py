@@ -7,9 +7,9 @@ import numpy as np
 
 from igsp_deploy.bundle.manifest import REFERENCE, TOKENIZER
 from igsp_deploy.bundle.reference import (
-    FEATURE_TOLERANCE,
     SCORE_TOLERANCE,
     Reference,
+    feature_tolerance,
     largest_difference,
     score_difference,
     wrong_choices,
@@ -40,7 +40,7 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
     Classifier(engine)
     manifest = engine.manifest
     reference = Reference.read(bundle / REFERENCE)
-    tolerance = FEATURE_TOLERANCE.get(engine.variant.precision, FEATURE_TOLERANCE["fp32"])
+    tolerance = feature_tolerance(engine.variant.precision, manifest.experts_precision)
     score_tolerance = SCORE_TOLERANCE.get(engine.variant.precision, SCORE_TOLERANCE["fp32"])
     rows: list[dict[str, Any]] = []
 

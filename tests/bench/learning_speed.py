@@ -4,7 +4,7 @@
     python -m tests.bench.learning_speed --device cuda --precision bf16 --batch 64
 
 Weights are random. Every contender is a process of its own that waits for its turn; in each round every process takes
-one step, one after another, so that all see the same machine. Times are medians over the rounds, after a step to warm up.
+one step, one after another, so that all see the same machine. Times are medians over the rounds, after one to warm up.
 On the CPU the memory is the largest resident set of the process over its whole life, weights and libraries included
 (VmHWM of Linux); on a GPU the most that torch had allocated. On a GPU the command also prints images per second and the
 share of the step that is the frozen forward of the trunk.

@@ -115,6 +115,30 @@ def test_half_precision_is_close_and_kept_from_the_cpu(make_model: Callable[...,
         Engine.open(bundle, "cpu", precision="fp16")
 
 
+def test_experts_stored_in_half_precision_are_held_to_what_that_costs(bundled: "Bundled", tmp_path: Path) -> None:
+    full = read_manifest(bundled.bundle)
+    assert full.experts_precision == "fp32"
+    result = export_bundle(bundled.model, tmp_path / "bundle", experts="fp16", console=quiet())
+    half = read_manifest(tmp_path / "bundle")
+    assert half.experts_precision == "fp16"
+    parity = result["parity"]["fp32"]
+    assert (full.parity["fp32"]["tolerance"], parity["tolerance"]) == (1e-4, 1e-3)
+    assert worst_feature(full.parity["fp32"]) < worst_feature(parity) <= 1e-3
+    assert all(figures["top1_differing"] == 0 for figures in parity["tasks"].values())
+    assert half.files["experts.safetensors"].size_bytes < 0.75 * full.files["experts.safetensors"].size_bytes
+    assert half.tasks[0].size_bytes < full.tasks[0].size_bytes
+    assert verify_bundle(tmp_path / "bundle", "cpu")["holds"]
+    # An engine takes a task of either, and then computes what the bundle it came from does.
+    engine = Engine.open(bundled.bundle, "cpu")
+    engine.remove_task("stripes")
+    engine.add_task(tmp_path / "bundle", "stripes")
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        engine.run_images(images, np.array([1])).features,
+        Engine.open(tmp_path / "bundle", "cpu").run_images(images, np.array([1])).features,
+    )
+
+
 def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -146,6 +170,41 @@ def test_wrong_experts_stop_the_export_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wrong_class_embeddings_stop_the_export(
+    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = export_module._class_embeddings
+
+    def wrong(towers: Any) -> Any:
+        found = right(towers)
+        found["task.1"] = found["task.1"][::-1]
+        return found
+
+    monkeypatch.setattr(export_module, "_class_embeddings", wrong)
+    with pytest.raises(UserError, match="class embeddings of task 'stripes' in the bundle differ"):
+        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_best_classes_are_compared_for_plain_mixed_and_chosen_tasks(
+    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features may differ in this test; the best class alone must stop the export."""
+    from igsp_export import parity
+
+    right = Engine.run_images
+
+    def turned(self: Engine, images: Any, task: Any, **options: Any) -> Any:
+        output = right(self, images, task, **options)
+        plain = task == -2
+        return dataclasses.replace(output, features=np.where(plain[:, None], -output.features, output.features))
+
+    monkeypatch.setattr(Engine, "run_images", turned)
+    monkeypatch.setattr(parity, "feature_tolerance", lambda *precisions: 10.0)
+    with pytest.raises(UserError, match=r"for plain CLIP: another class is best for \d+ of 16 images"):
+        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+
+
 def test_a_wrong_selector_stops_the_export(bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*arguments: Any) -> Any:
         table = selector_table(*arguments)
@@ -165,6 +224,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(bundled: "Bundled", 
         (tmp_path / "absent", {}, UserError, "not a model folder"),
         (bundled.model, {"opset": 7}, UsageError, "opset must be one of 18, 23"),
         (bundled.model, {"precision": ("fp7",)}, UsageError, "fp7"),
+        (bundled.model, {"experts": "int4"}, UsageError, "--experts must be one of fp32, fp16, got 'int4'"),
     ]
     for model, options, error, message in cases:
         with pytest.raises(error, match=message):

@@ -30,7 +30,8 @@ def test_wheel_has_exactly_our_top_level_names(wheel_names: list[str]) -> None:
 def test_wheel_has_types_presets_and_licence(wheel_names: list[str]) -> None:
     for package in ("igsp_deploy", "igsp_train", "igsp_export", "igsp_serve"):
         assert f"{package}/py.typed" in wheel_names
-    presets = {f"igsp_train/presets/{path.name}" for path in (ROOT / "train" / "presets").iterdir()}
+    folder = ROOT / "train" / "presets"
+    presets = {f"igsp_train/presets/{path.relative_to(folder)}" for path in folder.rglob("*.yaml")}
     assert presets
     assert presets <= set(wheel_names)
     assert any(name.endswith("licenses/LICENSE") for name in wheel_names)

@@ -4,6 +4,8 @@ Learned tasks never change, so the matrix after every task can be read off the f
 classified by its own adapter and task i > j by plain CLIP; the selector after task j knows the first j + 1 tasks.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import PLAIN, Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
-from igsp_train.data import load_task_data, read_eval_images
+from igsp_train.data import Items, eval_chunks, load_task_data, read_eval_images
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 
@@ -35,10 +37,16 @@ class _TaskCounts:
     given: int
     auto: NDArray[np.int64]
     """After each task j, with the classes of task i given: `[T]`."""
-    open_last: int
-    """After the last task, over all classes of all tasks."""
+    incremental: NDArray[np.int64]
+    """After each task j, nothing given, over the classes of the tasks 0 to j: `[T]`; 0 for j < i."""
     chosen: NDArray[np.int64]
     """How often the last selector chose each task; the last entry counts plain CLIP: `[T + 1]`."""
+
+
+def _total(parts: list[_TaskCounts]) -> _TaskCounts:
+    """The counts of all chunks of one task's images."""
+    values = [[getattr(part, field.name) for part in parts] for field in dataclasses.fields(_TaskCounts)]
+    return _TaskCounts(*(sum(value[1:], start=value[0]) for value in values))
 
 
 class _Evaluation:
@@ -70,9 +78,10 @@ class _Evaluation:
         """Classify the test images of one task in every way the report needs."""
         folder, backbone = self.folder, self.backbone
         total, first = len(folder.tasks), folder.first_block
-        counts = _TaskCounts(len(labels), 0, 0, np.zeros(total, np.int64), 0, np.zeros(total + 1, np.int64))
+        counts = _TaskCounts(len(labels), 0, 0, *(np.zeros(total + more, np.int64) for more in (0, 0, 1)))
         plain_classes = torch.cat([self.classes(PLAIN, t) for t in range(total)])
-        offset = sum(len(folder.tasks[t].classes) for t in range(task))
+        ends = np.cumsum([len(record.classes) for record in folder.tasks]).tolist()
+        offset = ends[task] - len(folder.tasks[task].classes)
         for rows, tokens in trunk_chunks(backbone, images, first):
             target = torch.from_numpy(labels[rows]).to(tokens.device)
             read = selector_features(backbone, tokens, first, folder.config.selector_place)
@@ -93,10 +102,12 @@ class _Evaluation:
                 counts.auto += (mine & right).sum(1).cpu().numpy()
                 counts.chosen[adapter if adapter != PLAIN else total] += int(mine[-1].sum())
                 if adapter == task:
-                    counts.open_last += int((mine[-1] & right).sum())
+                    counts.incremental[task:] += (mine[task:] & right).sum(1).cpu().numpy()
                 if adapter == PLAIN:
-                    hit = (features @ plain_classes.T).argmax(1) == target + offset
-                    counts.open_last += int((mine[-1] & hit).sum())
+                    similar = features @ plain_classes.T
+                    for j in range(task, total):
+                        hit = similar[:, : ends[j]].argmax(1) == target + offset
+                        counts.incremental[j] += int((mine[j] & hit).sum())
         return counts
 
 
@@ -114,9 +125,12 @@ def evaluate_model(
         All accuracies in percent:
         `given` and `auto`: A[j][i], accuracy on task i after task j, with the task given and chosen by the selector
         (the classes of task i known in both, as MTIL does);
-        `open_last`: accuracy of each task over all classes of all tasks, nothing given, after the last task;
+        `class_incremental`: A[j][i], accuracy on task i after task j >= i, nothing given, over the classes of all tasks
+        learned by then; None for i > j, whose classes are not known yet;
+        `open_last`: its last row;
         `zero_shot`, `selector_accuracy`, `left_to_plain`: per task; `confusion`: [task][chosen task..., plain] counts;
-        `metrics`: Transfer, Average and Last of both matrices; `parameters`: trained, kept and reused per task.
+        `metrics`: Transfer, Average and Last of `given` and `auto`; Average and Last of `class_incremental`;
+        `parameters`: trained, kept and reused per task.
 
     Raises:
         UserError: no tasks learned, unknown task name, or test images missing.
@@ -133,9 +147,10 @@ def evaluate_model(
     evaluation = _Evaluation(folder, backbone)
     counts: list[_TaskCounts] = []
     for record in folder.tasks:
-        images, labels = read_test_images(record, backbone, (sources or {}).get(record.name), console)
-        console.print(f"{record.name}: {len(labels)} test images", markup=False, highlight=False)
-        counts.append(evaluation.count(record.index, images, labels))
+        items = find_test_items(record, (sources or {}).get(record.name))
+        chunks = eval_chunks(items, backbone.preprocess, on_skip=_say(console))
+        counts.append(_total([evaluation.count(record.index, images, labels) for images, labels in chunks]))
+        console.print(f"{record.name}: {counts[-1].images} test images", markup=False, highlight=False)
     return _report(folder, counts)
 
 
@@ -143,6 +158,16 @@ def read_test_images(
     record: TaskRecord, backbone: Backbone, source: str | None, console: Console
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Test images `[N, S, S, 3]` and labels of a learned task, from where it was learned or from `source`.
+
+    Raises:
+        UserError: the images are gone, or their classes are not the learned ones.
+    """
+    images, labels, _ = read_eval_images(find_test_items(record, source), backbone.preprocess, on_skip=_say(console))
+    return images, labels
+
+
+def find_test_items(record: TaskRecord, source: str | None = None) -> Items:
+    """Where the test images of a learned task are, from where it was learned or from `source`.
 
     Raises:
         UserError: the images are gone, or their classes are not the learned ones.
@@ -157,10 +182,11 @@ def read_test_images(
         )
     if not len(data.test):
         raise UserError(f"task {record.name!r}: {source or record.source} has no test images.")
-    images, labels, _ = read_eval_images(
-        data.test, backbone.preprocess, on_skip=lambda text: console.print(text, markup=False, highlight=False)
-    )
-    return images, labels
+    return data.test
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, markup=False, highlight=False)
 
 
 def _percent(values: NDArray[np.float64]) -> Any:
@@ -174,6 +200,7 @@ def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
     for i, c in enumerate(counts):
         given[:, i] = [(c.given if j >= i else c.zero_shot) / c.images for j in range(total)]
     auto = np.stack([c.auto for c in counts], axis=1) / images
+    incremental = np.stack([c.incremental for c in counts], axis=1) / images
     confusion = np.stack([c.chosen for c in counts])
     parameters = [
         {
@@ -189,13 +216,18 @@ def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
         name: {k: None if v is None else round(100 * v, 2) for k, v in summary(m).items()}
         for name, m in (("given", given), ("auto", auto))
     }
+    seen = [incremental[j, : j + 1].mean() for j in range(total)]
+    rounded["class_incremental"] = {"average": round(100 * float(np.mean(seen)), 2), "last": round(100 * seen[-1], 2)}
     return {
         "tasks": [record.name for record in folder.tasks],
         "test_images": [c.images for c in counts],
         "given": _percent(given),
         "auto": _percent(auto),
         "zero_shot": _percent(np.array([c.zero_shot for c in counts]) / images),
-        "open_last": _percent(np.array([c.open_last for c in counts]) / images),
+        "class_incremental": [
+            [value if i <= j else None for i, value in enumerate(row)] for j, row in enumerate(_percent(incremental))
+        ],
+        "open_last": _percent(incremental[-1]),
         "selector_accuracy": _percent(np.array([confusion[i, i] for i in range(total)]) / images),
         "left_to_plain": _percent(confusion[:, -1] / images),
         "confusion": confusion.tolist(),

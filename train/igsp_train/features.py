@@ -16,6 +16,7 @@ from torch import Tensor
 from igsp_deploy.config import Precision
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.towers import normalize_images, trunk_tokens
+from igsp_train.data.workers import WorkerViews
 from igsp_train.precision import autocast
 from igsp_train.ranks import ALONE, Ranks
 
@@ -111,6 +112,8 @@ class TrunkViews:
         self._coming: tuple[Pairs, Future[NDArray[np.uint8]]] | None = None
 
     def _images(self, pairs: Pairs) -> NDArray[np.uint8]:
+        if isinstance(self.views, WorkerViews):
+            return self.views.batch(pairs)
         return np.stack([self.views.view(index, epoch) for index, epoch in pairs])
 
     def _trunk(self, images: NDArray[np.uint8]) -> Tensor:

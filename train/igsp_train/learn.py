@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.config import LearnConfig
+from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
@@ -27,6 +27,7 @@ from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkp
 from igsp_train.convergence import GateTracker
 from igsp_train.data.order import batch_indices
 from igsp_train.features import TrunkViews
+from igsp_train.importance import HeldOutLoss, leave_one_out
 from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
 from igsp_train.optimiser import (
     carry_state,
@@ -36,10 +37,14 @@ from igsp_train.optimiser import (
     optimiser_tensors,
     set_learning_rate,
 )
+from igsp_train.penalties import GradientProjection, function_residual, weight_overlap
 from igsp_train.precision import autocast
-from igsp_train.prune import experts_to_keep
+from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.reuse import ReuseStrength, candidate_mass
+
+HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
+"""Pruning rules that measure a loss on held-out images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,13 @@ class StepReport:
     candidate_mass: float
     frozen_in_use: int
     candidates: int
+
+
+class TokenBatches(Protocol):
+    """Trunk tokens of augmented training images: `features.TrunkViews`, or ones that a study read from disk."""
+
+    def batch(self, indices: NDArray[np.int64], epochs: NDArray[np.int64], /) -> Tensor:
+        """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
 
 
 class Reporter(Protocol):
@@ -113,11 +125,13 @@ class TaskRun:
         folder: ModelFolder,
         config: LearnConfig,
         *,
-        views: TrunkViews,
+        views: TokenBatches,
         labels: NDArray[np.int64],
         prompts: list[str],
         fingerprint: str,
         ranks: Ranks = ALONE,
+        held_out: tuple[Tensor, Tensor] | None = None,
+        reuse_ids: dict[Site, list[int]] | None = None,
     ) -> None:
         """Prepare the first step, or the one after the last checkpoint.
 
@@ -130,6 +144,9 @@ class TaskRun:
             prompts: one prompt a class.
             fingerprint: identifies task, data and settings; a checkpoint of another one is refused.
             ranks: the processes that learn together; only the first writes.
+            held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on, for the pruning
+                rules that measure a loss.
+            reuse_ids: pool ids a block's router may use; all of them by default.
 
         Raises:
             UserError: there is a checkpoint of another task or of other settings, or more processes than images a step.
@@ -144,21 +161,25 @@ class TaskRun:
         text_blocks = [block for tower, block in folder.sites if tower == "text"]
         with torch.no_grad(), autocast(backbone.device, config.precision):
             # The prompts do not change while learning: what lies below the first adapted block is computed once.
-            tokens = backbone.tokenize(prompts).to(backbone.device)
+            self.tokens = backbone.tokenize(prompts).to(backbone.device)
             first = min(text_blocks, default=backbone.text_depth)
-            self.text = text_trunk(backbone, tokens, first, crop=True, lean=True)
+            self.text = text_trunk(backbone, self.tokens, first, crop=True, lean=True)
         self.fingerprint = fingerprint
+        self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
         self.progress = _Progress()
         self.tracker = GateTracker(config.gate_ema, config.convergence_window)
         self.reuse = ReuseStrength(config, config.reuse_strength)
         self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
         self._unread: list[_Unread] = []
+        self.projection: GradientProjection | None = None
         found = load_checkpoint(folder.path)
         if found is not None and found[0].get("learned") != len(folder.tasks):
             found = None  # its task was learned, and the process ended before the checkpoint was removed
         if found is None:
-            self.learner = new_task_learner(folder, config.num_candidates, self.seed, config.initial_candidate_mass)
+            self.learner = new_task_learner(
+                folder, config.num_candidates, self.seed, config.initial_candidate_mass, reuse_ids
+            )
             self.progress.trained_parameters = self.learner.num_parameters()
             self.optimiser = make_optimiser(self.learner, config)
         else:
@@ -208,21 +229,43 @@ class TaskRun:
             seconds=progress.seconds,
         )
 
-    def loss(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> tuple[Tensor, Tensor, dict[Site, Tensor]]:
-        """Cross-entropy of one batch, its accuracy, and every block's gates."""
+    def loss(
+        self,
+        indices: NDArray[np.int64],
+        epochs: NDArray[np.int64],
+        hidden_out: dict[Site, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, dict[Site, Tensor]]:
+        """Cross-entropy of one batch, its accuracy, and every block's gates.
+
+        Args:
+            indices: images of the batch.
+            epochs: the epoch of each.
+            hidden_out: gets the input of every adapted MLP, `[B, n, d]`.
+        """
         tokens = self.views.batch(indices, epochs)
         labels = self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
         adapter = self.learner.adapter()
         vision: Gates = {}
         text: Gates = {}
+        seen: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
         with autocast(tokens.device, self.config.precision):
             images = encode_from_trunk(
-                self.backbone, tokens, adapter, self.folder.first_block, gates_out=vision, lean=True
+                self.backbone,
+                tokens,
+                adapter,
+                self.folder.first_block,
+                gates_out=vision,
+                hidden_out=seen[0],
+                lean=True,
             )
-            classes = encode_from_text_trunk(self.backbone, self.text, adapter, gates_out=text, lean=True)
-        logits = (
-            self.backbone.logit_scale * F.normalize(images.float(), dim=-1) @ F.normalize(classes.float(), dim=-1).T
-        )
+            classes = encode_from_text_trunk(
+                self.backbone, self.text, adapter, gates_out=text, hidden_out=seen[1], lean=True
+            )
+        if hidden_out is not None:
+            hidden_out.update({("vision", block): hidden for block, hidden in seen[0].items()})
+            hidden_out.update({("text", block): hidden for block, hidden in seen[1].items()})
+        images, classes = F.normalize(images.float(), dim=-1), F.normalize(classes.float(), dim=-1)
+        logits = self.backbone.logit_scale * images @ classes.T
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         gates: dict[Site, Tensor] = {("vision", block): gate for block, gate in vision.items()}
@@ -242,28 +285,37 @@ class TaskRun:
 
     def _step(self) -> None:
         config, progress = self.config, self.progress
-        self.views.prepare(self._batch(progress.step)[1])
         part = self._part(progress.step)
-        loss, accuracy, gates = self.loss(*part)
-        if progress.step + 1 < config.steps:
-            self.views.prefetch(*self._part(progress.step + 1))
+        ahead = self.views if isinstance(self.views, TrunkViews) else None
+        if ahead is not None:
+            ahead.prepare(self._batch(progress.step)[1])
+        hidden: dict[Site, Tensor] = {}
+        loss, accuracy, gates = self.loss(*part, hidden)
+        if ahead is not None and progress.step + 1 < config.steps:
+            ahead.prefetch(*self._part(progress.step + 1))
         mass = candidate_mass(gates, {site: learner.num_frozen for site, learner in self.learner.items()})
         frozen, candidates = self.learner.num_experts()
-        total = loss
+        total, penalty = loss, mass
         if progress.phase == 1:
-            total = loss + self.reuse.weight(progress.step, frozen > 0) * mass
+            if config.penalty == "function_residual":
+                penalty = function_residual(self.learner, gates, hidden)
+            elif config.penalty == "weight_overlap":
+                penalty = weight_overlap(self.learner)
+            total = loss + self.reuse.weight(progress.step, frozen > 0) * penalty
         set_learning_rate(self.optimiser, learning_rate_factor(progress.step, config.steps, config.warmup_steps))
         self.optimiser.zero_grad(set_to_none=True)
         # Means over a part, weighed by the part's share of the batch, sum to the means over the batch.
         share = len(part[0]) / config.batch_size
         (total if self.ranks.count == 1 else total * share).backward()
         self.ranks.sum_gradients(self.learner.parameters())
+        if progress.phase == 1 and config.penalty == "gradient_projection":
+            self._project()
         if config.max_grad_norm:
             parameters = [p for p in self.learner.parameters() if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         self.optimiser.step()
         means = [gate.detach().float().mean(0) for gate in gates.values()]
-        scalars = [value.detach().float().reshape(1).to(loss.device) for value in (loss, accuracy, mass)]
+        scalars = [value.detach().float().reshape(1).to(loss.device) for value in (loss, accuracy, mass, penalty)]
         numbers = torch.cat([*scalars, *means])
         self._unread.append(
             _Unread(
@@ -287,18 +339,18 @@ class TaskRun:
             return
         rows = torch.stack([entry.numbers for entry in self._unread]).cpu()
         for entry, numbers in zip(self._unread, rows, strict=True):
-            value, accuracy, share = numbers[:3].tolist()
+            value, accuracy, share, penalty = numbers[:4].tolist()
             if not np.isfinite(value):
                 raise UserError(
                     f"the loss became {value} at step {entry.step}. Lower learn.learning_rate and start again."
                 )
-            means = numbers[3:].split([count for _, count in entry.sites])
+            means = numbers[4:].split([count for _, count in entry.sites])
             gates = {site: mean.unsqueeze(0) for (site, _), mean in zip(entry.sites, means, strict=True)}
             self.progress.curves["loss"].append(value)
             self.progress.curves["mass"].append(share)
             self.progress.curves["movement"].append(self.tracker.update(gates))
             if entry.phase == 1 and entry.frozen:
-                self.reuse.update(entry.step, share)
+                self.reuse.update(entry.step, penalty)
             if report is not None:
                 report(
                     StepReport(
@@ -320,16 +372,48 @@ class TaskRun:
         moved = self.progress.curves["movement"][-1]
         return moved < config.convergence_threshold or step >= config.phase1_max_share * config.steps
 
+    def _project(self) -> None:
+        if self.projection is None:
+            self.projection = GradientProjection(self.learner)
+        self.projection.apply(self.learner)
+
+    def masks(self, gates: dict[Site, Tensor] | None = None) -> dict[Site, Tensor]:
+        """Which experts the pruning rule keeps now, bool `[K]` for each block.
+
+        Args:
+            gates: mean gates to go by; the tracker's by default.
+
+        Raises:
+            UserError: the rule measures a loss and there are no held-out images.
+        """
+        config = self.config
+        gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
+        rule, level = config.prune_rule, config.keep_ratio
+        if rule in HELD_OUT_RULES:
+            loss = self._held_out_loss()
+            if rule == "leave_one_out":
+                return most_worth(leave_one_out(loss, {site: len(mean) for site, mean in gates.items()}), level)
+            rule, level = "cumulative", level_by_loss(gates, loss, config.prune_tolerance)
+        return {
+            site: experts_to_keep(mean, rule, level, self.seed * 1000 + number)
+            for number, (site, mean) in enumerate(gates.items())
+        }
+
+    def _held_out_loss(self) -> HeldOutLoss:
+        if self.held_out is None or not len(self.held_out[1]):
+            raise UserError(
+                f"learn.prune_rule {self.config.prune_rule!r} measures a loss on held-out images, and there are none. "
+                "Raise data.val_share, or choose another rule, for example cumulative."
+            )
+        return HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, self.held_out)
+
     def _prune(self) -> None:
         """Fix the structure: keep what the routers use, drop the other candidates for good, go on with phase 2."""
         config, progress = self.config, self.progress
         moved = {}
-        for number, (site, learner) in enumerate(self.learner.items()):
-            mean = self.tracker.mean[site]
-            if len(mean) == 1:  # a static gate over one expert is always 1
-                mask = torch.ones(1, dtype=torch.bool)
-            else:
-                mask = experts_to_keep(mean, config.prune_rule, config.keep_ratio, self.seed * 1000 + number)
+        masks = self.masks()
+        for site, learner in self.learner.items():
+            mean, mask = self.tracker.mean[site], masks[site]
             progress.mean_gates[f"{site[0]}.{site[1]}"] = [round(v, 5) for v in mean.tolist()]
             progress.kept[f"{site[0]}.{site[1]}"] = mask.tolist()
             moved.update(learner.keep(mask))

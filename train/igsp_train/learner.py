@@ -160,14 +160,26 @@ class TaskLearner(nn.Module):
 
 
 def new_task_learner(
-    folder: ModelFolder, num_candidates: int, seed: int, initial_candidate_mass: float = 0.5
+    folder: ModelFolder,
+    num_candidates: int,
+    seed: int,
+    initial_candidate_mass: float = 0.5,
+    reuse_ids: dict[Site, list[int]] | None = None,
 ) -> TaskLearner:
-    """Basis pre-expansion: `num_candidates` fresh experts beside every frozen one, in every adapted block."""
+    """Basis pre-expansion: `num_candidates` fresh experts beside the frozen ones, in every adapted block.
+
+    Args:
+        folder: the model so far.
+        num_candidates: fresh experts m a block.
+        seed: of the fresh experts.
+        initial_candidate_mass: share of the gates they hold at the start.
+        reuse_ids: pool ids a block's router may use; all of them by default.
+    """
     generator = torch.Generator().manual_seed(seed)
     sites = {}
     for site in folder.sites:
         width = folder.width(site)
-        ids = list(range(folder.pool.size(site)))
+        ids = list(range(folder.pool.size(site))) if reuse_ids is None else reuse_ids.get(site, [])
         sites[site] = SiteLearner(
             ids,
             folder.pool.gather(site, ids, width),

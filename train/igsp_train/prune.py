@@ -1,13 +1,20 @@
-"""Which experts a task keeps after phase 1: plain functions of the mean routing probabilities of one block.
+"""Which experts a task keeps after phase 1: plain functions of the mean routing probabilities.
 
 The routing probability is the gate on an expert's gradient (identity 1 of docs/paper_to_code.md), so an expert with
 little of it neither learned nor is needed.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from igsp_deploy.config import PruneRule
+from igsp_deploy.model.pool import Site
+from igsp_train.importance import Masks
+
+HALVINGS = 7
+"""Steps of the search for a level: it is found to a 128th."""
 
 
 def experts_to_keep(mean_gates: Tensor, rule: PruneRule, keep_ratio: float, seed: int = 0) -> Tensor:
@@ -35,3 +42,42 @@ def experts_to_keep(mean_gates: Tensor, rule: PruneRule, keep_ratio: float, seed
         mask = mean_gates >= (keep_ratio / count if rule == "relative" else keep_ratio)
     mask[mean_gates.argmax()] = True
     return mask
+
+
+def level_by_loss(mean_gates: dict[Site, Tensor], loss: Callable[[Masks], float], tolerance: float) -> float:
+    """The lowest cumulative level whose held-out loss is at most `tolerance` nats over that of all experts.
+
+    The routing probabilities say in which order experts go, the loss says how far. Found by halving, so where the loss
+    is not monotone in the level it is a level that holds, not always the lowest one.
+
+    Args:
+        mean_gates: of every block, `[K]`.
+        loss: held-out loss with only the experts of the masks.
+        tolerance: in nats.
+    """
+    limit = loss({}) + tolerance
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        masks = {site: experts_to_keep(mean, "cumulative", middle) for site, mean in mean_gates.items()}
+        low, high = (low, middle) if loss(masks) <= limit else (middle, high)
+    return high
+
+
+def most_worth(worth: dict[Site, Tensor], share: float) -> dict[Site, Tensor]:
+    """Over all blocks, the fewest experts that hold `share` of what leaving one out costs; one a block at least.
+
+    Args:
+        worth: nats by which the held-out loss grows without an expert, `[K]` for each block; infinite for an only one.
+        share: level kappa. What costs nothing or helps when left out holds no share.
+    """
+    sites = list(worth)
+    finite = torch.cat([torch.nan_to_num(worth[site], posinf=0.0).clamp_min(0) for site in sites]).double()
+    order = finite.argsort(descending=True, stable=True)
+    before = finite[order].cumsum(0) - finite[order]
+    chosen = torch.zeros(len(finite), dtype=torch.bool)
+    chosen[order[(before < share * finite.sum()) & (finite[order] > 0)]] = True
+    masks = dict(zip(sites, chosen.split([len(worth[site]) for site in sites]), strict=True))
+    for site, mask in masks.items():
+        mask[worth[site].argmax()] = True
+    return masks

@@ -19,6 +19,11 @@ from igsp_deploy.errors import UserError
 
 T = TypeVar("T")
 
+
+class LostProcess(UserError):
+    """Another process of the run is gone; that one knows why."""
+
+
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: rank 0 measures and writes at the end of a task while they wait."""
 
@@ -128,7 +133,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo or nccl: a connection was closed, or nobody answered
-        raise UserError(f"another process of this run ended or cannot be reached ({_first_line(error)}).") from error
+        raise LostProcess(f"another process of this run ended or cannot be reached ({_first_line(error)}).") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -157,8 +162,6 @@ def ranks_of_this_process() -> Iterator[Ranks]:
         torch.set_num_threads(threads)
     with _explained():
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    try:
-        yield Ranks(rank=state.process_index, count=state.num_processes, device=state.device)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    # Not in a `finally`: after a failure the others are not there to part from.
+    yield Ranks(rank=state.process_index, count=state.num_processes, device=state.device)
+    torch.distributed.destroy_process_group()

@@ -37,13 +37,13 @@ class ReuseStrength:
 
     def weight(self, step: int, has_frozen: bool) -> float:
         """Lambda at one step; 0 without frozen experts or without a penalty."""
-        if not has_frozen or self.config.penalty == "none":
+        if not has_frozen or self.config.penalty in ("none", "gradient_projection"):
             return 0.0
         ramp = max(self.config.warmup_steps, 1)
         return self.value * min(1.0, max(0.0, (step - self.config.warmup_steps) / ramp))
 
-    def update(self, step: int, mass: float) -> None:
-        """Dual ascent on lambda after a step in which candidates held `mass` of the gates."""
+    def update(self, step: int, penalty: float) -> None:
+        """Dual ascent on lambda after a step in which the penalty's value (the candidates' mass) was `penalty`."""
         if self.config.reuse_schedule == "target_mass" and step >= self.config.warmup_steps:
-            change = self.config.dual_step * (mass - self.config.target_mass)
+            change = self.config.dual_step * (penalty - self.config.target_mass)
             self.value = float(min(max(self.value * 2.718281828459045**change, 1e-3), 1e3))

@@ -6,13 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.errors import UserError
@@ -23,12 +24,17 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
-from igsp_train.classify import accuracy
-from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
-from igsp_train.features import TrunkViews
-from igsp_train.learn import LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.classify import accuracies
+from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
+from igsp_train.data.items import Items
+from igsp_train.data.order import step_pairs
+from igsp_train.data.workers import WorkerViews
+from igsp_train.features import TrunkViews, image_trunk
+from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
-from igsp_train.statistics import learn_statistics
+from igsp_train.ranks import ALONE, Ranks
+from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
 
 
 def train_sequence(
@@ -39,6 +45,7 @@ def train_sequence(
     discard: bool = False,
     report: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
@@ -52,6 +59,7 @@ def train_sequence(
         discard: drop an unfinished task of other settings instead of refusing.
         report: gets every step's report, besides the progress bar.
         stop: asked after every step; True ends after a checkpoint.
+        ranks: processes that learn together, all of which call this; only the first writes and prints.
 
     Returns:
         The model with all tasks.
@@ -60,38 +68,53 @@ def train_sequence(
         UserError: whatever is wrong with tasks, data, settings or disk. What was learned before it stays.
     """
     console = console or Console(stderr=True)
+    if not ranks.first:
+        console = Console(quiet=True)
     if not config.tasks:
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
     data = {
         name: load_task_data(
-            name, source, val_share=config.data.val_share, test_share=config.data.test_share, seed=config.data.seed
+            name,
+            source,
+            val_share=config.data.val_share,
+            test_share=config.data.test_share,
+            seed=config.data.seed,
+            shots=config.data.shots,
         )
         for name, source in config.tasks.items()
     }
     fresh = not (model_path / "config.json").exists()
-    if fresh:
+    ranks.wait()  # all have looked before the first makes it
+    if fresh and ranks.first:
         backbone = load_backbone(config.model.backbone, config.model.pretrained)
         folder = ModelFolder.create(model_path, backbone, config.model, config.selector)
+        ranks.wait()
     else:
+        if fresh:
+            ranks.wait()
+            _check_shared(model_path, ranks)
         folder = ModelFolder.open(model_path)
         _check_same_settings(folder, config)
         backbone = folder.load_backbone()
-    if torch.cuda.is_available():
+    if ranks.device is not None:
+        backbone.to(ranks.device)
+    elif torch.cuda.is_available():
         backbone.to("cuda")
-    with locked(model_path):
-        if discard:
+    with locked(model_path) if ranks.first else nullcontext():
+        if discard and ranks.first:
             discard_unfinished(model_path)
+        ranks.wait()
         for name, task in data.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
-                if known[name].source != _resolved(config.tasks[name]):
+                if known[name].source != canonical_source(config.tasks[name]):
                     raise UserError(
                         f"{model_path} already has a task {name!r}, learned from {known[name].source}. "
                         "Choose another name for the new one."
                     )
                 console.print(f"{name}: already learned, passed over", markup=False)
                 continue
-            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop)
+            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop, ranks=ranks)
     return folder
 
 
@@ -104,6 +127,7 @@ def learn_task(
     console: Console,
     report: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TaskRecord:
     """Learn one task and add it to the model.
 
@@ -115,7 +139,8 @@ def learn_task(
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     started = time.monotonic()
-    source = _resolved(config.tasks[task.name])
+    memory = PeakMemory()
+    source = canonical_source(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
     views = TrainViews(
         task.train,
@@ -124,16 +149,22 @@ def learn_task(
         horizontal_flip=config.data.horizontal_flip,
         seed=config.learn.seed,
         on_skip=warn,
+        cache_bytes=config.data.cache_mib << 20,
     )
-    train_images, train_labels, _ = read_eval_images(views.items, backbone.preprocess)
-    held_out, held_out_labels, _ = read_eval_images(task.val, backbone.preprocess, on_skip=warn)
+    workers = WorkerViews(views, config.data.num_workers)
     trunk = TrunkViews(
         backbone,
         folder.first_block,
-        views,
+        workers,
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
+        precision=config.learn.precision,
+        ranks=ranks,
     )
+    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
+    held_out_tokens = None
+    if config.learn.prune_rule in HELD_OUT_RULES:
+        held_out_tokens = _trunk_and_labels(backbone, calibration, folder.first_block)
     run = TaskRun(
         backbone,
         folder,
@@ -142,10 +173,15 @@ def learn_task(
         labels=views.items.labels,
         prompts=[task.templates[0].format(name) for name in task.display_names],
         fingerprint=_fingerprint(folder, task, config),
+        held_out=held_out_tokens,
+        ranks=ranks,
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")
-    with step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
+    if not trunk.cached_views:
+        order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
+        workers.follow(lambda step: list(ranks.part(order(step))), run.progress.step)
+    with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
         def both(step_report: StepReport) -> None:
             bar(step_report)
@@ -153,19 +189,25 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
-    statistics = learn_statistics(
-        backbone,
-        (train_images, train_labels),
-        held_out,
-        num_classes=len(task.classes),
-        first_block=folder.first_block,
-        place=folder.config.selector_place,
-        calibration_images=config.selector.calibration_images,
+    if not ranks.first:  # the first process measures and writes
+        ranks.wait()
+        folder.refresh()
+        return folder.tasks[-1]
+    seen, held_out = (
+        chunked_selector_features(
+            backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
+        )
+        for items in (views.items, calibration)
+    )
+    statistics = statistics_of_features(
+        *seen, held_out[0], num_classes=len(task.classes), calibration_images=config.selector.calibration_images
     )
     learned = result.learner.learned(folder.pool, statistics)
     adapter = result.learner.adapter().detach_to(backbone.device)
-    metrics = _metrics(backbone, folder, task, adapter, held_out, held_out_labels, result)
+    metrics = _metrics(backbone, folder, task, adapter, result, warn)
     metrics["seconds"] = time.monotonic() - started
+    metrics.update(memory.measured())
+    metrics["learn"] = dataclasses.asdict(config.learn)
     record = TaskRecord(
         index=len(folder.tasks),
         name=task.name,
@@ -187,8 +229,20 @@ def learn_task(
     reused, new = result.learner.num_experts()
     zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
+    ranks.wait()
     warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
     return record
+
+
+def _trunk_and_labels(backbone: Backbone, items: Items, first_block: int) -> tuple[Tensor, Tensor] | None:
+    """Trunk tokens `[M, n, d]` and labels `[M]` of images without augmentation; None where there are none."""
+    parts = [
+        (image_trunk(backbone, images, first_block), torch.from_numpy(labels))
+        for images, labels in eval_chunks(items, backbone.preprocess)
+    ]
+    if not parts:
+        return None
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def _metrics(
@@ -196,16 +250,15 @@ def _metrics(
     folder: ModelFolder,
     task: TaskData,
     adapter: TaskAdapter,
-    held_out: np.ndarray[Any, np.dtype[np.uint8]],
-    labels: np.ndarray[Any, np.dtype[np.int64]],
     result: LearnResult,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
-    if len(held_out):
-        for key, what in (("val_accuracy", adapter), ("val_zero_shot", None)):
-            measured[key] = accuracy(
-                backbone, what, folder.first_block, held_out, labels, task.display_names, task.templates
-            )
+    if len(task.val):
+        held_out = eval_chunks(task.val, backbone.preprocess, on_skip=warn)
+        found = accuracies(backbone, [adapter, None], folder.first_block, held_out, task.display_names, task.templates)
+        if found is not None:
+            measured = dict(zip(measured, found, strict=True))
     reused, new = result.learner.num_experts()
     return {
         **measured,
@@ -219,19 +272,17 @@ def _metrics(
     }
 
 
-def _resolved(source: str) -> str:
-    return str(Path(source).resolve())
-
-
 def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
+    settings = dataclasses.asdict(config.data)
     content = {
         "task": task.name,
         "learned": [t.name for t in folder.tasks],
-        "images": [str(p) for p in task.train.paths],
+        "images": [str(image) for image in task.train.images],
         "labels": task.train.labels.tolist(),
         "names": [task.display_names, task.templates],
         "learn": dataclasses.asdict(config.learn),
-        "data": dataclasses.asdict(config.data),
+        # How images are read does not change them.
+        "data": {k: v for k, v in settings.items() if k not in ("num_workers", "cache_mib")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -250,6 +301,14 @@ def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
                     f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, "
                     f"got {value!r}. Leave it out, or start a new model folder."
                 )
+
+
+def _check_shared(model_path: Path, ranks: Ranks) -> None:
+    if not (model_path / "config.json").exists():
+        raise UserError(
+            f"process {ranks.rank} does not see {model_path}, which process 0 made. All machines must see the model "
+            "folder under the same path, on a shared file system."
+        )
 
 
 def _append_history(folder: ModelFolder, record: TaskRecord) -> None:

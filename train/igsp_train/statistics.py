@@ -1,5 +1,7 @@
 """A task's selector statistics, from its training images and its held-out ones, seen without augmentation."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +25,25 @@ def image_selector_features(
     return torch.cat(parts)
 
 
+def chunked_selector_features(
+    backbone: Backbone,
+    chunks: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    first_block: int,
+    place: SelectorPlace,
+) -> tuple[Tensor, Tensor]:
+    """Selector features `[N, F]` and labels `[N]` of images that come in chunks; `[0, 0]` where there are none."""
+    features, labels = [], []
+    for images, targets in chunks:
+        features.append(image_selector_features(backbone, images, first_block, place))
+        labels.append(torch.from_numpy(targets))
+    return (torch.cat(features), torch.cat(labels)) if features else (torch.zeros(0, 0), torch.zeros(0).long())
+
+
+def spread(count: int, limit: int) -> NDArray[np.int64]:
+    """At most `limit` of `count` places, evenly spread."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64) if count else np.zeros(0, np.int64)
+
+
 def learn_statistics(
     backbone: Backbone,
     train: tuple[NDArray[np.uint8], NDArray[np.int64]],
@@ -33,16 +54,36 @@ def learn_statistics(
     place: SelectorPlace,
     calibration_images: int,
 ) -> TaskStatistics:
-    """Means and scatter from training images; the threshold is later set on (some of) the held-out ones.
+    """The statistics of images `[N, S, S, 3]` with labels `[N]`, and held-out images `[M, S, S, 3]`."""
+    features = image_selector_features(backbone, train[0], first_block, place)
+    calibration = torch.zeros(0, features.shape[1])
+    if len(held_out):
+        chosen = held_out[spread(len(held_out), calibration_images)]
+        calibration = image_selector_features(backbone, chosen, first_block, place)
+    return statistics_of_features(
+        features,
+        torch.from_numpy(train[1]),
+        calibration,
+        num_classes=num_classes,
+        calibration_images=calibration_images,
+    )
+
+
+def statistics_of_features(
+    features: Tensor, labels: Tensor, calibration: Tensor, *, num_classes: int, calibration_images: int
+) -> TaskStatistics:
+    """Means and scatter from training images; the threshold is later set on held-out ones.
 
     Where nothing was held out, every tenth training image sets the threshold and stays out of means and scatter.
+
+    Args:
+        features: of the training images, `[N, F]`.
+        labels: their classes, `[N]`.
+        calibration: features of held-out images, `[M, F]`, or none of them.
+        num_classes: classes of the task.
+        calibration_images: at most this many training images set the threshold, where nothing was held out.
     """
-    features = image_selector_features(backbone, train[0], first_block, place)
-    labels = torch.from_numpy(train[1])
-    if len(held_out):
-        chosen = np.linspace(0, len(held_out) - 1, min(calibration_images, len(held_out))).round().astype(np.int64)
-        calibration = image_selector_features(backbone, held_out[chosen], first_block, place)
-    else:
+    if not len(calibration):
         aside = torch.arange(len(labels)) % 10 == 9
         if not aside.any():
             aside[-1] = True

@@ -3,6 +3,7 @@
 All that depends on how the graphs are built is in this file.
 """
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.bundle.stacks import expert_stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.towers import normalize_images
 from igsp_export.compact import compact, expert_layout, selector_table, used_ids
 from igsp_export.graphs import DTYPES, write_plain_graph
 from igsp_export.image_graph import ImageGraph
@@ -83,6 +85,22 @@ def eager_module(towers: Towers, precision: str, provider: str) -> torch.nn.Modu
     # A copy, so that the towers' weights stay where and as they are; a precision torch does not run is float32.
     copied = module.in_precision(DTYPES.get(precision, torch.float32))
     return copied.eval().to("cpu" if provider == CPU else "cuda")
+
+
+def open_clip_embed(towers: Towers, precision: str, provider: str) -> Embed:
+    """Plain CLIP as open_clip's users run it: its own modules, with `nn.MultiheadAttention`, whatever task is asked."""
+    backbone, device = towers.backbone, "cpu" if provider == CPU else "cuda"
+    dtype = DTYPES.get(precision, torch.float32)
+    clip = copy.deepcopy(backbone.clip).to(device, dtype).eval()
+    spec = backbone.preprocess
+
+    @torch.no_grad()
+    def embed(images: NDArray[np.uint8], task: NDArray[np.int64]) -> NDArray[np.float32]:
+        pixels = normalize_images(torch.from_numpy(images).to(device), spec.mean, spec.std).to(dtype)
+        result: NDArray[np.float32] = clip.encode_image(pixels, normalize=True).float().cpu().numpy()
+        return result
+
+    return embed
 
 
 def torch_embed(module: Any) -> Embed:

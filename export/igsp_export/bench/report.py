@@ -14,9 +14,9 @@ COLUMNS = ("candidate", "batch", "median ms", "p10", "p90", "images/s", "ratio",
 PROFILE_COLUMNS = ("graph", "provider", "operator", "nodes", "ms", "%")
 TOP = 10
 """Rows of the profile that a table shows."""
-COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
 """Colours that are told apart by colour-blind people too (Okabe and Ito, "Color Universal Design", 2008)."""
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*h"
 
 
 def print_bench(bench: Bench, console: Console) -> None:
@@ -134,7 +134,7 @@ def plot(bench: Bench) -> bytes:
     _plot_latency(latency, bench, names, batches)
     _plot_ratios(ratio, bench, names, batches)
     handles, labels = latency.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(_title(bench), fontsize=9)
     out = io.BytesIO()
     figure.savefig(out, format="png")
@@ -158,6 +158,8 @@ def _plot_latency(axes: Any, bench: Bench, names: list[str], batches: list[int])
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    for which in ("major", "minor"):
+        getattr(axes.yaxis, f"set_{which}_formatter")("{x:,g}")
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.set_xlabel("images a call")
     axes.set_ylabel("latency of a call, ms (median; bars 10 % to 90 %)")

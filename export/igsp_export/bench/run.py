@@ -19,6 +19,7 @@ from igsp_export.bench.graphs import (
     compiled_module,
     eager_module,
     has_compiler,
+    open_clip_embed,
     open_towers,
     plain_session,
     torch_embed,
@@ -38,6 +39,7 @@ SECONDS = 20.0
 """Time for one batch size, in seconds."""
 ALONE, SLICE = "plain CLIP alone", "plain CLIP in the graph"
 NAMED, MIXED, AUTO = "one named task", "mixed tasks", "task chosen"
+OPEN_CLIP = "open_clip, plain CLIP"
 EAGER_NAMED, EAGER_MIXED, COMPILED = "PyTorch, named task", "PyTorch, mixed tasks", "torch.compile, mixed"
 AGREEMENT = {"fp32": 1e-3, "fp16": 5e-2}
 """Largest difference of a feature between candidates that are timed against each other, by precision."""
@@ -203,10 +205,11 @@ def _run(
     settings = SessionSettings(provider=engine.provider, num_threads=threads)
     notes: list[str] = []
     plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
-    module = None
+    module, open_clip = None, None
     if model is not None:
         towers = open_towers(model, manifest)
         module = eager_module(towers, used, engine.provider)
+        open_clip = open_clip_embed(towers, used, engine.provider)
         if used in DTYPES:
             graph = plain_session(towers, used, manifest.opset, settings)
             plain = lambda images: graph.run({"images": images}, {})[0]  # noqa: E731
@@ -233,7 +236,8 @@ def _run(
         candidates = {name: ort(task) for name, task in asked.items()}
         if plain is not None:
             candidates[ALONE] = _bound_plain(plain, images)
-        if module is not None:
+        if module is not None and open_clip is not None:
+            candidates[OPEN_CLIP] = _bound(open_clip, images, asked[SLICE])
             eager = torch_embed(module)
             candidates[EAGER_NAMED] = _bound(eager, images, asked[NAMED])
             candidates[EAGER_MIXED] = _bound(eager, images, asked[MIXED])
@@ -295,7 +299,7 @@ def _agree(candidates: dict[str, Callable[[], NDArray[np.float32]]], precision: 
         UserError: names the pair that differs.
     """
     allowed = AGREEMENT.get(precision, LOOSE)
-    pairs = [(SLICE, ALONE), (NAMED, EAGER_NAMED), (MIXED, EAGER_MIXED), (MIXED, COMPILED)]
+    pairs = [(SLICE, ALONE), (SLICE, OPEN_CLIP), (NAMED, EAGER_NAMED), (MIXED, EAGER_MIXED), (MIXED, COMPILED)]
     for ours, theirs in pairs:
         if ours not in candidates or theirs not in candidates:
             continue

@@ -14,6 +14,8 @@ COVERAGE = 95.0
 """Percent of the bootstrap medians that an interval holds."""
 FEWEST_ROUNDS = 5
 """Rounds that are run however long they take."""
+PAUSE_S = 0.01
+"""Before each call: threads of the last candidate's runtime spin for a while, and would take the cores of the next."""
 MOST_ROUNDS = 500
 """Rounds after which more time is not used."""
 
@@ -63,6 +65,7 @@ def interleave(
     while not _enough(done, rounds, time.perf_counter() - started, seconds):
         for position in random.permutation(len(names)):
             name = names[position]
+            time.sleep(PAUSE_S)
             begin = time.perf_counter()
             candidates[name]()
             found[name].append(1000.0 * (time.perf_counter() - begin))

@@ -78,6 +78,29 @@ def test_static_gates_are_folded_into_the_experts() -> None:
     assert not stacks["experts.0.up"][1].any()  # the second task leaves this block plain
 
 
+def test_half_precision_halves_the_file_and_is_read_into_any(tmp_path: Path) -> None:
+    written = table()
+    written.write(tmp_path / "full")
+    written.write(tmp_path / "half", np.float16)
+    full, half = (load_file(tmp_path / name) for name in ("full", "half"))
+    assert {value.dtype for name, value in half.items() if not name.endswith(".experts")} == {np.dtype(np.float16)}
+    assert sum(value.nbytes for value in half.values()) < 0.65 * sum(value.nbytes for value in full.values())
+    read = ExpertTable.read(tmp_path / "half", LAYOUT, 3)
+    for name in ("vision", "text"):
+        exact, rounded = expert_stacks(written, LAYOUT, name, [0, 2]), expert_stacks(read, LAYOUT, name, [0, 2])
+        for key, value in rounded.items():
+            assert value.dtype == np.float32
+            np.testing.assert_allclose(value, exact[key], rtol=1.1e-3)
+
+
+def test_a_number_beyond_half_precision_is_not_stored_as_infinity(tmp_path: Path) -> None:
+    large = table()
+    large.up[SITE][1, 0, 0] = 70000.0
+    with pytest.raises(UserError, match=r"experts of vision\.3 hold a number of size 7e\+04, too large for float16"):
+        large.write(tmp_path / "half", np.float16)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_is_charged_for_what_no_earlier_task_uses() -> None:
     first, second, third = table().task_bytes(2)
     expert, router = 2 * 2 * 4, 4 + 1

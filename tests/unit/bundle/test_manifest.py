@@ -88,6 +88,7 @@ def test_what_is_written_is_read(bundle: Path) -> None:
         (lambda v: v.update(selector_place="embedding"), "a graph that chooses the task"),
         (lambda v: v["variants"][0].update(select="i.onnx"), "a graph that chooses the task"),
         (lambda v: v.update(files=[]), "damaged"),
+        (lambda v: v.update(experts_precision="int4"), "fp32.*fp16.*int4"),
     ],
 )
 def test_a_wrong_manifest_says_what_is_wrong(
@@ -96,6 +97,14 @@ def test_a_wrong_manifest_says_what_is_wrong(
     edit(bundle, change)
     with pytest.raises(UserError, match=message):
         read_manifest(bundle)
+
+
+def test_a_bundle_that_does_not_say_how_experts_are_stored_holds_them_as_its_graphs_are(bundle: Path) -> None:
+    """Bundles made before that was said stay readable."""
+    edit(bundle, lambda v: v.pop("experts_precision"))
+    assert read_manifest(bundle).experts_precision == "fp32"
+    edit(bundle, lambda v: v["variants"][0].update(precision="fp16"))
+    assert read_manifest(bundle).experts_precision == "fp16"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "\x00"])

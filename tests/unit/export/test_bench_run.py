@@ -1,5 +1,6 @@
 """What is measured of a bundle, and what is refused."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UsageError, UserError
 from igsp_export.bench import run as bench_run
@@ -32,13 +34,14 @@ def test_with_the_model_everything_is_compared_with_plain_clip_alone(measured: B
         "one named task",
         "mixed tasks",
         "task chosen",
+        "open_clip, plain CLIP",
         "PyTorch, named task",
         "PyTorch, mixed tasks",
     }
     assert measured.base == "plain CLIP alone"
     for batch in (1, 3):
         assert {m.candidate for m in measured.measurements if m.batch == batch} == expected
-    assert [m.batch for m in measured.measurements] == [1] * 7 + [3] * 7
+    assert [m.batch for m in measured.measurements] == [1] * 8 + [3] * 8
 
 
 def test_figures_of_a_candidate_fit_together(measured: Bench) -> None:
@@ -54,6 +57,7 @@ def test_figures_of_a_candidate_fit_together(measured: Bench) -> None:
 def test_candidates_that_must_agree_were_compared(measured: Bench) -> None:
     assert set(measured.agreement) == {
         "plain CLIP in the graph / plain CLIP alone",
+        "plain CLIP in the graph / open_clip, plain CLIP",
         "one named task / PyTorch, named task",
         "mixed tasks / PyTorch, mixed tasks",
     }
@@ -107,6 +111,17 @@ def test_another_models_folder_is_refused(bundled: "Bundled", make_model: "MakeM
         run_bench(bundled.bundle, other, batches=(1,), rounds=1)
     with pytest.raises(UserError, match="not a model folder"):
         run_bench(bundled.bundle, bundled.bundle, batches=(1,), rounds=1)
+
+
+def test_a_model_of_another_backbone_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    manifest = read_manifest(copy)
+    foreign = dataclasses.replace(manifest.backbone, weight_hash="0123456789ab" + 52 * "0")
+    dataclasses.replace(manifest, backbone=foreign).write(copy)
+    ours = manifest.backbone.weight_hash[:12]
+    message = f"not the model this bundle was made of: its backbone has the weights {ours}, the bundle's 0123456789ab"
+    with pytest.raises(UserError, match=message):
+        run_bench(copy, bundled.model, batches=(1,), rounds=1)
 
 
 def test_same_names_learned_anew_are_refused(bundled: "Bundled", make_model: "MakeModel", tmp_path: Path) -> None:

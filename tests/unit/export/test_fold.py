@@ -162,6 +162,8 @@ def test_the_labels_say_what_the_outputs_mean(fixed: Path) -> None:
 def test_half_precision_stays_within_its_tolerance_and_keeps_its_ends_in_full(towers: Towers, tmp_path: Path) -> None:
     parity = fold(towers, 0, tmp_path / "out", precision="fp16")["parity"]
     assert 0 < parity["feature_difference"] < 2e-2
+    assert 0 < parity["cosine_difference"] < 4e-3
+    assert parity["head_difference"] < 1e-4
     graph = onnx.load(tmp_path / "out" / IMAGE).graph
     assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT}
     kinds = {tuple(sorted(t.dims)): t.data_type for t in graph.initializer}
@@ -182,18 +184,38 @@ def test_a_graph_that_differs_from_pytorch_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_probabilities_of_other_classes_or_another_scale_are_not_written(
+    towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Features and best class are right in both: only the probabilities tell."""
+    right = fold_module.write_folded
+
+    def write_another_scale(module: Any, *arguments: Any, **options: Any) -> None:
+        module.classes *= 0.9
+        right(module, *arguments, **options)
+
+    monkeypatch.setattr(fold_module, "write_folded", write_another_scale)
+    with pytest.raises(UserError, match="probabilities beside the graph's own features differ"):
+        fold(towers, 0, tmp_path / "out", precision=precision)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("feature_difference", 2e-4, "features differ by 0.0002"),
         ("feature_difference", float("nan"), "features differ by nan"),
-        ("probability_difference", 0.2, "probabilities differ by 0.2"),
+        ("cosine_difference", 2e-4, "cosines with the classes differ by 0.0002"),
+        ("head_difference", 0.01, "probabilities beside the graph's own features differ by 0.01"),
+        ("head_difference", float("nan"), "probabilities beside the graph's own features differ by nan"),
         ("text_difference", 2e-4, "text embeddings differ"),
         ("top1_differing", 1, "another class is best for 1 of 8 images"),
     ],
 )
 def test_the_gate_knows_every_way_to_differ(key: str, value: float, message: str) -> None:
-    parity = {"images": 8, "feature_difference": 9e-5, "probability_difference": 9e-4, "top1_differing": 0}
+    parity = {"images": 8, "feature_difference": 9e-5, "cosine_difference": 9e-5, "head_difference": 9e-4}
+    parity["top1_differing"] = 0
     fold_module.judge(parity, "fp32")
     with pytest.raises(UserError, match=message):
         fold_module.judge(parity | {key: value}, "fp32")

@@ -197,6 +197,20 @@ def test_the_address_and_the_token_of_the_environment_are_used(
     assert "manifest.json" in hub.repos["me/shoes"]
 
 
+def test_an_export_pushes_from_the_command_line(
+    hub: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = igsp("export", bundled.model, tmp_path / "bundle", "--no-latency", "--push", "me/shoes", "--private")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [f"{hub.address}/me/shoes", str(tmp_path / "bundle")]
+    assert hub.private == {"me/shoes": True}
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in hub.repos["me/shoes"].items()}
+    assert found == contents(tmp_path / "bundle")
+
+
 def test_what_the_manifest_does_not_name_stays_here(hub: FakeHub, bundled: "Bundled", tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
     (copy / "private photo.png").write_bytes(b"mine")

@@ -62,3 +62,17 @@ def test_features_that_hardly_vary_do_not_blow_rounding_up() -> None:
     x = cloud(0.0, 1)[0] * 1e-5
     selector = Selector([statistics], shrinkage=0.1, false_alarm=0.1)
     assert (selector.scores(x + 1e-6) - selector.scores(x)).abs().max() < 1e-3
+
+
+def test_a_label_set_speaks_for_its_task() -> None:
+    selector = make(false_alarm=0.3)
+    own = cloud(8.0, 77)[0]
+    told = selector.choose(own, among=[1])
+    assert set(told.tolist()) <= {1, PLAIN}
+    assert (told == 1).sum() > (selector.choose(own) == 1).sum()
+    assert (selector.choose(cloud(16.0, 4)[0], among=[0, 1]) != 2).all()
+    assert (selector.choose(torch.full((5, 6), -30.0), among=[1]) == PLAIN).all()
+
+
+def test_a_label_set_that_no_task_has_is_left_to_plain_clip() -> None:
+    assert (make().choose(cloud(8.0, 77)[0], among=[]) == PLAIN).all()

@@ -144,6 +144,13 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     dataclasses.replace(manifest, tasks=(stranger, manifest.tasks[1])).write(foreign)
     damaged = Path(shutil.copytree(bundled.bundle, tmp_path / "damaged"))
     (damaged / "experts.safetensors").write_bytes((damaged / "experts.safetensors").read_bytes()[:-1])
+    changed = Path(shutil.copytree(bundled.bundle, tmp_path / "changed"))
+    content = bytearray((changed / "experts.safetensors").read_bytes())
+    content[-1] ^= 1
+    (changed / "experts.safetensors").write_bytes(content)
+    backbone = Path(shutil.copytree(bundled.bundle, tmp_path / "backbone"))
+    other = dataclasses.replace(read_manifest(backbone).backbone, weight_hash="0" * 64)
+    dataclasses.replace(read_manifest(backbone), backbone=other).write(backbone)
     absent = Path(shutil.copytree(bundled.bundle, tmp_path / "absent"))
     (absent / "selector.safetensors").unlink()
     newer = Path(shutil.copytree(bundled.bundle, tmp_path / "newer"))
@@ -155,6 +162,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         (foreign, "stripes", "it lacks colors as it is here"),
         (other_rank, "stripes", "another rank or adapted blocks"),
         (damaged, "stripes", r"experts\.safetensors has .* it is incomplete"),
+        (changed, "stripes", r"experts\.safetensors is damaged or was changed"),
+        (backbone, "stripes", "another backbone"),
         (absent, "stripes", r"selector\.safetensors is missing"),
         (newer, "stripes", "format 99; this version reads up to 2"),
         (tmp_path / "nowhere", "stripes", "does not exist"),
@@ -179,6 +188,41 @@ def test_more_tasks_than_allowed_are_refused(first_only: Path, bundled: "Bundled
     with pytest.raises(UserError, match="2 tasks are more than the 1"):
         engine.add_task(bundled.bundle, "stripes")
     assert engine.tasks.tasks.names() == ["colors"]
+
+
+def test_a_graph_for_stacks_of_another_rank_is_refused(bundled: "Bundled", other_rank: Path, tmp_path: Path) -> None:
+    """Checksums and manifest are right: someone has made them anew around the wrong graph."""
+    for bundle, graph_of, taken in ((bundled.bundle, other_rank, "experts_1"), (other_rank, bundled.bundle, r"2\*")):
+        copy = Path(shutil.copytree(bundle, tmp_path / bundle.parent.name / "bundle"))
+        shutil.copyfile(graph_of / "image.fp32.onnx", copy / "image.fp32.onnx")
+        dataclasses.replace(read_manifest(copy), files=list_files(copy)).write(copy)
+        with pytest.raises(UserError, match=rf"stacks of another rank or width .* is \[{taken}.* a task"):
+            Engine.open(copy, "cpu")
+
+
+@pytest.mark.parametrize("name", ["image.fp32.onnx", "experts.safetensors", "tokenizer.json"])
+def test_a_file_of_the_right_size_with_a_changed_byte_is_refused(bundled: "Bundled", tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is damaged or was changed \(its SHA-256"):
+        Engine.open(copy, "cpu")
+
+
+@pytest.mark.parametrize("name", ["image.fp32.onnx", "text.fp32.onnx", "classes.safetensors", "README.md"])
+def test_a_missing_file_is_named(bundled: "Bundled", tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing\. Copy the bundle again"):
+        Engine.open(copy, "cpu")
+
+
+def test_a_newer_format_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
+    dataclasses.replace(read_manifest(copy), format_version=99).write(copy)
+    with pytest.raises(UserError, match=r"format 99; this version reads up to 2\. Upgrade"):
+        Engine.open(copy, "cpu")
 
 
 def test_experts_that_do_not_fit_the_graph_are_refused(bundled: "Bundled", tmp_path: Path) -> None:
@@ -266,10 +310,11 @@ def test_cuda_graphs_are_not_promised_on_the_cpu(bundled: "Bundled") -> None:
 
 def test_a_provider_is_followed_by_those_for_the_rest_of_the_graph(tmp_path: Path) -> None:
     assert provider_list(SessionSettings()) == [CPU]
-    assert provider_list(SessionSettings(provider=CUDA)) == [CUDA, CPU]
+    full = {"use_tf32": "0"}
+    assert provider_list(SessionSettings(provider=CUDA)) == [(CUDA, full), CPU]
     captured = provider_list(SessionSettings(provider=CUDA, cuda_graph=True))
-    assert captured == [(CUDA, {"enable_cuda_graph": "1"}), CPU]
+    assert captured == [(CUDA, full | {"enable_cuda_graph": "1"}), CPU]
     (first, options), *rest = provider_list(SessionSettings(provider=TENSORRT, engine_cache=tmp_path))
-    assert (first, rest) == (TENSORRT, [CUDA, CPU])
+    assert (first, rest) == (TENSORRT, [(CUDA, full), CPU])
     assert options["trt_engine_cache_enable"] == "1"
     assert options["trt_engine_cache_path"] == str(tmp_path)

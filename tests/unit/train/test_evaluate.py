@@ -51,7 +51,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
     folder = ModelFolder.open(model)
     backbone = folder.load_backbone()
     total = len(folder.tasks)
-    given, auto, open_last = np.zeros((total, total)), np.zeros((total, total)), np.zeros(total)
+    given, auto, incremental = np.zeros((total, total)), np.zeros((total, total)), np.zeros((total, total))
     chosen_last = np.zeros((total, total + 1), dtype=int)
     everything = [(i, c) for i, task in enumerate(folder.tasks) for c in range(len(task.classes))]
     for i, record in enumerate(folder.tasks):
@@ -73,19 +73,28 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
                 known = i if i <= j else PLAIN
                 given[j, i] += predict(known, record.display_names, record.templates) == label
                 auto[j, i] += predict(t, record.display_names, record.templates) == label
+                if t == PLAIN:
+                    seen = [
+                        class_embeddings(backbone, None, r.display_names, r.templates) for r in folder.tasks[: j + 1]
+                    ]
+                    answer = everything[int((encode_image(backbone, x) @ torch.cat(seen).T).argmax())]
+                else:
+                    answer = (t, predict(t, folder.tasks[t].display_names, folder.tasks[t].templates))
+                incremental[j, i] += answer == (i, label)
             chosen_last[i, t if t != PLAIN else total] += 1
-            if t == PLAIN:
-                classes = torch.cat(
-                    [class_embeddings(backbone, None, r.display_names, r.templates) for r in folder.tasks]
-                )
-                answer = everything[int((encode_image(backbone, x) @ classes.T).argmax())]
-            else:
-                answer = (t, predict(t, folder.tasks[t].display_names, folder.tasks[t].templates))
-            open_last[i] += answer == (i, label)
     count = len(labels)
     np.testing.assert_allclose(result["given"], 100 * given / count, atol=0.006)
     np.testing.assert_allclose(result["auto"], 100 * auto / count, atol=0.006)
-    np.testing.assert_allclose(result["open_last"], 100 * open_last / count, atol=0.006)
+    for j in range(total):
+        row = result["class_incremental"][j]
+        np.testing.assert_allclose(row[: j + 1], 100 * incremental[j, : j + 1] / count, atol=0.006)
+        assert row[j + 1 :] == [None] * (total - j - 1)
+        assert not incremental[j, j + 1 :].any(), "a class that is not known cannot be answered"
+    assert result["open_last"] == result["class_incremental"][-1]
+    means = [100 * incremental[j, : j + 1].mean() / count for j in range(total)]
+    measured = {"average": pytest.approx(np.mean(means), abs=0.01), "last": pytest.approx(means[-1], abs=0.01)}
+    assert result["metrics"]["class_incremental"] == measured
+    assert (incremental[-1] != np.diag(incremental)).any(), "the test is too easy to tell the steps apart"
     assert result["confusion"] == chosen_last.tolist()
     expected = summary(100 * given / count)
     assert {k: pytest.approx(v, abs=0.01) for k, v in expected.items()} == result["metrics"]["given"]

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from igsp_deploy.config import PruneRule
-from igsp_train.prune import experts_to_keep
+from igsp_deploy.model.pool import Site
+from igsp_train.importance import Masks
+from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
 
 GATES = torch.tensor([0.5, 0.02, 0.3, 0.08, 0.1])
 
@@ -30,3 +32,34 @@ def test_the_random_control_keeps_as_many_as_the_cumulative_rule_plus_the_strong
     assert mask[0]
     assert 3 <= int(mask.sum()) <= 4
     assert torch.equal(mask, experts_to_keep(GATES, "random", 0.81, seed=3))
+
+
+WORTH: dict[Site, torch.Tensor] = {
+    ("vision", 0): torch.tensor([0.5, -0.1, 0.0]),
+    ("vision", 1): torch.tensor([0.05, 0.3]),
+    ("text", 0): torch.tensor([float("inf")]),
+}
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.9, [[0], [1]]), (0.99, [[0], [0, 1]]), (0.1, [[0], [1]])])
+def test_experts_are_kept_by_what_leaving_them_out_costs(share: float, kept: list[list[int]]) -> None:
+    masks = most_worth(WORTH, share)
+    assert [masks["vision", b].nonzero().flatten().tolist() for b in (0, 1)] == kept
+    assert masks["text", 0].tolist() == [True]
+
+
+def test_the_level_is_as_low_as_the_held_out_loss_allows() -> None:
+    gates: dict[Site, torch.Tensor] = {("vision", 0): GATES}
+    asked: list[int] = []
+
+    def loss(masks: Masks) -> float:
+        if not masks:
+            return 1.0
+        asked.append(int(masks["vision", 0].sum()))
+        return 1.0 + (0.0 if asked[-1] >= 3 else 0.5)
+
+    level = level_by_loss(gates, loss, tolerance=0.1)
+    assert experts_to_keep(GATES, "cumulative", level).sum() == 3
+    assert experts_to_keep(GATES, "cumulative", level - 1 / 64).sum() == 2
+    assert experts_to_keep(GATES, "cumulative", level_by_loss(gates, loss, tolerance=0.6)).sum() == 1
+    assert level_by_loss(gates, lambda masks: float(bool(masks)), tolerance=0.1) == 1.0

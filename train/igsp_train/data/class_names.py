@@ -25,14 +25,14 @@ class ClassNames:
     templates: list[str]
 
 
-def load_class_names(path: Path, classes: Sequence[str]) -> ClassNames:
+def load_class_names(path: Path | None, classes: Sequence[str]) -> ClassNames:
     """Read `classes.json`, or make words from the class names where there is none.
 
     The file holds any of: `template` (text with one `{}`) or `templates` (a list of them), and `classes` (class name ->
     display name). What it leaves out has its default: "a photo of a {}.", and class names with spaces for `_` and `-`.
 
     Args:
-        path: the file; it may be absent.
+        path: the file; it may be absent, and None where there is no place for one.
         classes: class names of the source.
 
     Raises:
@@ -40,7 +40,8 @@ def load_class_names(path: Path, classes: Sequence[str]) -> ClassNames:
             would have the same display name.
     """
     values: dict[str, Any] = {}
-    if path.exists():
+    given, path = path, path or Path("classes.json")
+    if given is not None and path.exists():
         content = read_json(path, "words for the classes")
         if not isinstance(content, dict):
             raise UserError(f"{path} must hold an object with template and classes, got {type(content).__name__}.")
@@ -51,6 +52,18 @@ def load_class_names(path: Path, classes: Sequence[str]) -> ClassNames:
     return ClassNames(
         display_names=_display_names(path, values.get("classes", {}), classes), templates=_templates(path, values)
     )
+
+
+def given_words(where: str, options: dict[str, str], beside: Path | None, classes: Sequence[str]) -> ClassNames:
+    """The words of a source with options: of the file its option `words` names, else of `beside`, else made.
+
+    Raises:
+        UserError: the file named does not exist, or see `load_class_names`.
+    """
+    path = Path(options["words"]) if "words" in options else beside
+    if "words" in options and path is not None and not path.is_file():
+        raise UserError(f"{where}: {path} does not exist. Correct the option words.")
+    return load_class_names(path, classes)
 
 
 def _templates(path: Path, values: dict[str, Any]) -> list[str]:

@@ -1,11 +1,10 @@
-"""Reading image files, leaving out those that cannot be read and saying so."""
+"""Reading images, leaving out those that cannot be read and saying so."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,11 +13,14 @@ from PIL import Image
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, to_uint8
 from igsp_deploy.errors import UserError
-from igsp_train.data.items import Items
+from igsp_train.data.items import ImageRef, Items, StoredImage
 
 T = TypeVar("T")
 
 _CHUNK = 128
+
+EVAL_CHUNK = 1024
+"""Images that evaluation holds in memory at a time: 154 MB at 224 pixels."""
 
 Report = Callable[[str], None]
 """Gets one line for people."""
@@ -26,10 +28,26 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be read, and why."""
+    """An image that could not be read, and why."""
 
-    path: Path
+    image: ImageRef
     reason: str
+
+
+def open_image(image: ImageRef) -> Image.Image:
+    """Decode an image to RGB, wherever it is (see `load_image`).
+
+    Raises:
+        ImageError: it cannot be used; names the file or its place in the data set.
+    """
+    if not isinstance(image, StoredImage):
+        return load_image(image)
+    try:
+        return load_image(image.read())
+    except ImageError as error:
+        raise ImageError(str(error).replace("the image", image.name, 1)) from error
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise ImageError(f"{image.name} cannot be read ({error}). Restore the data set.") from error
 
 
 def read_eval_images(
@@ -38,20 +56,20 @@ def read_eval_images(
     """Read images exactly as they are classified: resized and cut by `igsp_deploy.bundle.preprocess`.
 
     Args:
-        items: the files.
+        items: the images.
         spec: how an image becomes an input of side S.
-        on_skip: gets one line if files were left out.
+        on_skip: gets one line if images were left out.
 
     Returns:
-        Images uint8 `[N, S, S, 3]` and labels `[N]` of the files that can be read, and those that cannot.
+        Images uint8 `[N, S, S, 3]` and labels `[N]` of the images that can be read, and those that cannot.
 
     Raises:
-        UserError: there are files and none can be read.
+        UserError: there are images and none can be read.
     """
     images = np.empty((len(items), spec.size, spec.size, 3), dtype=np.uint8)
     kept: list[int] = []
     skipped: list[Skipped] = []
-    for index, result in enumerate(decode_all(items.paths, lambda image: to_uint8(image, spec))):
+    for index, result in enumerate(decode_all(items.images, lambda image: to_uint8(image, spec))):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -61,16 +79,43 @@ def read_eval_images(
     return images[: len(kept)], items.labels[np.array(kept, dtype=np.int64)], skipped
 
 
-def decode_all(paths: Iterable[Path], then: Callable[[Image.Image], T]) -> Iterator[T | Skipped]:
-    """Decode every file and apply `then`, on several threads, in the order of `paths`."""
+def eval_chunks(
+    items: Items, spec: PreprocessSpec, on_skip: Report | None = None, size: int = EVAL_CHUNK
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """The same in chunks of `size` images, so that memory holds one of them, whatever the number of images.
 
-    def one(path: Path) -> T | Skipped:
+    Yields:
+        Images uint8 `[n, S, S, 3]` and labels `[n]` of the images that can be read, n at most `size`, at least 1.
+
+    Raises:
+        UserError: there are images and none can be read.
+    """
+    skipped: list[Skipped] = []
+    for start in range(0, len(items), size):
+        part = items.subset(range(start, min(start + size, len(items))))
+        kept: list[int] = []
+        images: list[NDArray[np.uint8]] = []
+        for index, result in enumerate(decode_all(part.images, lambda image: to_uint8(image, spec))):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                images.append(result)
+                kept.append(index)
+        if kept:
+            yield np.stack(images), part.labels[np.array(kept, dtype=np.int64)]
+    report_skipped(skipped, len(items), on_skip)
+
+
+def decode_all(images: Iterable[ImageRef], then: Callable[[Image.Image], T]) -> Iterator[T | Skipped]:
+    """Decode every image and apply `then`, on several threads, in the order of `images`."""
+
+    def one(image: ImageRef) -> T | Skipped:
         try:
-            return then(load_image(path))
+            return then(open_image(image))
         except ImageError as error:
-            return Skipped(path, str(error))
+            return Skipped(image, str(error))
 
-    files = list(paths)
+    files = list(images)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         # In chunks: map() would decode everything ahead of a slower reader, into memory.
         for start in range(0, len(files), _CHUNK):
@@ -81,7 +126,7 @@ def decode_all(paths: Iterable[Path], then: Callable[[Image.Image], T]) -> Itera
 
 
 def report_skipped(skipped: list[Skipped], total: int, on_skip: Report | None) -> None:
-    """Say in one line how many files were left out.
+    """Say in one line how many images were left out.
 
     Raises:
         UserError: all of them were.

@@ -1,36 +1,89 @@
-"""What a source yields: image files with labels, in three splits, and the words for the classes."""
+"""What a source yields: images with labels, in three splits, and the words for the classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+
+class ImageReader(Protocol):
+    """Images that are not files of their own: rows of a data set, entries of an array.
+
+    Readers are used from several threads, and from processes that were forked after they were made.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the images belong to, for messages and fingerprints."""
+
+    def read(self, index: int) -> Path | bytes | Image.Image:
+        """Image `index`: a file, the bytes of one, or an image that pillow has opened."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image inside a data set, read when it is asked for.
+
+    Attributes:
+        reader: what holds it.
+        index: its place there.
+    """
+
+    reader: ImageReader
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Its place, as `NAME[INDEX]`."""
+        return f"{self.reader.name}[{self.index}]"
+
+    def __str__(self) -> str:
+        """The same."""
+        return self.name
+
+    def read(self) -> Path | bytes | Image.Image:
+        """The image as the reader gives it."""
+        return self.reader.read(self.index)
+
+
+ImageRef = Path | StoredImage
+"""Where an image is: a file, or a place in a data set."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Image files and their labels.
+    """Images and their labels. Nothing is read before it is asked for.
 
     Attributes:
-        paths: the files.
+        images: where they are.
         labels: index into the task's classes, int64 `[N]`.
     """
 
-    paths: list[Path]
+    images: Sequence[ImageRef]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Check that every file has its label."""
-        assert self.labels.shape == (len(self.paths),), "as many labels as files"
+        """Check that every image has its label."""
+        assert self.labels.shape == (len(self.images),), "as many labels as images"
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.paths)
+        return len(self.images)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, where every image is one."""
+        files = [image for image in self.images if isinstance(image, Path)]
+        assert len(files) == len(self.images), "some images are not files of their own"
+        return files
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Items":
         """The items at `indices`, in that order."""
-        return Items([self.paths[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)])
+        return Items([self.images[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)])
 
 
 @dataclass(frozen=True)
@@ -39,7 +92,7 @@ class TaskData:
 
     Attributes:
         name: name of the task.
-        classes: names of the classes in the source (folder names, labels of the manifest), sorted: the label order.
+        classes: names of the classes in the source (folder names, labels of the manifest), in label order.
         display_names: what stands for each class in a prompt.
         templates: prompt templates with one `{}`.
         train: images to learn from.

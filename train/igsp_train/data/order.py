@@ -38,6 +38,13 @@ def batch_indices(num_items: int, batch_size: int, step: int, seed: int) -> NDAr
     return chosen
 
 
+def step_pairs(num_items: int, batch_size: int, seed: int, step: int) -> list[tuple[int, int]]:
+    """Index and epoch of every image of one step (see `batch_indices`)."""
+    indices = batch_indices(num_items, batch_size, step, seed)
+    epochs = (step * batch_size + np.arange(batch_size)) // num_items
+    return list(zip(indices.tolist(), epochs.tolist(), strict=True))
+
+
 @lru_cache(maxsize=4)
 def _permutation(num_items: int, epoch: int, seed: int) -> NDArray[np.int64]:
     permutation = seeded(seed, epoch).permutation(num_items).astype(np.int64)

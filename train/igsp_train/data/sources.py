@@ -5,60 +5,109 @@ from pathlib import Path
 import numpy as np
 
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import load_class_names
-from igsp_train.data.image_folder import ClassFiles, read_image_folder
+from igsp_train.data.few_shot import take_shots
+from igsp_train.data.file_sources import FolderSource, ManifestSource
 from igsp_train.data.items import Items, TaskData
-from igsp_train.data.manifest import read_manifest
+from igsp_train.data.listing import Source
+from igsp_train.data.source_text import SourceText, split_source
 from igsp_train.data.splits import split_off
 
 MIN_IMAGES_TO_HOLD_OUT = 5
 """A class with fewer images gives none to validation unless its rounded share says so."""
 
+_EXPECTED = (
+    "Expected a folder of class folders, a .csv or .parquet manifest, a Hugging Face data set (hf:NAME or a folder of "
+    "one) or a torchvision data set (torchvision:CLASS?root=FOLDER)."
+)
+
 
 def load_task_data(
-    name: str, source: str, *, val_share: float = 0.1, test_share: float = 0.2, seed: int = 0
+    name: str, source: str, *, val_share: float = 0.1, test_share: float = 0.2, seed: int = 0, shots: int = 0
 ) -> TaskData:
     """Find the images of a task.
 
     The test images are those of the source's own test split, or else `test_share` of the training images; the
     validation images those of its own val split, or else `val_share` of the (remaining) training images. Automatic
-    splits are stratified and depend on the seed and the files alone.
+    splits are stratified and depend on the seed and the images alone. With `shots`, that many training images a class
+    are all that is labelled: nothing is held out of them, and there are no validation images.
 
     Args:
         name: name of the task.
-        source: a folder (see `read_image_folder`) with an optional `classes.json`, or a `.csv` manifest (see
-            `read_manifest`) `NAME.csv` with an optional `NAME.classes.json` beside it.
+        source: see `parse_source`.
         val_share: share of the training images to hold out for validation.
         test_share: share of all images to hold out for testing, where the source has no test split.
-        seed: seed of automatic splits.
+        seed: seed of automatic splits and of the choice of shots.
+        shots: training images a class; 0 takes all.
 
     Raises:
         UserError: what is wrong with the source, prefixed with the task's name.
     """
     try:
-        return _load(name, Path(source).expanduser(), val_share, test_share, seed)
+        return _load(name, parse_source(source), val_share, test_share, seed, shots)
     except UserError as error:
         raise UserError(f"task {name!r}: {error}") from error
 
 
-def _load(name: str, source: Path, val_share: float, test_share: float, seed: int) -> TaskData:
-    if source.is_dir():
-        splits, words = read_image_folder(source), source / "classes.json"
-    elif not source.exists():
-        raise UserError(f"{source} does not exist. Expected a folder of class folders, or a .csv manifest.")
-    elif source.suffix.lower() == ".csv":
-        splits, words = read_manifest(source), source.with_suffix(".classes.json")
-    else:
-        raise UserError(f"{source} is a file. Expected a folder of class folders, or a .csv manifest.")
-    classes = _classes(source, splits)
-    names = load_class_names(words, classes)
-    train = _items(splits["train"], classes)
-    if "test" in splits:
-        test = _items(splits["test"], classes)
+def parse_source(text: str) -> Source:
+    """The source that a text names.
+
+    Args:
+        text: a folder of class folders; a `.csv` or `.parquet` manifest; a folder saved by `datasets` or one of
+            Parquet files; `hf:NAME[:CONFIG]` on the Hugging Face hub; `torchvision:CLASS?root=FOLDER`;
+            `mtil:SET?root=FOLDER`, a set of the MTIL benchmark. Options follow a question mark.
+
+    Raises:
+        UserError: there is nothing of the kind.
+    """
+    parts = split_source(text)
+    if parts.kind == "hf":
+        from igsp_train.data.hugging_face import HuggingFaceSource
+
+        return HuggingFaceSource(parts)
+    if parts.kind == "torchvision":
+        from igsp_train.data.torchvision_sets import TorchvisionSource
+
+        return TorchvisionSource(parts)
+    if parts.kind == "mtil":
+        from igsp_train.data.mtil.source import MtilSource
+
+        return MtilSource(parts)
+    return _path_source(Path(parts.name))
+
+
+def canonical_source(text: str) -> str:
+    """`text` such that it means the same from any folder; what does not exist is not an error yet."""
+    return str(split_source(text))
+
+
+def _path_source(path: Path) -> Source:
+    from igsp_train.data.hugging_face import HuggingFaceSource, is_saved_data_set, is_table_of_images
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist. {_EXPECTED}")
+    if path.is_dir():
+        if is_saved_data_set(path):
+            return HuggingFaceSource(SourceText("", str(path), {}))
+        return FolderSource(path)
+    if path.suffix.lower() == ".parquet" and is_table_of_images(path):
+        return HuggingFaceSource(SourceText("", str(path), {}))
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return ManifestSource(path)
+    raise UserError(f"{path} is a file. {_EXPECTED}")
+
+
+def _load(name: str, source: Source, val_share: float, test_share: float, seed: int, shots: int) -> TaskData:
+    listing = source.read()
+    classes, names = listing.classes, listing.names
+    train = listing.splits["train"]
+    if "test" in listing.splits:
+        test = listing.splits["test"]
     else:
         train, test = split_off(train, classes, share=test_share, least=2, seed=seed, purpose="test")
-    if "val" in splits:
-        val = _items(splits["val"], classes)
+    if shots:
+        train, val = take_shots(train, classes, shots=shots, seed=seed), _no_items()
+    elif "val" in listing.splits:
+        val = listing.splits["val"]
     else:
         train, val = split_off(
             train, classes, share=val_share, least=MIN_IMAGES_TO_HOLD_OUT, seed=seed, purpose="validation"
@@ -66,32 +115,5 @@ def _load(name: str, source: Path, val_share: float, test_share: float, seed: in
     return TaskData(name, classes, names.display_names, names.templates, train, val, test)
 
 
-def _classes(source: Path, splits: dict[str, ClassFiles]) -> list[str]:
-    if "train" not in splits:
-        raise UserError(f"{source} has no training images, only {' and '.join(sorted(splits))}.")
-    classes = sorted(splits["train"])
-    if len(classes) < 2:
-        raise UserError(
-            f"{source} has one class only ({classes[0]!r}). A task needs at least two to tell apart; add images of "
-            "what it is not as a second class."
-        )
-    for split in ("val", "test"):
-        if split not in splits:
-            continue
-        more = sorted(set(splits[split]) - set(classes))
-        less = sorted(set(classes) - set(splits[split]))
-        if more or less:
-            found = [
-                f"{text} {', '.join(names[:5])}" for text, names in (("it adds", more), ("it lacks", less)) if names
-            ]
-            raise UserError(
-                f"{source}: the classes of {split} are not those of train: {' and '.join(found)}. "
-                "Both must have the same classes."
-            )
-    return classes
-
-
-def _items(files: ClassFiles, classes: list[str]) -> Items:
-    paths = [path for name in classes for path in files[name]]
-    labels = [label for label, name in enumerate(classes) for _ in files[name]]
-    return Items(paths, np.array(labels, dtype=np.int64))
+def _no_items() -> Items:
+    return Items([], np.zeros(0, dtype=np.int64))

@@ -34,11 +34,12 @@ def split_off(
         if share > 0 and len(members) >= least:
             count = max(1, count)
         count = max(0, min(count, len(members) - 1))
-        order = _generator(seed, purpose, name).permutation(len(members))
+        order = class_generator(seed, purpose, name).permutation(len(members))
         held_out[members[order[:count]]] = True
     return items.subset(np.flatnonzero(~held_out)), items.subset(np.flatnonzero(held_out))
 
 
-def _generator(seed: int, purpose: str, name: str) -> np.random.Generator:
+def class_generator(seed: int, purpose: str, name: str) -> np.random.Generator:
+    """Random generator determined by seed, purpose and the class's name."""
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,16 +1,15 @@
 """Augmented training images: random crops and mirror images, each a pure function of (seed, epoch, index)."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igsp_deploy.bundle.preprocess import PreprocessSpec, load_image
+from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
-from igsp_train.data.images import Report, Skipped, decode_all, report_skipped
-from igsp_train.data.items import Items
+from igsp_train.data.images import Report, Skipped, decode_all, open_image, report_skipped
+from igsp_train.data.items import ImageRef, Items
 from igsp_train.data.order import seeded
 
 RATIOS = (3 / 4, 4 / 3)
@@ -22,12 +21,12 @@ _TRIES = 10
 class TrainViews:
     """The training images of one task, decoded once, with a random view of each for every epoch.
 
-    Every file is decoded here once, so an unreadable one is known before learning starts; what fits into `cache_bytes`
-    is kept, the rest decoded anew when it is asked for.
+    Every image is decoded here once, so an unreadable one is known before learning starts; what fits into
+    `cache_bytes` is kept, the rest decoded anew when it is asked for.
 
     Attributes:
-        items: the files that can be read, with their labels; the views' indices count these.
-        skipped: the files that cannot.
+        items: the images that can be read, with their labels; the views' indices count these.
+        skipped: the images that cannot.
     """
 
     def __init__(
@@ -41,15 +40,15 @@ class TrainViews:
         on_skip: Report | None = None,
         cache_bytes: int = 512 << 20,
     ) -> None:
-        """Decode all files.
+        """Decode all images.
 
         Args:
-            items: the files.
+            items: the images.
             spec: side S of a view and its interpolation.
             scale: smallest and largest share of the image's area that a crop covers.
             horizontal_flip: mirror half of the views.
             seed: seed of crops and mirroring.
-            on_skip: gets one line if files were left out.
+            on_skip: gets one line if images were left out.
             cache_bytes: memory for decoded images, in bytes.
 
         Raises:
@@ -66,7 +65,7 @@ class TrainViews:
         self.skipped: list[Skipped] = []
         kept: list[int] = []
         free = cache_bytes
-        for index, result in enumerate(decode_all(items.paths, self._shrink)):
+        for index, result in enumerate(decode_all(items.images, self._shrink)):
             if isinstance(result, Skipped):
                 self.skipped.append(result)
                 continue
@@ -78,11 +77,11 @@ class TrainViews:
         self.items = items.subset(kept)
         lost = sorted(set(items.labels.tolist()) - set(self.items.labels.tolist()))
         if lost:
-            files = [path for path, label in zip(items.paths, items.labels, strict=True) if label == lost[0]]
-            raise UserError(f"no image of the class of {files[0]} can be read. The first: {self._reason(files)}")
+            images = [image for image, label in zip(items.images, items.labels, strict=True) if label == lost[0]]
+            raise UserError(f"no image of the class of {images[0]} can be read. The first: {self._reason(images)}")
 
-    def _reason(self, files: list[Path]) -> str:
-        return next(entry.reason for entry in self.skipped if entry.path in files)
+    def _reason(self, images: list[ImageRef]) -> str:
+        return next(entry.reason for entry in self.skipped if entry.image in images)
 
     def __len__(self) -> int:
         """Number of images that can be read."""
@@ -91,7 +90,7 @@ class TrainViews:
     def view(self, index: int, epoch: int) -> NDArray[np.uint8]:
         """Image `index` as seen in `epoch`, uint8 `[S, S, 3]`."""
         pixels = self._cache.get(index)
-        image = Image.fromarray(self._shrink(load_image(self.items.paths[index])) if pixels is None else pixels)
+        image = Image.fromarray(self._shrink(open_image(self.items.images[index])) if pixels is None else pixels)
         random = seeded(self.seed, epoch, index)
         box = _crop_box(image.width, image.height, self.scale, random)
         mirrored = self.horizontal_flip and random.random() < 0.5

@@ -73,8 +73,8 @@ def test_unreadable_files_are_left_out_with_their_labels_and_counted_once(tmp_pa
     pixels, labels, skipped = read_eval_images(_items(paths, list(range(len(paths)))), SPEC, said.append)
     assert labels.tolist() == list(range(2, 2 + len(good)))
     assert len(pixels) == len(good)
-    assert [entry.path for entry in skipped] == bad
-    assert all(entry.path.name in entry.reason for entry in skipped)
+    assert [entry.image for entry in skipped] == bad
+    assert all(entry.image.name in entry.reason for entry in skipped)
     assert len(said) == 1
     assert said[0].startswith("4 of 13 images cannot be read and are left out.")
     assert "truncated.jpg" in said[0]
@@ -119,3 +119,30 @@ def test_a_class_that_loses_all_images_is_an_error(tmp_path: Path) -> None:
     good, bad = _good(tmp_path), _bad(tmp_path)
     with pytest.raises(UserError, match=r"no image of the class of .*huge\.png can be read"):
         TrainViews(_items([*good, bad[1]], [0] * len(good) + [1]), SPEC)
+
+
+def test_chunks_are_all_readable_images_in_order(tmp_path: Path) -> None:
+    good, bad = _good(tmp_path), _bad(tmp_path)
+    items = _items([*bad[:2], *good, *bad[2:]], list(range(13)))
+    said: list[str] = []
+    chunks = list(images.eval_chunks(items, SPEC, said.append, size=4))
+    pixels, labels, _ = read_eval_images(items, SPEC)
+    assert [len(part) for part, _ in chunks] == [2, 4, 3]
+    assert (np.concatenate([part for part, _ in chunks]) == pixels).all()
+    assert np.concatenate([part for _, part in chunks]).tolist() == labels.tolist()
+    assert said[0].startswith("4 of 13 images cannot be read")
+    with pytest.raises(UserError, match="none of the 4 images can be read"):
+        list(images.eval_chunks(_items(bad), SPEC))
+
+
+def test_chunks_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def reading(path: Path) -> Image.Image:
+        read.append(path)
+        return load_image(path)
+
+    monkeypatch.setattr(images, "load_image", reading)
+    chunks = images.eval_chunks(_items(_good(tmp_path)), SPEC, size=3)
+    next(chunks)
+    assert len(read) == 3

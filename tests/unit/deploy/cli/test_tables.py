@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from igsp_deploy.cli.report import print_evaluation
+from igsp_deploy.cli.tables import print_evaluation
 
 RESULT: dict[str, Any] = {
     "tasks": ["digits", "letters"],

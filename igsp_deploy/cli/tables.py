@@ -1,0 +1,86 @@
+"""Tables of an evaluation, for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _table(title: str, corner: str, tasks: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(corner, no_wrap=True)
+    for task in tasks:
+        table.add_column(task, justify="right", overflow="fold")
+    return table
+
+
+def _matrix(title: str, tasks: list[str], matrix: Sequence[Sequence[float | None]]) -> Table:
+    table = _table(title, "accuracy % on", tasks)
+    for learned, row in zip(tasks, matrix, strict=True):
+        table.add_row(f"after {learned}", *(_percent(value) for value in row))
+    return table
+
+
+def _tasks(result: dict[str, Any]) -> Table:
+    table = _table("After the last task", "", result["tasks"])
+    accuracies = [
+        ("zero-shot %", result.get("zero_shot")),
+        ("task given %", result["given"][-1]),
+        ("task chosen %", result["auto"][-1]),
+        ("task chosen, all classes %", result["open_last"]),
+        ("right task chosen %", result["selector_accuracy"]),
+    ]
+    for title, values in accuracies:
+        if values is not None:
+            table.add_row(title, *(_percent(value) for value in values))
+    for title, key in (
+        ("parameters trained", "trained"),
+        ("parameters kept", "kept"),
+        ("experts new", "experts_new"),
+        ("experts reused", "reused"),
+    ):
+        numbers = [task.get(key) for task in result["parameters"]]
+        if any(number is not None for number in numbers):
+            table.add_row(title, *(_number(number) for number in numbers))
+    return table
+
+
+def _summary(result: dict[str, Any]) -> Table:
+    table = Table(title="Summary", title_justify="left")
+    table.add_column("%")
+    for name in ("Transfer", "Average", "Last"):
+        table.add_column(name, justify="right")
+    rows = [("task given", "given"), ("task chosen", "auto"), ("all classes so far", "class_incremental")]
+    for title, key in rows:
+        metrics = result["metrics"].get(key)
+        if metrics is None:
+            continue
+        table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last")))
+    return table
+
+
+def table_console(num_tasks: int) -> Console:
+    """Console on stdout: as wide as the terminal, or as the tables need where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(80, 34 + 16 * num_tasks))
+
+
+def print_evaluation(result: dict[str, Any], console: Console) -> None:
+    """Print what `igsp_train.evaluate.evaluate_model` returned as tables."""
+    console.print(_matrix("Task given", result["tasks"], result["given"]))
+    console.print(_matrix("Task chosen by the selector", result["tasks"], result["auto"]))
+    if "class_incremental" in result:
+        console.print(
+            _matrix("Nothing given, all classes learned so far", result["tasks"], result["class_incremental"])
+        )
+    console.print(_tasks(result))
+    console.print(_summary(result))

@@ -1,0 +1,65 @@
+"""Bytes from strangers -> the pixels the model takes, within limits."""
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, to_uint8
+
+logger = logging.getLogger(__name__)
+
+UNSAFE_FORMATS = frozenset({"EPS", "IPTC", "FITS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+"""Formats a server must not decode: EPS starts Ghostscript, IPTC may hold an EPS, FITS unpacks gzip without a limit,
+and the others have no decoder of their own in pillow."""
+MAX_JPEG_SCANS = 500
+"""A progressive JPEG of a few bytes a scan takes a pass over all pixels for each of them."""
+
+
+def known_formats() -> tuple[str, ...]:
+    """Names of the formats that are decoded: all that pillow reads but `UNSAFE_FORMATS`."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - UNSAFE_FORMATS))
+
+
+def decode(
+    source: bytes | Image.Image | NDArray[np.uint8],
+    spec: PreprocessSpec,
+    *,
+    max_pixels: int,
+    formats: tuple[str, ...],
+) -> NDArray[np.uint8]:
+    """Decode, resize and cut one image.
+
+    Args:
+        source: a file's bytes, an opened image, or pixels uint8 `[S, S, 3]`, which are taken as they are.
+        spec: how the model wants its images.
+        max_pixels: larger images are refused from their header.
+        formats: `known_formats()`.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+
+    Raises:
+        ImageError: not an image of a known format, truncated, too large, or pixels of another shape.
+    """
+    if isinstance(source, np.ndarray):
+        expected = (spec.size, spec.size, 3)
+        if source.dtype != np.uint8 or source.shape != expected:
+            raise ImageError(f"pixels must be uint8 {list(expected)}, got {source.dtype} {list(source.shape)}.")
+        return source
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("the image is empty. Send the bytes of a file.")
+        if source[:2] == b"\xff\xd8" and source.count(b"\xff\xda") > MAX_JPEG_SCANS:
+            raise ImageError(f"the image has more than {MAX_JPEG_SCANS} scans. Save it as a baseline JPEG.")
+    try:
+        return to_uint8(load_image(source, max_pixels=max_pixels, formats=formats), spec)
+    except ImageError:
+        raise
+    except (
+        Exception
+    ) as error:  # what decoders raise on hostile bytes has no end: struct.error, RuntimeError of AVIF, ...
+        logger.info("an image broke its decoder", exc_info=True)
+        raise ImageError("the image cannot be decoded. It may be damaged; save it again.") from error

@@ -1,0 +1,138 @@
+"""One question to the model: an image, the task and the labels wanted; the answer, plain CLIP's beside it, the time."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from igsp_deploy.bundle.manifest import BundleTask
+from igsp_deploy.errors import UserError
+from igsp_serve.classifier import Prediction
+from igsp_serve.demo.backend import DemoBackend
+from igsp_serve.demo.prompts import DEFAULT_TEMPLATE, check_template, read_prompts
+
+TOP_K = 5
+LabelKind = Literal["task", "all", "own"]
+"""Classes of the task given or chosen, classes of all tasks, or the user's own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of an image.
+
+    Attributes:
+        task: `auto`, `none` or the name of a task.
+        labels: what to choose among.
+        words: the user's own labels, one a line; for `labels="own"`.
+        template: sentence with `{}` into which they are put.
+    """
+
+    task: str = "auto"
+    labels: str = "task"
+    words: str = ""
+    template: str = DEFAULT_TEMPLATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was found.
+
+    Attributes:
+        found: the model's answer.
+        plain: plain CLIP's, among the same labels.
+        milliseconds: time the model's answer took, decoding included.
+    """
+
+    found: Prediction
+    plain: Prediction
+    milliseconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.found.to_json(), "plain_clip": self.plain.to_json()["predictions"], "ms": self.milliseconds}
+
+
+async def ask(backend: DemoBackend, image: bytes, question: Question) -> Answer:
+    """Classify one image.
+
+    Raises:
+        UserError: what is wrong with the image or the question.
+    """
+    texts = _texts(backend.tasks(), question)
+    started = time.perf_counter()
+    prompts = None if texts is None else [text.prompt for text in texts]
+    (found,) = await backend.classify([image], question.task, prompts, TOP_K)
+    milliseconds = 1000 * (time.perf_counter() - started)
+    if found.zero_shot:
+        plain = found
+    elif prompts is not None:
+        (plain,) = await backend.classify([image], "none", prompts, TOP_K)
+    else:
+        # Over the classes of all tasks; a softmax over some of them is what is left of it, scaled to 1.
+        count = sum(len(task.classes) for task in backend.tasks())
+        (everything,) = await backend.classify([image], "none", None, count)
+        plain = _among(everything, found.task)
+    if texts is not None:
+        found, plain = _named(found, texts), _named(plain, texts)
+    return Answer(found=found, plain=plain, milliseconds=milliseconds)
+
+
+async def ask_many(backend: DemoBackend, images: Sequence[bytes], question: Question) -> list[Prediction]:
+    """Classify several images, without plain CLIP's answers.
+
+    Raises:
+        UserError: what is wrong with an image or the question.
+    """
+    texts = _texts(backend.tasks(), question)
+    found = await backend.classify(images, question.task, None if texts is None else [t.prompt for t in texts], TOP_K)
+    return found if texts is None else [_named(prediction, texts) for prediction in found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    prompt: str
+    label: str
+    task: str | None
+
+
+def _texts(tasks: Sequence[BundleTask], question: Question) -> list[_Text] | None:
+    """The sentences to compare with; None for the learned classes of a task, whose embeddings are there."""
+    if question.labels not in get_args(LabelKind):
+        raise UserError(f"labels must be one of {', '.join(get_args(LabelKind))}, got {question.labels!r}.")
+    if question.labels == "own":
+        template = check_template(question.template)
+        return [_Text(prompt=template.format(word), label=word, task=None) for word in read_prompts(question.words)]
+    if question.labels == "all" and question.task != "none":
+        texts: dict[str, _Text] = {}
+        for task in tasks:
+            for label, word in zip(task.classes, task.display_names, strict=True):
+                prompt = task.templates[0].format(word)
+                texts.setdefault(prompt, _Text(prompt=prompt, label=label, task=task.name))
+        return list(texts.values())
+    return None
+
+
+def _named(prediction: Prediction, texts: Sequence[_Text]) -> Prediction:
+    """The labels in place of their sentences."""
+    known = {text.prompt: text for text in texts}
+    return dataclasses.replace(
+        prediction,
+        labels=tuple(known[prompt].label for prompt in prediction.labels),
+        label_tasks=tuple(known[prompt].task for prompt in prediction.labels),
+    )
+
+
+def _among(prediction: Prediction, task: str | None) -> Prediction:
+    rows = [
+        (label, score)
+        for label, score, of in zip(prediction.labels, prediction.scores, prediction.label_tasks, strict=True)
+        if of == task
+    ]
+    total = sum(score for _, score in rows) or 1.0
+    return dataclasses.replace(
+        prediction,
+        labels=tuple(label for label, _ in rows[:TOP_K]),
+        scores=tuple(score / total for _, score in rows[:TOP_K]),
+        label_tasks=(task,) * len(rows[:TOP_K]),
+    )

@@ -1,0 +1,143 @@
+"""What stands between the page and the model: a classifier in this process, or a running server's service."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from igsp_deploy.bundle.manifest import BundleTask, Manifest
+from igsp_serve.classifier import Classifier, Prediction
+
+
+class DemoBackend(Protocol):
+    """Everything the page asks of a model. Any thread and any event loop may call it."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle in use."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The bundle in use."""
+        ...
+
+    def tasks(self) -> tuple[BundleTask, ...]:
+        """The tasks known now, in order."""
+        ...
+
+    async def classify(
+        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+    ) -> list[Prediction]:
+        """As `Classifier.classify`, for one task or `auto` or `none`.
+
+        Raises:
+            UserError: what is wrong with the question, in the user's words.
+        """
+        ...
+
+    def add_task(self, bundle: Path, name: str) -> None:
+        """As `Engine.add_task`."""
+        ...
+
+    def remove_task(self, name: str) -> None:
+        """As `Engine.remove_task`."""
+        ...
+
+
+class ClassifierBackend:
+    """A classifier in this process."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Take an open classifier."""
+        self._classifier = classifier
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle in use."""
+        return self._classifier.manifest
+
+    @property
+    def folder(self) -> Path:
+        """The bundle in use."""
+        return self._classifier.engine.folder
+
+    def tasks(self) -> tuple[BundleTask, ...]:
+        """The tasks known now, in order."""
+        return self._classifier.engine.tasks.tasks.tasks
+
+    async def classify(
+        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+    ) -> list[Prediction]:
+        """In a thread, so that the page stays alive meanwhile."""
+        return await asyncio.to_thread(self._classifier.classify, list(images), task, prompts, top_k)
+
+    def add_task(self, bundle: Path, name: str) -> None:
+        """As `Engine.add_task`."""
+        self._classifier.engine.add_task(bundle, name)
+
+    def remove_task(self, name: str) -> None:
+        """As `Engine.remove_task`."""
+        self._classifier.engine.remove_task(name)
+
+
+class ServesClassification(Protocol):
+    """The part of `igsp_serve.service.Service` that the page uses."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def engine(self) -> Any: ...
+
+    def tasks(self) -> tuple[BundleTask, ...]: ...
+
+    def classify(
+        self, images: Sequence[Any], *, task: str, top_k: int, prompts: Sequence[str] | None
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def add_task(self, bundle: Path, name: str) -> Coroutine[Any, Any, Any]: ...
+
+    def remove_task(self, name: str) -> Coroutine[Any, Any, Any]: ...
+
+
+class ServiceBackend:
+    """A running server's service: what the page asks joins the batches of all other requests."""
+
+    def __init__(self, service: ServesClassification) -> None:
+        """Take a service that is warmed up by the time of the first question."""
+        self._service = service
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle in use."""
+        return self._service.manifest
+
+    @property
+    def folder(self) -> Path:
+        """The bundle in use."""
+        folder: Path = self._service.engine.folder
+        return folder
+
+    def tasks(self) -> tuple[BundleTask, ...]:
+        """The tasks known now, in order."""
+        return self._service.tasks()
+
+    async def classify(
+        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+    ) -> list[Prediction]:
+        """Through the service's batcher."""
+        answer = await self._service.classify(list(images), task=task, top_k=top_k, prompts=prompts)
+        return list(answer.results)
+
+    def add_task(self, bundle: Path, name: str) -> None:
+        """From a thread that has no event loop, such as the teacher's."""
+        asyncio.run(_wait(self._service.add_task(bundle, name)))
+
+    def remove_task(self, name: str) -> None:
+        """From a thread that has no event loop."""
+        asyncio.run(_wait(self._service.remove_task(name)))
+
+
+async def _wait(change: Coroutine[Any, Any, Any]) -> None:
+    await change

@@ -1,0 +1,127 @@
+"""The tab where many images are classified into a table."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from igsp_deploy.errors import UserError
+from igsp_serve.demo.answer_html import hint_html, problem_html
+from igsp_serve.demo.ask import Question, ask_many
+from igsp_serve.demo.context import Context
+from igsp_serve.demo.uploads import read_upload, upload_path
+
+MAX_FILES = 500
+"""Images of one table."""
+SHOWN = 100
+"""Rows on the page; the file has all."""
+CHUNK = 16
+"""Images asked for at once."""
+COLUMNS = ("file", "label", "score", "task", "zero_shot", "second_label", "second_score", "error")
+
+
+async def classify_files(context: Context, payloads: Sequence[Any], task: str) -> list[dict[str, Any]]:
+    """A row for each file, with its label or what is wrong with it.
+
+    Raises:
+        UserError: no files, too many, or an unknown task.
+    """
+    if not payloads:
+        raise UserError("Choose some images first.")
+    if len(payloads) > MAX_FILES:
+        raise UserError(
+            f"At most {MAX_FILES} images make one table; these are {len(payloads):,}. Send fewer at a time."
+        )
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(payloads), CHUNK):
+        rows += await _chunk(context, payloads[start : start + CHUNK], Question(task=task))
+    return rows
+
+
+async def _chunk(context: Context, payloads: Sequence[Any], question: Question) -> list[dict[str, Any]]:
+    names = [upload_path(payload)[1] for payload in payloads]
+    try:
+        images = [read_upload(payload) for payload in payloads]
+        found = await ask_many(context.backend, images, question)
+    except UserError as error:
+        if len(payloads) == 1:
+            return [{**dict.fromkeys(COLUMNS, ""), "file": names[0], "error": str(error)}]
+        # One bad image among them: each by itself, so that the others get their labels.
+        rows = []
+        for payload in payloads:
+            rows += await _chunk(context, [payload], question)
+        return rows
+    return [
+        {
+            "file": name,
+            "label": one.labels[0],
+            "score": round(one.scores[0], 4),
+            "task": one.task or "",
+            "zero_shot": one.zero_shot,
+            "second_label": one.labels[1] if len(one.labels) > 1 else "",
+            "second_score": round(one.scores[1], 4) if len(one.labels) > 1 else "",
+            "error": "",
+        }
+        for name, one in zip(names, found, strict=True)
+    ]
+
+
+def write_csv(rows: Sequence[dict[str, Any]]) -> Path:
+    """The table as a file of its own, in a temporary folder."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    path = Path(tempfile.mkdtemp(prefix="igsp-table-")) / "labels.csv"
+    path.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def table_html(rows: Sequence[dict[str, Any]]) -> str:
+    """The first rows, which stack on a narrow screen."""
+    lines = []
+    for row in rows[:SHOWN]:
+        if row["error"]:
+            cells = f'<td colspan="3" class="igsp-bad" data-name="problem">{escape(row["error"])}</td>'
+        else:
+            cells = (
+                f'<td data-name="label"><b>{escape(row["label"])}</b></td>'
+                f'<td data-name="sure">{100 * row["score"]:.1f} %</td>'
+                f'<td data-name="task">{escape(row["task"] or "plain CLIP")}</td>'
+            )
+        lines.append(f'<tr><th scope="row">{escape(row["file"])}</th>{cells}</tr>')
+    bad = sum(bool(row["error"]) for row in rows)
+    told = f"{len(rows) - bad} images classified" + (f", {bad} could not be read" if bad else "")
+    more = f" The first {SHOWN} are shown; the file has all." if len(rows) > SHOWN else ""
+    return (
+        f'<table class="igsp-table"><caption>{told}.{more}</caption><thead><tr><th scope="col">file</th>'
+        f'<th scope="col">label</th><th scope="col">sure</th><th scope="col">task</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def add_batch_tab(context: Context) -> gr.Dropdown:
+    """Add it; returns its list of tasks."""
+    with gr.Row(elem_classes="igsp-row"):
+        with gr.Column(scale=4, min_width=300):
+            files = gr.File(label="Images", file_count="multiple", height=180, elem_id="batch-files")
+            task = gr.Dropdown(context.task_choices(), value="auto", label="Task of all of them", elem_id="batch-task")
+            button = gr.Button("Classify all", variant="primary", elem_id="batch-classify")
+        with gr.Column(scale=5, min_width=300):
+            table = gr.HTML(hint_html("Give many images; get one table, also as a file."), elem_id="batch-table")
+            download = gr.DownloadButton("Download as CSV", visible=False, elem_id="batch-download")
+
+    async def on_click(payloads: Any, chosen: str) -> tuple[str, Any]:
+        try:
+            rows = await classify_files(context, payloads or [], chosen)
+        except UserError as error:
+            return problem_html(str(error)), gr.DownloadButton(visible=False)
+        return table_html(rows), gr.DownloadButton(value=str(write_csv(rows)), visible=True)
+
+    button.click(on_click, [files, task], [table, download], preprocess=False, api_visibility="private")
+    return task

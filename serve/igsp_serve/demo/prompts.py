@@ -1,0 +1,41 @@
+"""The user's own words: lines of text and a template become the sentences an image is compared with."""
+
+from igsp_deploy.errors import UserError
+
+MAX_PROMPTS = 500
+"""Lines that are taken; each is a run of the text tower."""
+MAX_LENGTH = 300
+"""Characters of one line."""
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def read_prompts(text: str) -> list[str]:
+    """The lines of a text, without the empty ones and without repeats.
+
+    Raises:
+        UserError: none, too many, or one too long.
+    """
+    lines = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
+    if not lines:
+        raise UserError("Write at least one label of your own, one a line, for example: cat.")
+    if len(lines) > MAX_PROMPTS:
+        raise UserError(f"At most {MAX_PROMPTS} labels of your own are compared at once; these are {len(lines):,}.")
+    longest = max(lines, key=len)
+    if len(longest) > MAX_LENGTH:
+        raise UserError(f"A label may have {MAX_LENGTH} characters; “{longest[:40]}…” has {len(longest):,}.")
+    return lines
+
+
+def check_template(template: str) -> str:
+    """Return `template` if it has one place for the label.
+
+    Raises:
+        UserError: it has none, several, or other braces.
+    """
+    template = (template or "").strip()
+    before, braces, after = template.partition("{}")
+    if not braces or set(before + after) & set("{}"):
+        raise UserError(f"The template must hold {{}} once, where the label goes, for example: {DEFAULT_TEMPLATE}")
+    if len(template) > MAX_LENGTH:
+        raise UserError(f"The template may have {MAX_LENGTH} characters, this one has {len(template):,}.")
+    return template

@@ -1,0 +1,274 @@
+"""The tab where the model is taught a new task."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import explain_os_error, write_json
+from igsp_serve.demo.answer_html import hint_html, problem_html
+from igsp_serve.demo.archive import check_classes, check_label, read_archive, unpack
+from igsp_serve.demo.context import Context
+from igsp_serve.demo.lesson import Lesson
+from igsp_serve.demo.lesson_html import lessons_html
+from igsp_serve.demo.prompts import DEFAULT_TEMPLATE, check_template
+from igsp_serve.demo.teacher import Teacher
+from igsp_serve.demo.uploads import read_upload, upload_path
+from igsp_serve.files import SUFFIXES
+
+STEPS = 200
+"""Optimiser steps a task, unless told otherwise."""
+EVERY_S = 1.0
+"""How often the page asks how far a lesson is."""
+
+Staged = dict[str, list[str]]
+"""Class -> uploaded files, while a user collects classes one by one."""
+
+
+def teach_archive(teacher: Teacher, name: str, payload: Any, words: str, template: str, steps: int) -> Lesson:
+    """Begin a lesson with a zip of images.
+
+    Args:
+        teacher: who teaches.
+        name: of the new task.
+        payload: the uploaded zip.
+        words: lines `folder = words` for what stands in prompts; may be empty.
+        template: prompt with one `{}`.
+        steps: optimiser steps.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    name = teacher.check_name(name)
+    template = check_template(template)
+    members = read_archive(upload_path(payload)[0])
+    classes = tuple(sorted({member.label for member in members}))
+    display = _read_words(words, classes)
+    folder = teacher.folder_for(name)
+    unpack(upload_path(payload)[0], members, folder)
+    return _begin(teacher, name, folder, classes, len(members), display, template, steps)
+
+
+def teach_classes(teacher: Teacher, name: str, staged: Staged, template: str, steps: int) -> Lesson:
+    """Begin a lesson with images collected class by class.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    name = teacher.check_name(name)
+    template = check_template(template)
+    check_classes({label: len(files) for label, files in staged.items()})
+    folder = teacher.folder_for(name)
+    try:
+        for label, files in staged.items():
+            (folder / check_label(label)).mkdir(parents=True)
+            for number, file in enumerate(files):
+                shutil.copyfile(file, folder / label / f"{number:05d}{Path(file).suffix.lower()}")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise explain_os_error(error, folder) from error
+    images = sum(len(files) for files in staged.values())
+    return _begin(teacher, name, folder, tuple(sorted(staged)), images, {}, template, steps)
+
+
+def _begin(
+    teacher: Teacher,
+    name: str,
+    folder: Path,
+    classes: tuple[str, ...],
+    images: int,
+    display: dict[str, str],
+    template: str,
+    steps: int,
+) -> Lesson:
+    try:
+        write_json(folder / "classes.json", {"template": template, "classes": display})
+        return teacher.teach(name, folder, classes, images, int(steps))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _read_words(text: str, classes: tuple[str, ...]) -> dict[str, str]:
+    words = {}
+    for line in (text or "").splitlines():
+        if not line.strip():
+            continue
+        label, equals, word = (part.strip() for part in line.partition("="))
+        if not equals or not word or len(word) > 200:
+            raise UserError(f"Names of classes are lines such as n02123045 = tabby cat; got {line.strip()[:60]!r}.")
+        if label not in classes:
+            raise UserError(f"The zip has no class {label[:60]!r}. It has: {', '.join(classes[:8])}.")
+        words[label] = word
+    return words
+
+
+def stage_class(staged: Staged, label: str, payloads: Any) -> Staged:
+    """Add a class to those collected.
+
+    Raises:
+        UserError: bad name, or no image among the files.
+    """
+    label = check_label(label or "")
+    files = []
+    for payload in payloads or []:
+        path, name = upload_path(payload)
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{name} is not an image ({', '.join(sorted(SUFFIXES))}). Leave it out.")
+        read_upload(payload)
+        files.append(str(path))
+    if not files:
+        raise UserError(f"Choose the images of {label!r} first.")
+    return {**staged, label: [*staged.get(label, []), *files]}
+
+
+def _staged_html(staged: Staged) -> str:
+    if not staged:
+        return hint_html("No class yet. Two are the least; ten images or more of each are good.")
+    rows = Counter({label: len(files) for label, files in staged.items()})
+    return '<p class="igsp-note">Classes so far: ' + ", ".join(_count(*row) for row in rows.items()) + "</p>"
+
+
+def _count(label: str, images: int) -> str:
+    from html import escape
+
+    return f"<b>{escape(label)}</b> ({images} images)"
+
+
+def running_choices(teacher: Teacher) -> list[tuple[str, str]]:
+    """Lessons that can be cancelled."""
+    return [(lesson.task, lesson.id) for lesson in teacher.lessons() if not lesson.over]
+
+
+def add_teach_tab(context: Context, teacher: Teacher) -> None:
+    """Add the form, the progress and the list of tasks to remove."""
+    staged = gr.State({})
+    with gr.Row(elem_classes="igsp-row"):
+        with gr.Column(scale=4, min_width=300):
+            name = gr.Textbox(label="Name of the new task", placeholder="for example: mugs", elem_id="teach-name")
+            with gr.Tabs():
+                with gr.Tab("A zip of folders"):
+                    archive = gr.File(
+                        label="Zip with one folder of images for each class", height=170, elem_id="teach-zip"
+                    )
+                    words = gr.Textbox(
+                        label="Names of the classes (optional)",
+                        info="Folder names are used; better ones as lines: folder = name",
+                        lines=2,
+                        elem_id="teach-words",
+                    )
+                    from_zip = gr.Button("Teach it from the zip", variant="primary", elem_id="teach-start")
+                with gr.Tab("Class by class"):
+                    label = gr.Textbox(label="Name of a class", placeholder="for example: red mug")
+                    files = gr.File(label="Its images", file_count="multiple", height=170)
+                    add = gr.Button("Add this class")
+                    collected = gr.HTML(_staged_html({}), elem_id="teach-classes")
+                    from_classes = gr.Button("Teach it these classes", variant="primary")
+            with gr.Accordion("More", open=False):
+                template = gr.Textbox(
+                    DEFAULT_TEMPLATE, label="Template", info="{} is where the name of a class goes", elem_id="template2"
+                )
+                steps = gr.Number(
+                    STEPS, label="Steps", info="More steps learn longer", minimum=2, maximum=5000, precision=0,
+                    elem_id="teach-steps",
+                )  # fmt: skip
+            said = gr.HTML("", elem_id="teach-said")
+        with gr.Column(scale=5, min_width=300):
+            progress = gr.HTML(lessons_html(teacher.lessons()), elem_id="teach-progress")
+            with gr.Group(visible=False) as stopping:
+                lesson = gr.Dropdown([], label="Lesson to cancel", elem_id="teach-lesson")
+                cancel = gr.Button("Cancel this lesson", variant="stop", elem_id="teach-cancel")
+            with gr.Accordion("Remove a task, or put it back", open=False):
+                gr.Markdown(
+                    "A removed task is no longer asked here. The model folder keeps it, and it can be put back; the "
+                    "other tasks do not change."
+                )
+                removable = gr.Dropdown(_names(context), label="Task", value=None, elem_id="remove-task")
+                remove = gr.Button("Remove it", elem_id="remove")
+                gone = gr.Dropdown(teacher.removed(), label="Removed tasks", value=None, elem_id="removed-tasks")
+                back = gr.Button("Put it back", elem_id="put-back")
+    seen = gr.State(-1)
+    timer = gr.Timer(EVERY_S)
+
+    def told(text: str) -> str:
+        return f'<p class="igsp-good" role="status">{text}</p>'
+
+    def begin_zip(name: str, payload: Any, words: str, template: str, steps: float) -> str:
+        try:
+            begun = teach_archive(teacher, name, payload, words, template, _steps(steps))
+        except UserError as error:
+            return problem_html(str(error))
+        return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes. It goes on if you leave.")
+
+    def begin_classes(name: str, staged: Staged, template: str, steps: float) -> tuple[str, Any, str]:
+        try:
+            begun = teach_classes(teacher, name, staged, template, _steps(steps))
+        except UserError as error:
+            return problem_html(str(error)), staged, _staged_html(staged)
+        return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes."), {}, _staged_html({})
+
+    def on_add(staged: Staged, label: str, payloads: Any) -> tuple[Any, str, str, Any]:
+        try:
+            staged = stage_class(staged, label, payloads)
+        except UserError as error:
+            return staged, problem_html(str(error)), label, payloads
+        return staged, _staged_html(staged), "", None
+
+    def on_tick(seen: int) -> list[Any]:
+        if teacher.version == seen:
+            return [gr.skip()] * 6
+        version = teacher.version
+        choices = running_choices(teacher)
+        return [
+            version,
+            lessons_html(teacher.lessons()),
+            gr.Group(visible=bool(choices)),
+            gr.Dropdown(choices=choices, value=choices[0][1] if choices else None),
+            gr.Dropdown(choices=_names(context)),
+            gr.Dropdown(choices=teacher.removed()),
+        ]
+
+    def on_cancel(chosen: str | None) -> str:
+        try:
+            cancelled = teacher.cancel(chosen or "")
+        except UserError as error:
+            return problem_html(str(error))
+        return hint_html(f"Cancelling {cancelled.task}.")
+
+    def on_remove(chosen: str | None) -> tuple[str, Any]:
+        return _change(lambda: context.backend.remove_task(chosen or ""), teacher, f"{chosen} is removed."), None
+
+    def on_back(chosen: str | None) -> tuple[str, Any]:
+        return _change(lambda: teacher.put_back(chosen or ""), teacher, f"{chosen} is back."), None
+
+    quiet: dict[str, Any] = {"api_visibility": "private"}
+    outputs = [seen, progress, stopping, lesson, removable, gone]
+    timer.tick(on_tick, seen, outputs, show_progress="hidden", queue=False, **quiet)
+    from_zip.click(begin_zip, [name, archive, words, template, steps], said, preprocess=False, **quiet)
+    from_classes.click(begin_classes, [name, staged, template, steps], [said, staged, collected], **quiet)
+    add.click(on_add, [staged, label, files], [staged, collected, label, files], preprocess=False, **quiet)
+    cancel.click(on_cancel, lesson, said, **quiet)
+    remove.click(on_remove, removable, [said, removable], **quiet)
+    back.click(on_back, gone, [said, gone], **quiet)
+
+
+def _change(change: Any, teacher: Teacher, text: str) -> str:
+    try:
+        change()
+    except UserError as error:
+        return problem_html(str(error))
+    teacher.note()
+    return hint_html(text)
+
+
+def _names(context: Context) -> list[str]:
+    return [task.name for task in context.backend.tasks()]
+
+
+def _steps(value: Any) -> int:
+    if not isinstance(value, (int, float)) or not 2 <= value <= 5000:
+        raise UserError("Steps must be a whole number from 2 to 5,000.")
+    return int(value)

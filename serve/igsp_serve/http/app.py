@@ -1,0 +1,172 @@
+"""The application: routes, errors, and the layers before them.
+
+From outside to inside: `RequestLog` (id, log, metrics, number of requests), `Keys`, `Body` (bytes, time, client left),
+routes. Each is plain ASGI.
+"""
+
+import importlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from igsp_deploy import __version__
+from igsp_deploy.errors import UserError
+from igsp_serve.drift import Drift
+from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
+from igsp_serve.http import admin, classify, embed, health, tasks, v2
+from igsp_serve.http.body import Body
+from igsp_serve.http.context import Context
+from igsp_serve.http.inputs import BadInput, wrong_fields
+from igsp_serve.http.keys import Keys
+from igsp_serve.http.problems import failure, is_v2, problem
+from igsp_serve.http.request_log import RequestLog
+from igsp_serve.metrics import Metrics
+from igsp_serve.service import Service
+from igsp_serve.settings import Settings
+
+DESCRIPTION = "Classify images with one model of many tasks. Errors are RFC 9457 problem documents."
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    served: Service | Path, settings: Settings | None = None, *, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """The whole server as an ASGI application.
+
+    Args:
+        served: an open service, or a bundle to open.
+        settings: options; those of the service by default.
+        lifespan: what to do at start and end; by default warm up and close.
+
+    Raises:
+        UserError: the bundle or a key file cannot be read.
+    """
+    service = served if isinstance(served, Service) else Service.open(served, settings)
+    settings = settings or service.settings
+    context = Context(service=service, settings=settings, metrics=Metrics(service), drift=Drift(settings))
+    service.watchers.add(context.drift)
+    keys, admin_keys = settings.all_api_keys(), settings.all_admin_keys()
+    app = FastAPI(
+        title="igsp-deploy",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url="/docs" if settings.docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        lifespan=lifespan or _serve_alone(service),
+        separate_input_output_schemas=False,
+    )
+    app.state.context = context
+    for part in (classify, embed, tasks, admin, health, v2):
+        app.include_router(part.router)
+    _handle_errors(app)
+    _describe(app)
+    # The last one added is the outermost.
+    app.add_middleware(
+        Body,
+        max_bytes=settings.max_body_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        timeout_s=settings.body_timeout_s,
+    )
+    app.add_middleware(
+        Keys,
+        keys=keys,
+        admin_keys=admin_keys,
+        also_open=("/metrics",) if settings.public_metrics else (),
+    )
+    app.add_middleware(
+        RequestLog,
+        observe=context.metrics.request,
+        draining=lambda: service.draining,
+        log=settings.access_log,
+        max_requests=settings.max_requests,
+        send_timeout_s=settings.body_timeout_s,
+    )
+    if settings.demo:
+        mount_demo(app, service)
+    return app
+
+
+def mount_demo(app: FastAPI, service: Service) -> None:
+    """Serve the Gradio demo at /demo, through the same service.
+
+    Raises:
+        UserError: this installation has no demo.
+    """
+    try:
+        backend, mount, page = (
+            importlib.import_module(f"igsp_serve.demo.{part}") for part in ("backend", "mount", "page")
+        )
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the demo needs {error.name}, which is not installed. Install it with: pip install 'igsp-deploy[serve]'"
+        ) from error
+    mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)))
+
+
+def _serve_alone(service: Service) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.warm_up()
+        yield
+        service.close()
+        app.state.context.drift.close()
+
+    return lifespan
+
+
+def _describe(app: FastAPI) -> None:
+    """Leave out the error FastAPI adds to every route with parameters: errors here have another form."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = make()
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return make()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def known(request: Request, error: Exception) -> Response:
+        return failure(request.scope, error)
+
+    async def bad_input(request: Request, error: Exception) -> Response:
+        assert isinstance(error, BadInput)
+        status = 400 if error.status == 422 and is_v2(request.scope) else error.status
+        return problem(request.scope, status, error.detail, errors=error.errors)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await bad_input(request, wrong_fields(error.errors()))
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        details = {404: "There is nothing at this path. GET /openapi.json lists what there is."}
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another")
+            details[405] = f"This path takes {allowed}, not {request.method}."
+        detail = details.get(error.status_code, str(error.detail))
+        return problem(request.scope, error.status_code, detail, headers=error.headers)
+
+    handlers: dict[Any, Callable[[Request, Exception], Any]] = {
+        **dict.fromkeys((UserError, Overloaded, DeadlineExceeded, Unavailable, EngineFailed), known),
+        BadInput: bad_input,
+        RequestValidationError: invalid,
+        HTTPException: http_error,
+        Exception: known,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)

@@ -1,0 +1,194 @@
+"""A request's body: read whole before anybody works on it, within bytes and time, and unpacked.
+
+So a client that sends slowly holds a connection and nothing else, and one that leaves frees what its request held.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from igsp_serve.http.problems import problem
+
+_DISCARD_S = 1.0
+"""Time to read on what will not be used, so that the client is there to read why."""
+_ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Content encoding -> what zlib calls it."""
+_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
+
+
+class Refused(Exception):
+    """The body cannot be taken.
+
+    Attributes:
+        status: HTTP status.
+        detail: why.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        """Say why."""
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Body:
+    """ASGI middleware."""
+
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_buffered_bytes: int, timeout_s: float, streamed: str = "/demo"
+    ) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: what answers; it gets the body in one piece, unpacked.
+            max_bytes: bytes of one body, packed and unpacked.
+            max_buffered_bytes: bytes of all bodies held at once.
+            timeout_s: time for a body to come.
+            streamed: path below which bodies are passed on as they come.
+        """
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_buffered = max_buffered_bytes
+        self._timeout_s = timeout_s
+        self._streamed = streamed
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body and pass the request on."""
+        path = scope.get("path", "")
+        if scope["type"] != "http" or path == self._streamed or path.startswith(f"{self._streamed}/"):
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] in _BODILESS and not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self._buffered + count > self._max_buffered:
+                raise Refused(503, "The server holds too many bodies at once. Try again later.")
+            held += count
+            self._buffered += count
+
+        try:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._read(scope, receive, hold)
+            except TimeoutError:
+                await self._answer(scope, receive, send, Refused(408, "The body took too long to come."))
+                return
+            except Refused as refused:
+                await self._answer(scope, receive, send, refused)
+                return
+            if body is None:
+                return  # the client left
+            _describe(scope, len(body))
+            await self._serve(scope, body, receive, send)
+        finally:
+            self._buffered -= held
+
+    async def _read(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "", *_ENCODINGS):
+            raise Refused(415, f"the content encoding must be {' or '.join(_ENCODINGS)}, got {encoding[:40]!r}.")
+        unpack = zlib.decompressobj(_ENCODINGS[encoding]) if encoding in _ENCODINGS else None
+        parts: list[bytes] = []
+        total = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            if unpack is not None and part:
+                part = _unpack(unpack, part, self._max_bytes - total + 1)
+            total += len(part)
+            if total > self._max_bytes:
+                raise self._too_large()
+            hold(len(part))
+            parts.append(part)
+            if not message.get("more_body", False):
+                break
+        if unpack is not None and total and not unpack.eof:
+            raise Refused(400, f"the body is not whole {encoding} data.")
+        return b"".join(parts)
+
+    async def _serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Give the body to the application; cancel it when the client leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        given = left = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await asyncio.shield(watch)
+
+        async def watching() -> Message:
+            nonlocal left
+            message = await receive()
+            while message["type"] != "http.disconnect":
+                message = await receive()
+            if not finished:
+                left = True
+                task.cancel()
+            return message
+
+        finished = False
+        watch = asyncio.create_task(watching())
+        try:
+            await self._app(scope, replay, send)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            task.uncancel()
+        finally:
+            finished = True
+            watch.cancel()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, refused: Refused) -> None:
+        try:
+            async with asyncio.timeout(_DISCARD_S):
+                while refused.status != 408:
+                    message = await receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+        headers = {"Connection": "close"}
+        if refused.status == 503:
+            headers["Retry-After"] = "1"
+        response: Response = problem(scope, refused.status, refused.detail, headers=headers)
+        await response(scope, receive, send)
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"a body may have {self._max_bytes:,} bytes. Send fewer or smaller images.")
+
+
+def _has_body(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"transfer-encoding" in names or b"content-length" in names
+
+
+def _unpack(unpack: "zlib._Decompress", part: bytes, most: int) -> bytes:
+    try:
+        return unpack.decompress(part, most)
+    except zlib.error as error:
+        raise Refused(400, "the body is not what its content encoding says.") from error
+
+
+def _describe(scope: Scope, length: int) -> None:
+    """Make the headers those of a body that is there in one piece and not packed."""
+    names = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name not in names]
+    scope["headers"] = [*headers, (b"content-length", str(length).encode())]

@@ -1,0 +1,139 @@
+"""The outermost layer: a request's id, its line in the log, its place in the metrics, an answer whatever happens."""
+
+import asyncio
+import contextvars
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from igsp_serve.http.problems import failure, problem
+
+logger = logging.getLogger("igsp_serve.access")
+errors = logging.getLogger("igsp_serve.errors")
+
+CLIENT_LEFT = 499
+"""Status in log and metrics of a request whose client left before the answer."""
+current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+"""Id of the request that is being served, for log lines."""
+QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Paths asked every few seconds by machines: in the log only when something is wrong."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestLog:
+    """ASGI middleware."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        observe: Callable[[str, int, float], None],
+        draining: Callable[[], bool],
+        log: bool = True,
+        max_requests: int = 1_000_000,
+        send_timeout_s: float = 60.0,
+    ) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: what answers.
+            observe: told route, status and seconds of each request.
+            draining: answers close their connections.
+            log: write a line for each request.
+            max_requests: requests in progress; more are answered 503. Health is always answered.
+            send_timeout_s: time a client has to take a part of an answer.
+        """
+        self._app = app
+        self._observe = observe
+        self._draining = draining
+        self._log = log
+        self._max_requests = max_requests
+        self._send_timeout_s = send_timeout_s
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
+        identity = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        # Starlette shares the state of the application with every request: a copy is ours.
+        scope["state"] = {**scope.get("state", {}), "request_id": identity}
+        current_request.set(identity)
+        status, sent = 0, 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", identity.encode())]}
+                if self._draining():
+                    message["headers"].append((b"connection", b"close"))
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(message)
+
+        self._active += 1
+        try:
+            if self._active > self._max_requests and not scope["path"].startswith("/health/"):
+                busy = problem(
+                    scope, 503, "Too many requests are in progress. Try again later.", headers={"Retry-After": "1"}
+                )
+                await busy(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
+        except Exception as error:
+            if not isinstance(error, TimeoutError):  # of `answer`: a client that does not read
+                errors.exception("a request failed")
+            if not status:
+                await failure(scope, error)(scope, receive, answer)
+        finally:
+            self._active -= 1
+            seconds = time.monotonic() - start
+            self._observe(_route(scope), status or CLIENT_LEFT, seconds)
+            if self._log and not (status == 200 and scope["path"] in QUIET):
+                client = scope.get("client")
+                fields = {
+                    "method": scope["method"],
+                    "path": scope["path"][:500],
+                    "status": status or CLIENT_LEFT,
+                    "ms": round(1000 * seconds, 1),
+                    "bytes": sent,
+                    "client": client[0] if client else None,
+                }
+                logger.info("request", extra={"fields": fields})
+
+
+def _route(scope: Scope) -> str:
+    """What a request counts for: the path of its route, not its own, of which there may be any number."""
+    if scope["path"] == "/demo" or scope["path"].startswith("/demo/"):
+        return "/demo"
+    return getattr(scope.get("route"), "path", None) or "unmatched"
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON: time, level, logger, message, request id, and the record's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if identity := current_request.get():
+            line["request_id"] = identity
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

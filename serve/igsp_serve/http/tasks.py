@@ -1,0 +1,47 @@
+"""`GET /v1/tasks` and `GET /v1/models`: what is served."""
+
+from fastapi import APIRouter
+
+from igsp_serve.http.context import Has, problems
+from igsp_serve.http.schemas import Model, ModelInfo, ModelsAnswer, TaskInfo, TasksAnswer
+
+router = APIRouter(tags=["model"])
+
+
+@router.get("/v1/tasks", summary="List the tasks", responses=problems(401, 500, 503))
+async def tasks(has: Has) -> TasksAnswer:
+    """The tasks the model knows now, in the order they were learned, with their classes."""
+    snapshot = has.service.snapshot()
+    return TasksAnswer(
+        model=Model(name=has.settings.name, version=snapshot.version),
+        tasks=[
+            TaskInfo(
+                name=task.name,
+                classes=list(task.classes),
+                templates=list(task.templates),
+                experts=task.experts,
+                experts_new=task.experts_new,
+                size_bytes=task.size_bytes,
+                fingerprint=task.fingerprint,
+            )
+            for task in snapshot.known.tasks.tasks
+        ],
+    )
+
+
+@router.get("/v1/models", summary="List the models", responses=problems(401, 500, 503))
+async def models(has: Has) -> ModelsAnswer:
+    """The one model that is served, its version, and what it runs on."""
+    snapshot = has.service.snapshot()
+    engine, manifest = snapshot.classifier.engine, snapshot.classifier.manifest
+    info = ModelInfo(
+        name=has.settings.name,
+        version=snapshot.version,
+        backbone=manifest.backbone.name,
+        provider=engine.provider,
+        precision=engine.variant.precision,
+        image_size=snapshot.size,
+        embed_dim=manifest.backbone.embed_dim,
+        tasks=snapshot.names,
+    )
+    return ModelsAnswer(models=[info])

@@ -1,0 +1,612 @@
+"""Classification as a service: what HTTP, the v2 protocol, the demo and Ray share. No web framework here.
+
+    service = Service.open(Path("bundle"), Settings())
+    await service.warm_up()
+    answer = await service.classify([photo_bytes], task="auto", top_k=3)
+    answer.results[0].labels, answer.model.version, answer.timings.total_ms
+    service.close()
+
+Its coroutines may be awaited from any event loop, and from several at once.
+
+Shapes: n images, N texts, S image side, D embedding width, T tasks.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igsp_deploy.bundle.manifest import BundleTask, Manifest
+from igsp_deploy.bundle.preprocess import ImageError
+from igsp_deploy.errors import UserError
+from igsp_serve.batcher import Batcher, Job, Rows
+from igsp_serve.classifier import Classifier, LabelSets, Prediction
+from igsp_serve.decode import decode, known_formats
+from igsp_serve.engine import CHOOSE, PLAIN, Engine
+from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooLarge, Unavailable
+from igsp_serve.providers import Provider
+from igsp_serve.settings import Settings
+from igsp_serve.snapshot import Snapshot
+from igsp_serve.watchers import ImageSource, Sample, Watchers
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_INLINE = 8
+"""Images of one answer that are labelled where the request is served rather than in a thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """What answered."""
+
+    name: str
+    """Name the server was given for its model."""
+    version: str
+    """Changes whenever the graphs or the tasks do; equal on every machine that has the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the time of a request went, in ms."""
+
+    queue_ms: float
+    """Longest wait of one of its decoded images for the model."""
+    decode_ms: float
+    """Decoding and resizing, of all its images together."""
+    inference_ms: float
+    """Calls of the model that held its images, together."""
+    total_ms: float
+    """From its start in the service to its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """Answer of `Service.classify`: a prediction for each image, in order."""
+
+    model: ModelVersion
+    results: tuple[Prediction, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Answer of `Service.embed_images` and `Service.embed_texts`.
+
+    Attributes:
+        model: what answered.
+        embeddings: L2-normalised, float32 `[n, D]`.
+        tasks: task whose experts were used for each; None for plain CLIP.
+        timings: where the time went.
+    """
+
+    model: ModelVersion
+    embeddings: NDArray[np.float32]
+    tasks: tuple[str | None, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """Answer of `Service.run`: the model's own outputs, before any label.
+
+    Attributes:
+        snapshot: what answered; task indices refer to it.
+        rows: the outputs.
+        timings: where the time went.
+    """
+
+    snapshot: Snapshot
+    rows: Rows
+    timings: Timings
+
+
+class Service:
+    """One bundle behind a batcher. It may change its tasks and its bundle while it serves.
+
+    Attributes:
+        settings: limits and sizes.
+        batcher: the queue before the model.
+        formats: image formats that are decoded.
+        decode_pool: the threads that do it.
+        watchers: told of every batch and image.
+    """
+
+    def __init__(self, classifier: Classifier, settings: Settings | None = None) -> None:
+        """Take an open classifier; `open` opens one."""
+        self.settings = settings or Settings()
+        self.watchers = Watchers()
+        self._snapshot = Snapshot(classifier, classifier.engine.tasks)
+        self._changing = threading.Lock()
+        self.formats = known_formats()
+        self._warm = False
+        self._draining = False
+        self._counting = threading.Lock()
+        self._texts_waiting = 0
+        self._decoders = self.settings.decode_threads or (os.cpu_count() or 1)
+        self.decode_pool = concurrent.futures.ThreadPoolExecutor(self._decoders, "igsp-decode")
+        # Text towers, labels of large requests, changes of tasks: apart, so that no image waits for them to be decoded.
+        self._side_pool = concurrent.futures.ThreadPoolExecutor(2, "igsp-side")
+        self.batcher = Batcher(
+            max_batch=self.settings.max_batch,
+            max_wait_s=self.settings.max_wait_ms / 1000,
+            queue=self.settings.queue,
+            observer=self.watchers,
+            probe=self._probe,
+        )
+
+    @classmethod
+    def open(cls, bundle: Path, settings: Settings | None = None) -> "Service":
+        """Open a bundle. It serves only after `warm_up`.
+
+        Raises:
+            UserError: the bundle is missing or damaged, or the provider cannot be had.
+        """
+        settings = settings or Settings()
+        return cls(_open(bundle, settings), settings)
+
+    # What it is, and how it is.
+
+    def snapshot(self) -> Snapshot:
+        """What requests that come now are answered with."""
+        current = self._snapshot
+        known = current.classifier.engine.tasks
+        if known is not current.known:
+            # Somebody changed the engine's tasks directly.
+            self._snapshot = current = Snapshot(current.classifier, known)
+        return current
+
+    def model(self) -> ModelVersion:
+        """Name and version."""
+        return self._model(self.snapshot())
+
+    def tasks(self) -> tuple[BundleTask, ...]:
+        """The tasks known now, in order."""
+        return self.snapshot().known.tasks.tasks
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle in use. Its tasks are those of the bundle's folder: see `tasks` for those known now."""
+        return self.snapshot().classifier.manifest
+
+    @property
+    def engine(self) -> Engine:
+        """The engine in use."""
+        return self.snapshot().classifier.engine
+
+    @property
+    def draining(self) -> bool:
+        """`drain` or `close` was called."""
+        return self._draining
+
+    def not_ready(self) -> str | None:
+        """Why no traffic should come now; None when all is well."""
+        if self._draining:
+            return "The server is shutting down."
+        if not self._warm:
+            return "The server is warming up."
+        if self.batcher.failure is not None:
+            return f"The model fails on {self.engine.provider}."
+        return None
+
+    def not_live(self) -> str | None:
+        """Why the process should be started anew; None when all is well."""
+        if self.batcher.busy_s() > self.settings.stall_s:
+            return f"A call of the model has taken more than {self.settings.stall_s:g} s."
+        return None
+
+    async def warm_up(self) -> None:
+        """Run batches of several sizes a first time, on the provider that `open` has tried out and obtained.
+
+        Raises:
+            Exception: the model does not run.
+        """
+        await self._aside(self._warm_up, self.snapshot())
+        self._warm = True
+
+    def drain(self) -> None:
+        """Not ready any more; requests that come nevertheless are answered until `close`."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Finish what was admitted, end the threads."""
+        self._draining = True
+        self.batcher.close()
+        self.decode_pool.shutdown(wait=False, cancel_futures=True)
+        self._side_pool.shutdown(wait=False, cancel_futures=True)
+
+    # What it answers.
+
+    async def classify(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        task: str | Sequence[str] = "auto",
+        top_k: int = 5,
+        prompts: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Classified:
+        """Classify images; see `Classifier.classify` for what is compared with what.
+
+        Cancelling this coroutine drops what has not reached the model.
+
+        Args:
+            images: bytes of files, opened images or prepared pixels.
+            task: `auto`, `none` or a name, for all images or one each.
+            top_k: labels to return for an image.
+            prompts: texts to choose among instead of learned classes.
+            timeout_s: time to answer; at most and by default `settings.timeout_s`.
+            request_id: for those who watch.
+
+        Raises:
+            RequestError: unknown task, no or too many images or prompts, an image that cannot be used.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the time ran out.
+            Unavailable: warming up.
+            EngineFailed: the model failed.
+        """
+        start = time.monotonic()
+        self._check_ready()
+        if isinstance(top_k, bool) or top_k < 1:
+            raise RequestError(f"top_k must be at least 1, got {top_k}.")
+        snapshot = self.snapshot()
+        index = _task_index(snapshot, task, len(images))
+        texts = None if prompts is None else self._check_texts(prompts, "prompts")
+        deadline = self._deadline(start, timeout_s)
+        async with _until(deadline):
+            rows, decode_s = await self._run(snapshot, images, index, deadline)
+            labels = snapshot.labels if texts is None else LabelSets(snapshot.classifier, snapshot.known, texts)
+            label = partial(_label, snapshot, rows, labels, top_k)
+            if texts is not None:
+                with self._text_slots(len(texts) * len(set(rows.task.tolist()))):
+                    results = await self._aside(self._before(deadline, label))
+            elif len(images) > _INLINE:
+                results = await self._aside(label)
+            else:
+                results = label()
+        for source, asked, found in zip(images, index.tolist(), results, strict=True):
+            self.watchers.sample(
+                Sample(
+                    source=source,
+                    prediction=found,
+                    chosen=asked == CHOOSE,
+                    prompted=texts is not None,
+                    request_id=request_id,
+                )
+            )
+        return Classified(model=self._model(snapshot), results=tuple(results), timings=_timings(start, rows, decode_s))
+
+    async def embed_images(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        task: str | Sequence[str] = "auto",
+        timeout_s: float | None = None,
+    ) -> Embedded:
+        """Embed images, each under the given or chosen task's experts. Arguments and errors as in `classify`."""
+        start = time.monotonic()
+        self._check_ready()
+        snapshot = self.snapshot()
+        index = _task_index(snapshot, task, len(images))
+        deadline = self._deadline(start, timeout_s)
+        async with _until(deadline):
+            rows, decode_s = await self._run(snapshot, images, index, deadline)
+        return Embedded(
+            model=self._model(snapshot),
+            embeddings=rows.features,
+            tasks=tuple(snapshot.name_of(used) for used in rows.task.tolist()),
+            timings=_timings(start, rows, decode_s),
+        )
+
+    async def embed_texts(
+        self, texts: Sequence[str], *, task: str = "none", timeout_s: float | None = None
+    ) -> Embedded:
+        """Embed texts under a task's experts, or plain CLIP's (`none`). Errors as in `classify`; `auto` is one."""
+        start = time.monotonic()
+        self._check_ready()
+        snapshot = self.snapshot()
+        (index,) = _task_index(snapshot, task, 1).tolist()
+        if index == CHOOSE:
+            raise RequestError("a task is chosen from images, not from texts. Give task none or the name of a task.")
+        given = self._check_texts(texts, "texts")
+        deadline = self._deadline(start, timeout_s)
+
+        def embed() -> NDArray[np.float32]:
+            return snapshot.classifier.embed_text(given, index, tasks=snapshot.known)
+
+        async with _until(deadline):
+            with self._text_slots(len(given)):
+                began = time.monotonic()
+                embeddings = await self._aside(self._before(deadline, embed))
+        now = time.monotonic()
+        return Embedded(
+            model=self._model(snapshot),
+            embeddings=embeddings,
+            tasks=(snapshot.name_of(index),) * len(given),
+            timings=Timings(queue_ms=0.0, decode_ms=0.0, inference_ms=_ms(now - began), total_ms=_ms(now - start)),
+        )
+
+    async def run(
+        self,
+        images: Sequence[ImageSource],
+        task: NDArray[np.int64],
+        *,
+        snapshot: Snapshot | None = None,
+        timeout_s: float | None = None,
+    ) -> Ran:
+        """Run the model on images with tasks given as indices, int64 `[n]`. Errors as in `classify`.
+
+        Args:
+            images: bytes of files, opened images or prepared pixels.
+            task: index of a task of `snapshot`, `CHOOSE` or `PLAIN`.
+            snapshot: what the indices refer to; what is served now by default.
+            timeout_s: time to answer.
+        """
+        start = time.monotonic()
+        self._check_ready()
+        snapshot = snapshot or self.snapshot()
+        wrong = task[((task < 0) & (task != PLAIN) & (task != CHOOSE)) | (task >= len(snapshot.names))]
+        if len(wrong):
+            raise RequestError(f"there is no task {wrong[0]}: the model has tasks 0 to {len(snapshot.names) - 1}.")
+        deadline = self._deadline(start, timeout_s)
+        async with _until(deadline):
+            rows, decode_s = await self._run(snapshot, images, task, deadline)
+        return Ran(snapshot=snapshot, rows=rows, timings=_timings(start, rows, decode_s))
+
+    # How it changes.
+
+    async def add_task(self, bundle: Path, name: str) -> ModelVersion:
+        """Learn a task from another export of the same model; see `Engine.add_task`.
+
+        Raises:
+            UserError: it does not fit; all is as it was.
+        """
+        return await self._change(lambda: self.engine.add_task(bundle, name))
+
+    async def remove_task(self, name: str) -> ModelVersion:
+        """Forget a task; requests under way keep it.
+
+        Raises:
+            UserError: unknown, or the only one.
+        """
+        return await self._change(lambda: self.engine.remove_task(name))
+
+    async def replace_bundle(self, bundle: Path) -> ModelVersion:
+        """Serve another bundle, whatever its backbone: opened and warmed up beside, then swapped.
+
+        Requests under way are answered by the version they began with.
+
+        Raises:
+            UserError: it is missing or damaged, or the provider cannot be had; all is as it was.
+        """
+
+        def swap() -> None:
+            classifier = _open(bundle, self.settings)
+            snapshot = Snapshot(classifier, classifier.engine.tasks)
+            self._warm_up(snapshot)
+            self._snapshot = snapshot
+
+        return await self._change(swap)
+
+    async def _change(self, change: Callable[[], None]) -> ModelVersion:
+        def locked() -> ModelVersion:
+            with self._changing:
+                change()
+                return self.model()
+
+        changed = await self._aside(locked)
+        logger.info("now serving version %s with tasks %s", changed.version, ", ".join(self.snapshot().names))
+        return changed
+
+    # How.
+
+    async def _run(
+        self, snapshot: Snapshot, images: Sequence[ImageSource], task: NDArray[np.int64], deadline: float
+    ) -> tuple[Rows, float]:
+        """Decode and run; the seconds spent decoding come with the rows."""
+        if not len(images):
+            raise RequestError("there is no image. Send at least one.")
+        if len(images) > self.settings.max_images:
+            raise TooLarge(f"a request may hold {self.settings.max_images} images, got {len(images)}. Send several.")
+        job = self.batcher.open(snapshot, task, deadline)
+        decoding = _Decoding(self, snapshot, images, job)
+        try:
+            decoding.start(min(len(images), self._decoders))
+            rows = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            expired = time.monotonic() >= deadline
+            self.batcher.fail(job, DeadlineExceeded(), "expired" if expired else "cancelled")
+            raise
+        return rows, decoding.seconds
+
+    def _warm_up(self, snapshot: Snapshot) -> None:
+        size = snapshot.size
+        sizes = {1, self.settings.max_batch} | {2**k for k in range(1, 12) if 2**k < self.settings.max_batch}
+        for count in sorted(sizes):
+            images = np.zeros((count, size, size, 3), np.uint8)
+            snapshot.run(images, np.full(count, CHOOSE, np.int64))
+        for used in (PLAIN, *range(len(snapshot.names))):
+            snapshot.labels.of(used)
+
+    def _probe(self) -> None:
+        size = self._snapshot.size
+        self._snapshot.run(np.zeros((1, size, size, 3), np.uint8), np.array([CHOOSE], np.int64))
+
+    def _check_ready(self) -> None:
+        if not self._warm:
+            raise Unavailable("The server is warming up. Try again in a moment.")
+
+    def _check_texts(self, texts: Sequence[str], what: str) -> list[str]:
+        given = [text.strip() for text in texts if text.strip()]
+        if not given:
+            raise RequestError(f'{what} must hold at least one text, for example "a photo of a cat".')
+        if len(given) > self.settings.max_texts:
+            raise TooLarge(f"{what} may hold {self.settings.max_texts} texts, got {len(given)}. Send several requests.")
+        longest = max(len(text) for text in given)
+        if longest > self.settings.max_text_length:
+            raise TooLarge(f"a text may have {self.settings.max_text_length} characters, got {longest}. Shorten it.")
+        return given
+
+    def _deadline(self, start: float, timeout_s: float | None) -> float:
+        most = self.settings.timeout_s
+        if timeout_s is None:
+            return start + most
+        if not timeout_s > 0:
+            raise RequestError(f"timeout_s must be more than 0, got {timeout_s}.")
+        return start + min(timeout_s, most)
+
+    @contextmanager
+    def _text_slots(self, count: int) -> Iterator[None]:
+        """Room for texts before the text tower: as many as images before the image tower."""
+        with self._counting:
+            if self._texts_waiting and self._texts_waiting + count > self.settings.queue:
+                raise Overloaded(self.batcher.retry_after_s())
+            self._texts_waiting += count
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._texts_waiting -= count
+
+    def _before(self, deadline: float, work: Callable[[], T]) -> Callable[[], T]:
+        """`work`, unless its time has run out when a thread is free for it."""
+
+        def run() -> T:
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded("The request's time ran out before its texts were embedded.")
+            return work()
+
+        return run
+
+    async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._side_pool, work, *arguments)
+
+    def _model(self, snapshot: Snapshot) -> ModelVersion:
+        return ModelVersion(name=self.settings.name, version=snapshot.version)
+
+
+class _Decoding:
+    """The images of one request being decoded: a few at a time, each image a turn of its own in the pool.
+
+    So a request of many images takes turns with those that came after it.
+    """
+
+    def __init__(self, service: Service, snapshot: Snapshot, images: Sequence[ImageSource], job: Job) -> None:
+        self._service = service
+        self._spec = snapshot.classifier.manifest.preprocess
+        self._images = images
+        self._job = job
+        self._next = iter(range(len(images)))
+        self._lock = threading.Lock()
+        self.seconds = 0.0
+
+    def start(self, turns: int) -> None:
+        for _ in range(turns):
+            self._turn()
+
+    def _turn(self) -> None:
+        with self._lock:
+            index = next(self._next, None)
+        if index is None or self._job.done:
+            return
+        try:
+            self._service.decode_pool.submit(self._decode, index)
+        except RuntimeError:  # the pool is closed
+            self._service.batcher.fail(self._job, Unavailable("The server is shutting down."))
+
+    def _decode(self, index: int) -> None:
+        job, service = self._job, self._service
+        if job.done:
+            return
+        if time.monotonic() >= job.deadline:
+            service.batcher.fail(job, DeadlineExceeded("The request's time ran out."), "expired")
+            return
+        began = time.monotonic()
+        try:
+            pixels = decode(
+                self._images[index],
+                self._spec,
+                max_pixels=service.settings.max_pixels,
+                formats=service.formats,
+            )
+        except ImageError as error:
+            where = f"images[{index}]: " if len(self._images) > 1 else ""
+            service.batcher.fail(job, RequestError(f"{where}{error}"), "refused")
+            return
+        except Exception as error:
+            logger.exception("an image could not be decoded")
+            service.batcher.fail(job, error, "failed")
+            return
+        with self._lock:
+            self.seconds += time.monotonic() - began
+        service.batcher.put(job, index, pixels)
+        self._turn()
+
+
+def _open(bundle: Path, settings: Settings) -> Classifier:
+    engine = Engine.open(
+        bundle,
+        cast(Provider, settings.provider),
+        allow_fallback=settings.allow_fallback,
+        precision=settings.precision,
+        num_threads=settings.threads,
+        spinning=settings.spinning,
+        batch_sizes=settings.batch_sizes,
+        cuda_graph=settings.cuda_graph,
+        engine_cache=settings.engine_cache,
+        max_tasks=settings.max_tasks,
+    )
+    return Classifier(engine)
+
+
+def _task_index(snapshot: Snapshot, task: str | Sequence[str], count: int) -> NDArray[np.int64]:
+    tasks = [task] * count if isinstance(task, str) else list(task)
+    if len(tasks) != count:
+        raise RequestError(f"give one task for all images or one each: got {len(tasks)} for {count} images.")
+    try:
+        return np.array([snapshot.known.tasks.index(name) for name in tasks], np.int64)
+    except UserError as error:
+        raise RequestError(str(error)) from error
+
+
+def _label(snapshot: Snapshot, rows: Rows, labels: LabelSets, top_k: int) -> list[Prediction]:
+    return [
+        snapshot.classifier.predict(features, int(used), evidence, labels, top_k)
+        for features, used, evidence in zip(rows.features, rows.task, rows.task_scores, strict=True)
+    ]
+
+
+def _timings(start: float, rows: Rows, decode_s: float) -> Timings:
+    return Timings(
+        queue_ms=_ms(rows.queue_s),
+        decode_ms=_ms(decode_s),
+        inference_ms=_ms(rows.inference_s),
+        total_ms=_ms(time.monotonic() - start),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """Cancel what is inside at `deadline` (on the clock of `time.monotonic`) and say so."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("The request's time ran out.") from None

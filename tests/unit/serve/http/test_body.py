@@ -1,0 +1,165 @@
+"""Bodies: bytes, time, packing, clients that leave."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from igsp_serve.http.body import Body
+
+Message = dict[str, Any]
+
+
+async def ask(
+    body: Body, messages: list[Message | float], *, headers: dict[str, str] | None = None, method: str = "POST"
+) -> list[Message]:
+    """Send messages (numbers are seconds to wait); what comes back."""
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/v1/classify",
+        "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+    }
+    waiting = list(messages)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        while waiting:
+            message = waiting.pop(0)
+            if isinstance(message, dict):
+                return message
+            await asyncio.sleep(message)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await body(scope, receive, send)
+    return sent
+
+
+def part(data: bytes, more: bool = False) -> Message:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+def make(app: Callable[..., Awaitable[None]] | None = None, **limits: Any) -> tuple[Body, list[bytes]]:
+    """The layer before an application that keeps the bodies it gets."""
+    got: list[bytes] = []
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        assert message["more_body"] is False
+        got.append(message["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": scope["headers"]})
+
+    limits = {"max_bytes": 100, "max_buffered_bytes": 150, "timeout_s": 5.0, **limits}
+    return Body(app or echo, **limits), got
+
+
+def test_parts_are_put_together() -> None:
+    body, got = make()
+    assert asyncio.run(ask(body, [part(b"ab", True), part(b"c")]))[0]["status"] == 200
+    assert got == [b"abc"]
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_packed_bodies_are_unpacked(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    body, got = make()
+    packed = pack(b"hello " * 10)
+    headers = {"content-encoding": encoding, "content-length": str(len(packed))}
+    answer = asyncio.run(ask(body, [part(packed[:9], True), part(packed[9:])], headers=headers))
+    assert got == [b"hello " * 10]
+    assert dict(answer[0]["headers"]) == {b"content-length": b"60"}
+
+
+@pytest.mark.parametrize(
+    ("status", "messages", "headers"),
+    [
+        (413, [part(b"")], {"content-length": "101"}),
+        (413, [part(b"x" * 60, True), part(b"x" * 60)], {}),
+        (413, [part(gzip.compress(bytes(10_000_000)))], {"content-encoding": "gzip"}),
+        (400, [part(gzip.compress(b"hello")[:-9])], {"content-encoding": "gzip"}),
+        (400, [part(b"hello")], {"content-encoding": "gzip"}),
+        (415, [part(b"hello")], {"content-encoding": "zstd"}),
+        (408, [part(b"x", True), 20.0], {}),
+        (408, [part(b"x", True), 0.03, part(b"x", True), 0.03, part(b"x", True), 0.03, part(b"x")], {}),
+    ],
+)
+def test_what_is_too_much_too_slow_or_broken_is_refused(
+    status: int, messages: list[Message | float], headers: dict[str, str]
+) -> None:
+    body, got = make(timeout_s=0.05)
+    answer = asyncio.run(ask(body, messages, headers=headers))
+    assert answer[0]["status"] == status
+    assert (b"connection", b"close") in answer[0]["headers"]
+    assert not got
+    assert body._buffered == 0
+
+
+def test_a_bomb_is_not_unpacked_beyond_the_limit() -> None:
+    import tracemalloc
+
+    bomb = gzip.compress(bytes(100_000_000))
+    body, _ = make(max_bytes=1_000_000, max_buffered_bytes=2_000_000)
+    tracemalloc.start()
+    try:
+        answer = asyncio.run(ask(body, [part(bomb)], headers={"content-encoding": "gzip"}))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer[0]["status"] == 413
+    assert peak < 10_000_000
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    async def main() -> None:
+        body, got = make()
+        slow = asyncio.create_task(ask(body, [part(b"x" * 90, True), 0.2, part(b"y")]))
+        await asyncio.sleep(0.05)
+        assert (await ask(body, [part(b"z" * 70)]))[0]["status"] == 503
+        assert (await slow)[0]["status"] == 200
+        assert (await ask(body, [part(b"z" * 70)]))[0]["status"] == 200
+        assert [len(b) for b in got] == [91, 70]
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_cancels_the_work() -> None:
+    ended: list[str] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    body, _ = make(slow)
+    assert asyncio.run(ask(body, [part(b"x"), 0.02, {"type": "http.disconnect"}])) == []
+    assert ended == ["cancelled"]
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_reaches_nobody() -> None:
+    body, got = make()
+    assert asyncio.run(ask(body, [part(b"x", True), {"type": "http.disconnect"}])) == []
+    assert not got
+
+
+def test_a_cancellation_from_outside_goes_through() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(20)
+
+    async def main() -> None:
+        body, _ = make(slow)
+        task = asyncio.create_task(ask(body, [part(b"x")]))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())

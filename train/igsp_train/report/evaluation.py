@@ -1,0 +1,149 @@
+"""The evaluation a report is about: what `igsp evaluate MODEL --json` prints, checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import read_json
+from igsp_deploy.model.record import TaskRecord
+
+Row = list[float | None]
+"""One value a task; None where there was nothing to measure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Accuracies in percent; T tasks, indexed as in the model.
+
+    Attributes:
+        given: A[j][i], accuracy on task i after task j with the task given, `[T][T]`.
+        chosen: the same with the task chosen by the selector.
+        zero_shot: plain CLIP before anything is learned, `[T]`.
+        all_classes: after the last task, nothing given, over the classes of all tasks, `[T]`.
+        right_task: share of a task's images that the selector gave to it, `[T]`.
+        left_to_plain: share that it left to plain CLIP, `[T]`.
+        confusion: images of each task given to each task, and last to plain CLIP, `[T][T + 1]`.
+        metrics: `given` and `auto` -> Transfer, Average, Last.
+        test_images: images measured, `[T]`.
+    """
+
+    given: list[Row]
+    chosen: list[Row]
+    zero_shot: Row
+    all_classes: Row
+    right_task: Row
+    left_to_plain: Row
+    confusion: list[list[int]]
+    metrics: dict[str, dict[str, float | None]]
+    test_images: list[int]
+
+
+def load_evaluation(path: Path, records: list[TaskRecord]) -> Evaluation:
+    """Read a file that `igsp evaluate MODEL --json > FILE` made.
+
+    Raises:
+        UserError: missing, damaged, or of another model.
+    """
+    return check_evaluation(read_json(path, "evaluation"), records, str(path))
+
+
+def check_evaluation(values: Any, records: list[TaskRecord], where: str) -> Evaluation:
+    """Take over what `igsp_train.evaluate.evaluate_model` returned, if it is whole and of this model.
+
+    Args:
+        values: the evaluation.
+        records: the tasks of the model.
+        where: what to call the evaluation in an error.
+
+    Raises:
+        UserError: a part is missing or has another shape, or tasks or sizes are not this model's.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("tasks"), list):
+        raise UserError(f"{where} is not an evaluation. Make one with: igsp evaluate MODEL --json > FILE")
+    names = [record.name for record in records]
+    if values["tasks"] != names:
+        raise UserError(
+            f"{where} is about the tasks {_list(values['tasks'])}, the model has {_list(names)}. "
+            "Evaluate this model: igsp evaluate MODEL --json > FILE"
+        )
+    total = len(names)
+    checked = Evaluation(
+        given=_matrix(values, "given", total, where),
+        chosen=_matrix(values, "auto", total, where),
+        zero_shot=_row(values.get("zero_shot"), "zero_shot", total, where),
+        all_classes=_row(values.get("open_last"), "open_last", total, where),
+        right_task=_row(values.get("selector_accuracy"), "selector_accuracy", total, where),
+        left_to_plain=_row(values.get("left_to_plain"), "left_to_plain", total, where),
+        confusion=_confusion(values.get("confusion"), total, where),
+        metrics={kind: _metrics(values, kind, where) for kind in ("given", "auto")},
+        test_images=_counts(values.get("test_images"), "test_images", total, where),
+    )
+    _check_sizes(values, records, where)
+    return checked
+
+
+def _check_sizes(values: dict[str, Any], records: list[TaskRecord], where: str) -> None:
+    """Tasks of the same names can have been learned again since: then they have another size."""
+    parameters = values.get("parameters")
+    if not isinstance(parameters, list) or len(parameters) != len(records):
+        raise _damaged(where, "parameters", f"a list of {len(records)}")
+    for record, one in zip(records, parameters, strict=True):
+        kept = one.get("kept") if isinstance(one, dict) else None
+        if kept != record.kept_parameters:
+            raise UserError(
+                f"{where}: task {record.name!r} kept {kept} parameters there and {record.kept_parameters} in the "
+                "model, so it is of another model. Evaluate this one: igsp evaluate MODEL --json > FILE"
+            )
+
+
+def _list(names: list[Any]) -> str:
+    return ", ".join(str(name) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+def _damaged(where: str, key: str, expected: str) -> UserError:
+    return UserError(
+        f"{where}: expected {key} to be {expected}. It is damaged or not an evaluation; "
+        "make it again with: igsp evaluate MODEL --json > FILE"
+    )
+
+
+def _is_percent(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
+
+
+def _row(values: Any, key: str, total: int, where: str) -> Row:
+    if not isinstance(values, list) or len(values) != total or not all(_is_percent(value) for value in values):
+        raise _damaged(where, key, f"{total} percentages")
+    return values
+
+
+def _matrix(values: dict[str, Any], key: str, total: int, where: str) -> list[Row]:
+    rows = values.get(key)
+    if not isinstance(rows, list) or len(rows) != total:
+        raise _damaged(where, key, f"{total} rows of {total} percentages")
+    return [_row(row, key, total, where) for row in rows]
+
+
+def _counts(values: Any, key: str, total: int, where: str) -> list[int]:
+    whole = isinstance(values, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
+    if not whole or len(values) != total:
+        raise _damaged(where, key, f"{total} counts")
+    return values
+
+
+def _confusion(values: Any, total: int, where: str) -> list[list[int]]:
+    if not isinstance(values, list) or len(values) != total:
+        raise _damaged(where, "confusion", f"{total} rows of {total + 1} counts")
+    return [_counts(row, "confusion", total + 1, where) for row in values]
+
+
+def _metrics(values: dict[str, Any], kind: str, where: str) -> dict[str, float | None]:
+    metrics = values.get("metrics")
+    found = metrics.get(kind) if isinstance(metrics, dict) else None
+    names = ("transfer", "average", "last")
+    if not isinstance(found, dict) or not all(_is_percent(found.get(name)) for name in names):
+        raise _damaged(where, f"metrics.{kind}", "Transfer, Average and Last in percent")
+    return {name: found.get(name) for name in names}

@@ -1,0 +1,139 @@
+"""Test images of a task with what the model says about them."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import PLAIN, selector_features
+from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_train.data import read_eval_images
+from igsp_train.evaluate import find_test_items
+from igsp_train.features import trunk_chunks
+
+LOOKED_AT = 96
+"""Test images a task that are classified to choose examples from, spread over its test images."""
+
+_SIDE = 112
+_QUALITY = 82
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One test image.
+
+    Attributes:
+        picture: the image as the model sees it, a `data:` address.
+        truth: display name of its class.
+        predicted: display name of the best class, the task given.
+        probability: of that class, in percent.
+        chosen: name of the task that the selector chose; None for plain CLIP.
+        right: whether `predicted` is the truth.
+    """
+
+    picture: str
+    truth: str
+    predicted: str
+    probability: float
+    chosen: str | None
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskExamples:
+    """Examples of one task.
+
+    Attributes:
+        shown: right ones first.
+        looked_at: images they were chosen from.
+        wrong: how many of those were wrong.
+        problem: why there are none.
+    """
+
+    shown: list[Example]
+    looked_at: int = 0
+    wrong: int = 0
+    problem: str | None = None
+
+
+def find_examples(
+    folder: ModelFolder, backbone: Backbone, record: TaskRecord, *, count: int, source: str | None = None
+) -> TaskExamples:
+    """Choose examples of one task: half of them mistakes, as far as there are any.
+
+    Args:
+        folder: the model.
+        backbone: its backbone.
+        record: the task.
+        count: images to show at most.
+        source: where its images are now, if not where it was learned from.
+    """
+    try:
+        items = find_test_items(record, source)
+        picked = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).round().astype(np.int64))
+        images, labels, _ = read_eval_images(items.subset(picked), backbone.preprocess)
+    except UserError as error:
+        return TaskExamples(shown=[], problem=str(error))
+    probabilities, chosen = _classify(folder, backbone, record, images)
+    best = probabilities.argmax(1)
+    right = best == labels
+    half = min(int((~right).sum()), count // 2)
+    order = [*_spread(np.flatnonzero(right), count - half), *_spread(np.flatnonzero(~right), half)]
+    if len(order) < count:  # hardly any right one
+        order += [int(i) for i in np.flatnonzero(~right) if i not in order][: count - len(order)]
+    names = [task.name for task in folder.tasks]
+    shown = [
+        Example(
+            picture=_picture(images[i]),
+            truth=record.display_names[labels[i]],
+            predicted=record.display_names[best[i]],
+            probability=100.0 * float(probabilities[i, best[i]]),
+            chosen=None if chosen[i] == PLAIN else names[chosen[i]],
+            right=bool(right[i]),
+        )
+        for i in order
+    ]
+    return TaskExamples(shown=shown, looked_at=len(labels), wrong=int((~right).sum()))
+
+
+def _spread(indices: NDArray[np.int64], count: int) -> list[int]:
+    """`count` of the indices (or all), evenly spread: images come sorted by class."""
+    if count < 1 or not len(indices):
+        return []
+    at = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return [int(i) for i in indices[np.unique(at)]]
+
+
+@torch.no_grad()
+def _classify(
+    folder: ModelFolder, backbone: Backbone, record: TaskRecord, images: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Probabilities of the task's classes `[N, C]` with the task given, and the task the selector chooses `[N]`."""
+    adapter = folder.adapter(record.index).detach_to(backbone.device)
+    selector = folder.selector()
+    assert selector is not None
+    classes = class_embeddings(backbone, adapter, record.display_names, record.templates)
+    probabilities, chosen = [], []
+    for _, tokens in trunk_chunks(backbone, images, folder.first_block):
+        read = selector_features(backbone, tokens, folder.first_block, folder.config.selector_place)
+        features = encode_from_trunk(backbone, tokens, adapter, folder.first_block, normalize=True)
+        probabilities.append((backbone.logit_scale * features @ classes.T).softmax(1).float().cpu().numpy())
+        chosen.append(selector.choose(read).cpu().numpy())
+    return np.concatenate(probabilities), np.concatenate(chosen)
+
+
+def _picture(image: NDArray[np.uint8]) -> str:
+    small = Image.fromarray(image)
+    if small.width > _SIDE:
+        small = small.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,191 @@
+"""From a model folder and its evaluation to the values on the page."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord, count_experts
+from igsp_train.report.command import commands_to_repeat, learn_settings
+from igsp_train.report.evaluation import Evaluation
+from igsp_train.report.examples import TaskExamples
+from igsp_train.report.sharing import TowerSharing, isolated_parameters, share_of_experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """How phase 1 and phase 2 of one task went, a value a step; empty where nothing was recorded.
+
+    Attributes:
+        movement: total variation of the mean gates over a window; None where the window was not full.
+        mass: share of the gates that the candidates held.
+        phase1_steps: steps of phase 1.
+        steps: steps of both.
+        threshold: movement under which phase 1 may end; None where it was not recorded.
+    """
+
+    movement: list[float | None]
+    mass: list[float]
+    phase1_steps: int
+    steps: int
+    threshold: float | None
+
+    @property
+    def movement_at_pruning(self) -> float | None:
+        """Movement of the routers at the last step of phase 1."""
+        measured = [value for value in self.movement[: self.phase1_steps] if value is not None]
+        return measured[-1] if measured else None
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether phase 1 ended because the routers had converged; None where that was not recorded."""
+        moved = self.movement_at_pruning
+        if self.threshold is None or not self.phase1_steps:
+            return None
+        return moved is not None and moved < self.threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """One task; percentages in percent, sizes in bytes, times in seconds, None where nothing was recorded."""
+
+    name: str
+    classes: list[str]
+    templates: list[str]
+    source: str
+    test_images: int
+    zero_shot: float | None
+    given: float | None
+    chosen: float | None
+    all_classes: float | None
+    right_task: float | None
+    trained: int
+    kept: int
+    selector: int
+    isolated: int | None
+    experts_used: int
+    experts_new: int
+    seconds: float | None
+    peak_rss_bytes: int | None
+    peak_rss_of_process: bool
+    peak_cuda_bytes: int | None
+    curves: Curves
+    examples: TaskExamples
+
+    @property
+    def experts_reused(self) -> int:
+        """Experts of earlier tasks that it uses."""
+        return self.experts_used - self.experts_new
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything on the page."""
+
+    title: str
+    model: str
+    made: str
+    version: str
+    tasks: list[TaskFacts]
+    evaluation: Evaluation
+    sharing: list[TowerSharing]
+    backbone: dict[str, Any]
+    settings: dict[str, dict[str, Any] | None]
+    commands: list[str]
+
+
+def gather(
+    folder: ModelFolder,
+    evaluation: Evaluation,
+    examples: list[TaskExamples],
+    *,
+    title: str,
+    made: str,
+    version: str,
+) -> ReportData:
+    """Collect the values.
+
+    Args:
+        folder: the model, with at least one task.
+        evaluation: of this model.
+        examples: one entry a task.
+        title: heading of the page.
+        made: when the page is made, for people.
+        version: of this project.
+    """
+    widths = {"vision": int(folder.identity["vision_width"]), "text": int(folder.identity["text_width"])}
+    isolated = isolated_parameters(folder.tasks, folder.config, widths)
+    tasks = []
+    for record, (used, new), shown in zip(folder.tasks, count_experts(folder.tasks), examples, strict=True):
+        i, metrics = record.index, record.metrics
+        tasks.append(
+            TaskFacts(
+                name=record.name,
+                classes=record.display_names,
+                templates=record.templates,
+                source=record.source,
+                test_images=evaluation.test_images[i],
+                zero_shot=evaluation.zero_shot[i],
+                given=evaluation.given[-1][i],
+                chosen=evaluation.chosen[-1][i],
+                all_classes=evaluation.all_classes[i],
+                right_task=evaluation.right_task[i],
+                trained=record.trained_parameters,
+                kept=record.kept_parameters,
+                selector=record.selector_parameters,
+                isolated=isolated[i] if isolated else None,
+                experts_used=used,
+                experts_new=new,
+                seconds=metrics.get("seconds"),
+                peak_rss_bytes=metrics.get("peak_rss_bytes"),
+                peak_rss_of_process=bool(metrics.get("peak_rss_of_process")),
+                peak_cuda_bytes=metrics.get("peak_cuda_bytes"),
+                curves=_curves(record),
+                examples=shown,
+            )
+        )
+    data = folder.tasks[0].data if all(r.data == folder.tasks[0].data for r in folder.tasks) else None
+    return ReportData(
+        title=title,
+        model=str(folder.path),
+        made=made,
+        version=version,
+        tasks=tasks,
+        evaluation=evaluation,
+        sharing=share_of_experts(folder.tasks),
+        backbone=folder.identity,
+        settings={
+            "model": dataclasses.asdict(folder.config),
+            "selector": dataclasses.asdict(folder.selector_config),
+            "learn": learn_settings(folder.tasks),
+            "data": data,
+        },
+        commands=commands_to_repeat(folder),
+    )
+
+
+def _curves(record: TaskRecord) -> Curves:
+    metrics = record.metrics
+    curves = metrics.get("curves") or {}
+    phase1, learn = int(metrics.get("phase1_steps") or 0), metrics.get("learn") or {}
+    movement = list(curves.get("movement", []))
+    # The tracker gives exactly 1 until its window is full, at the start and again after pruning.
+    measured: list[float | None] = []
+    for start, end in ((0, phase1), (phase1, len(movement))):
+        seen = False
+        for value in movement[start:end]:
+            seen = seen or value != 1.0
+            measured.append(value if seen else None)
+    return Curves(
+        movement=measured,
+        mass=list(curves.get("mass", [])),
+        phase1_steps=phase1,
+        steps=len(movement),
+        threshold=learn.get("convergence_threshold"),
+    )
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of what was measured; None if nothing was."""
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None

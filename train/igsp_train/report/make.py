@@ -1,0 +1,92 @@
+"""Making the page: evaluate, choose examples, gather, write. What `igsp report` does."""
+
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from igsp_deploy import __version__
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import write_bytes_atomic
+from igsp_deploy.model.folder import ModelFolder
+from igsp_train.evaluate import evaluate_model
+from igsp_train.report.evaluation import check_evaluation, load_evaluation
+from igsp_train.report.examples import TaskExamples, find_examples
+from igsp_train.report.gather import gather
+from igsp_train.report.page import render
+
+
+def make_report(
+    model: Path,
+    out: Path,
+    *,
+    title: str | None = None,
+    images: int = 8,
+    evaluation: Path | None = None,
+    sources: dict[str, str] | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write a page about the model at `model` to `out`, whole or not at all.
+
+    Args:
+        model: the model folder.
+        out: the HTML file; replaced if it is there.
+        title: heading; made from the folder's name by default.
+        images: example images a task at most; 0 shows none.
+        evaluation: output of `igsp evaluate MODEL --json`; measured anew by default.
+        sources: task name -> where its images are now, if not where it was learned from.
+        console: where progress goes; stderr by default.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: no tasks, an evaluation that is damaged or of another model, no test images to measure on, or `out`
+            cannot be written.
+    """
+    console = console or Console(stderr=True)
+    check_place(out)
+    folder = ModelFolder.open(model)
+    if not folder.tasks:
+        raise UserError(f"{model} has no learned task yet; `igsp train {model} --task name=folder` adds one.")
+    for name in sources or {}:
+        folder.task_index(name)
+    if evaluation is not None:
+        measured = load_evaluation(evaluation, folder.tasks)
+    else:
+        console.print("measuring on the test images; --evaluation FILE takes an earlier evaluation", highlight=False)
+        measured = check_evaluation(evaluate_model(model, sources, console=console), folder.tasks, str(model))
+    found = [TaskExamples(shown=[]) for _ in folder.tasks]
+    if images:
+        backbone = folder.load_backbone()
+        if torch.cuda.is_available():
+            backbone.to("cuda")
+        found = []
+        for record in folder.tasks:
+            console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
+            source = (sources or {}).get(record.name)
+            found.append(find_examples(folder, backbone, record, count=images, source=source))
+    values = gather(
+        folder,
+        measured,
+        found,
+        title=title or f"What {model.resolve().name} has learned",
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        version=__version__,
+    )
+    write_bytes_atomic(out, render(values).encode())
+    return out
+
+
+def check_place(out: Path) -> None:
+    """See that a file can be written at `out`, before anything long is done.
+
+    Raises:
+        UserError: it is a folder, or lies in something that is none.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder. Give the name of a file, for example --out {out / 'report.html'}")
+    above = next((path for path in out.absolute().parents if path.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place with --out.")

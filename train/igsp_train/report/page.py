@@ -1,0 +1,121 @@
+"""The page itself: a Jinja2 template with autoescape, its style inline, charts as SVG, pictures as `data:` texts."""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from igsp_train.report.charts import convergence_chart, growth_chart
+from igsp_train.report.gather import ReportData, TaskFacts, mean
+from igsp_train.report.summary import about_phase1, in_short
+
+_METRICS = (
+    ("transfer", "Transfer", "on tasks before they are learned: what plain CLIP's ability for new things is worth"),
+    ("average", "Average", "over all tasks at all times"),
+    ("last", "Last", "over all tasks after the last one"),
+)
+
+
+def render(data: ReportData) -> str:
+    """The HTML of the page. Names, classes and the title are data: whatever is in them is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=_percent, number=_number, size=_size, duration=_duration, value=_value)
+    files = resources.files("igsp_train.report")
+    template = environment.from_string((files / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        data=data,
+        tasks=data.tasks,
+        style=Markup((files / "style.css").read_text(encoding="utf-8")),
+        in_short=in_short(data),
+        cards=_cards(data),
+        metrics=_METRICS,
+        matrices=(
+            ("given", "Task given", data.evaluation.given),
+            ("auto", "Task chosen by the selector", data.evaluation.chosen),
+        ),
+        growth=growth_chart([t.kept for t in data.tasks], _isolated(data.tasks)),
+        convergence=_convergence(data.tasks),
+        about_phase1=about_phase1(data),
+        longest=max([t.seconds or 0 for t in data.tasks]),
+        largest=max([t.peak_rss_bytes or 0 for t in data.tasks]),
+        any_cuda=any(t.peak_cuda_bytes is not None for t in data.tasks),
+        any_memory=any(t.peak_rss_bytes is not None for t in data.tasks),
+        of_process=any(t.peak_rss_of_process for t in data.tasks),
+        sources_with_problems=[t for t in data.tasks if t.examples.problem],
+    )
+
+
+def _cards(data: ReportData) -> list[tuple[str, str, str]]:
+    """Figure, what it is, and what it stands beside."""
+    tasks = data.tasks
+    kept, isolated = sum(t.kept for t in tasks), _isolated(tasks)
+    separate = f"{_number(sum(isolated))} as isolated experts" if isolated else "beside the frozen CLIP"
+    return [
+        (_percent(mean([t.given for t in tasks])), "right, task given (%)", _beside(tasks)),
+        (_percent(mean([t.chosen for t in tasks])), "right, task chosen (%)", "the selector finds the task"),
+        (_percent(mean([t.right_task for t in tasks])), "given to the right task (%)", "by the selector"),
+        (_number(kept), "numbers added", separate),
+    ]
+
+
+def _beside(tasks: Sequence[TaskFacts]) -> str:
+    return f"{_percent(mean([t.zero_shot for t in tasks]))} by plain CLIP"
+
+
+def _isolated(tasks: Sequence[TaskFacts]) -> list[int] | None:
+    values = [t.isolated for t in tasks if t.isolated is not None]
+    return values if len(values) == len(tasks) else None
+
+
+def _convergence(tasks: Sequence[TaskFacts]) -> list[tuple[TaskFacts, Markup]]:
+    """A chart for each task with curves, all to the same scale."""
+    drawn = [task for task in tasks if task.curves.steps]
+    values = [v for task in drawn for v in (*task.curves.movement, *task.curves.mass) if v is not None]
+    highest = next((step for step in (0.1, 0.2, 0.4, 0.6, 0.8) if max(values, default=0) <= step), 1.0)
+    return [
+        (
+            task,
+            convergence_chart(
+                task.name,
+                task.curves.movement,
+                task.curves.mass,
+                task.curves.phase1_steps,
+                highest,
+                task.curves.threshold,
+            ),
+        )
+        for task in drawn
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "–"
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
