@@ -16,6 +16,7 @@ PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held
 T = TypeVar("T")
 RouterInput = Literal["class_token", "mean_token", "static"]
 SelectorPlace = Literal["trunk", "embedding"]
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class LearnConfig:
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
     cache_limit_mib: int = 2048
     """Memory the cached views may take, in MiB; fewer views are kept where they do not fit."""
+    precision: Precision = "fp32"
+    """Arithmetic of the steps: `bf16` runs products in bfloat16 (autocast); parameters, loss and selector stay fp32."""
     checkpoint_every: int = 50
     """Steps between resumable checkpoints."""
     seed: int = 0

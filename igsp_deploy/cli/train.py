@@ -46,6 +46,10 @@ def train(
             "--accept-differences", help="Learn sets whose images or classes are not the published ones; not MTIL then."
         ),
     ] = False,
+    num_processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that learn together, one a GPU (or sharing the CPU's cores)."),
+    ] = 1,
     discard: Annotated[
         bool, typer.Option("--discard", help="Drop an unfinished task of other settings, instead of refusing.")
     ] = False,
@@ -87,10 +91,19 @@ def train(
 
     from rich.console import Console
 
+    from igsp_train.launch import train_in_processes
+    from igsp_train.ranks import ranks_of_this_process
     from igsp_train.sequence import train_sequence
 
-    train_sequence(model, dataclasses.replace(settings, tasks=tasks), console=Console(stderr=True), discard=discard)
-    print(model)
+    settings = dataclasses.replace(settings, tasks=tasks)
+    if num_processes > 1:
+        train_in_processes(model, settings, num_processes, discard=discard)
+        print(model)
+        return
+    with ranks_of_this_process() as ranks:  # more than one under `accelerate launch`
+        train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
+        if ranks.first:
+            print(model)
 
 
 def _benchmark(

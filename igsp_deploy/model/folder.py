@@ -122,15 +122,23 @@ class ModelFolder:
             identity["name"], identity["weight_hash"], identity["vision_depth"], identity["text_depth"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{where} lacks {error}. {_REMEDY}") from error
-        tasks = path / "tasks"
+        folder.refresh()
+        return folder
+
+    def refresh(self) -> None:
+        """Take in the tasks on disk that are not in memory yet: another process may have added them.
+
+        Raises:
+            UserError: a file of theirs is missing, truncated or changed.
+        """
+        tasks = self.path / "tasks"
         names = (
             sorted((p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_position)
             if tasks.is_dir()
             else []
         )
-        for index, name in enumerate(names):
-            folder._load_task(index, tasks / name)
-        return folder
+        for index, name in enumerate(names[len(self.tasks) :], start=len(self.tasks)):
+            self._load_task(index, tasks / name)
 
     def load_backbone(self) -> Backbone:
         """Load the backbone this model was made with.

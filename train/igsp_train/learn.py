@@ -1,7 +1,8 @@
 """Learning one task: identify (phase 1), prune, fine-tune (phase 2). See docs/paper_to_code.md for every equation.
 
 The order of images and their augmentation are functions of the seed and the step alone, so a run that was killed and
-resumed from a checkpoint takes the very steps an uninterrupted one takes.
+resumed from a checkpoint takes the very steps an uninterrupted one takes. Processes that learn together (ranks.py) take
+parts of the same batches.
 """
 
 import dataclasses
@@ -21,10 +22,11 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.pool import Site
-from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
+from igsp_deploy.model.towers import Gates, encode_from_text_trunk, encode_from_trunk, text_trunk
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
 from igsp_train.convergence import GateTracker
 from igsp_train.data.order import batch_indices
+from igsp_train.features import TrunkViews
 from igsp_train.importance import HeldOutLoss, leave_one_out
 from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
 from igsp_train.optimiser import (
@@ -36,7 +38,9 @@ from igsp_train.optimiser import (
     set_learning_rate,
 )
 from igsp_train.penalties import GradientProjection, function_residual, weight_overlap
+from igsp_train.precision import autocast
 from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
+from igsp_train.ranks import ALONE, Ranks
 from igsp_train.reuse import ReuseStrength, candidate_mass
 
 HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
@@ -100,6 +104,22 @@ class _Progress:
     kept: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
 
 
+READ_EVERY = 10
+"""Steps of phase 2 on a GPU between two looks at its numbers: a look waits for everything that was begun."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Unread:
+    """A step whose numbers are still on the device."""
+
+    step: int
+    phase: int
+    frozen: int
+    candidates: int
+    sites: list[tuple[Site, int]]
+    numbers: Tensor
+
+
 class TaskRun:
     """One task on its way from candidates to kept experts. `run` takes it to the end."""
 
@@ -113,6 +133,7 @@ class TaskRun:
         labels: NDArray[np.int64],
         prompts: list[str],
         fingerprint: str,
+        ranks: Ranks = ALONE,
         held_out: tuple[Tensor, Tensor] | None = None,
         reuse_ids: dict[Site, list[int]] | None = None,
     ) -> None:
@@ -126,25 +147,35 @@ class TaskRun:
             labels: their classes, `[N]`.
             prompts: one prompt a class.
             fingerprint: identifies task, data and settings; a checkpoint of another one is refused.
+            ranks: the processes that learn together; only the first writes.
             held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on, for the pruning
                 rules that measure a loss.
             reuse_ids: pool ids a block's router may use; all of them by default.
 
         Raises:
-            UserError: there is a checkpoint of another task or of other settings.
+            UserError: there is a checkpoint of another task or of other settings, or more processes than images a step.
         """
+        ranks.check_batch(config.batch_size)
+        self.ranks = ranks
         self.backbone = backbone
         self.folder = folder
         self.config = config
         self.views = views
-        self.labels = torch.from_numpy(labels)
-        self.tokens = backbone.tokenize(prompts).to(backbone.device)
+        self.labels = torch.from_numpy(labels).to(backbone.device)
+        text_blocks = [block for tower, block in folder.sites if tower == "text"]
+        with torch.no_grad(), autocast(backbone.device, config.precision):
+            # The prompts do not change while learning: what lies below the first adapted block is computed once.
+            self.tokens = backbone.tokenize(prompts).to(backbone.device)
+            first = min(text_blocks, default=backbone.text_depth)
+            self.text = text_trunk(backbone, self.tokens, first, crop=True, lean=True)
         self.fingerprint = fingerprint
         self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
         self.progress = _Progress()
         self.tracker = GateTracker(config.gate_ema, config.convergence_window)
         self.reuse = ReuseStrength(config, config.reuse_strength)
+        self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
+        self._unread: list[_Unread] = []
         self.projection: GradientProjection | None = None
         found = load_checkpoint(folder.path)
         if found is not None and found[0].get("learned") != len(folder.tasks):
@@ -174,19 +205,24 @@ class TaskRun:
         config, progress = self.config, self.progress
         started = time.monotonic()
         while progress.step < config.steps:
-            self._step(report)
+            self._step()
+            if progress.phase == 1 or len(self._unread) >= self.read_every or progress.step == config.steps:
+                self._read(report)
             if progress.phase == 1 and self._phase1_is_over():
                 self._prune()
             if progress.step % config.checkpoint_every == 0 and progress.step < config.steps:
                 now = time.monotonic()
                 progress.seconds, started = progress.seconds + now - started, now
+                self._read(report)
                 self._save()
             if stop is not None and stop():
+                self._read(report)
                 self._save()
                 raise InterruptedError("learning was cancelled")
         if progress.phase == 1:
             self._prune()
         progress.seconds += time.monotonic() - started
+        self.ranks.check_equal(self.learner.named_parameters(), "the experts they learned")
         return LearnResult(
             learner=self.learner,
             trained_parameters=progress.trained_parameters,
@@ -211,26 +247,28 @@ class TaskRun:
             hidden_out: gets the input of every adapted MLP, `[B, n, d]`.
         """
         tokens = self.views.batch(indices, epochs)
-        labels = self.labels[indices].to(tokens.device)
+        labels = self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
         adapter = self.learner.adapter()
         vision: Gates = {}
         text: Gates = {}
         seen: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
-        images = encode_from_trunk(
-            self.backbone,
-            tokens,
-            adapter,
-            self.folder.first_block,
-            normalize=True,
-            gates_out=vision,
-            hidden_out=seen[0],
-        )
-        classes = encode_text(
-            self.backbone, self.tokens, adapter, normalize=True, gates_out=text, hidden_out=seen[1], crop=True
-        )
+        with autocast(tokens.device, self.config.precision):
+            images = encode_from_trunk(
+                self.backbone,
+                tokens,
+                adapter,
+                self.folder.first_block,
+                gates_out=vision,
+                hidden_out=seen[0],
+                lean=True,
+            )
+            classes = encode_from_text_trunk(
+                self.backbone, self.text, adapter, gates_out=text, hidden_out=seen[1], lean=True
+            )
         if hidden_out is not None:
             hidden_out.update({("vision", block): hidden for block, hidden in seen[0].items()})
             hidden_out.update({("text", block): hidden for block, hidden in seen[1].items()})
+        images, classes = F.normalize(images.float(), dim=-1), F.normalize(classes.float(), dim=-1)
         logits = self.backbone.logit_scale * images @ classes.T
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
@@ -238,13 +276,27 @@ class TaskRun:
         gates.update({("text", block): gate for block, gate in text.items()})
         return loss, accuracy, gates
 
-    def _step(self, report: Reporter | None) -> None:
+    def _batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Images of one step and the epoch of each, over all processes."""
+        count, size = len(self.labels), self.config.batch_size
+        return batch_indices(count, size, step, self.seed), (step * size + np.arange(size)) // count
+
+    def _part(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What of one step's batch this process computes."""
+        indices, epochs = self._batch(step)
+        rows = list(self.ranks.part(range(len(indices))))
+        return indices[rows], epochs[rows]
+
+    def _step(self) -> None:
         config, progress = self.config, self.progress
-        count = len(self.labels)
-        indices = batch_indices(count, config.batch_size, progress.step, self.seed)
-        epochs = (progress.step * config.batch_size + np.arange(config.batch_size)) // count
+        part = self._part(progress.step)
+        ahead = self.views if isinstance(self.views, TrunkViews) else None
+        if ahead is not None:
+            ahead.prepare(self._batch(progress.step)[1])
         hidden: dict[Site, Tensor] = {}
-        loss, accuracy, gates = self.loss(indices, epochs, hidden)
+        loss, accuracy, gates = self.loss(*part, hidden)
+        if ahead is not None and progress.step + 1 < config.steps:
+            ahead.prefetch(*self._part(progress.step + 1))
         mass = candidate_mass(gates, {site: learner.num_frozen for site, learner in self.learner.items()})
         frozen, candidates = self.learner.num_experts()
         total, penalty = loss, mass
@@ -256,36 +308,66 @@ class TaskRun:
             total = loss + self.reuse.weight(progress.step, frozen > 0) * penalty
         set_learning_rate(self.optimiser, learning_rate_factor(progress.step, config.steps, config.warmup_steps))
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        # Means over a part, weighed by the part's share of the batch, sum to the means over the batch.
+        share = len(part[0]) / config.batch_size
+        (total if self.ranks.count == 1 else total * share).backward()
+        self.ranks.sum_gradients(self.learner.parameters())
         if progress.phase == 1 and config.penalty == "gradient_projection":
             self._project()
         if config.max_grad_norm:
             parameters = [p for p in self.learner.parameters() if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         self.optimiser.step()
-        value, share = float(loss.detach()), float(mass.detach())
-        if not np.isfinite(value):
-            raise UserError(
-                f"the loss became {value} at step {progress.step}. Lower learn.learning_rate and start again."
+        means = [gate.detach().float().mean(0) for gate in gates.values()]
+        scalars = [value.detach().float().reshape(1).to(loss.device) for value in (loss, accuracy, mass, penalty)]
+        numbers = torch.cat([*scalars, *means])
+        self._unread.append(
+            _Unread(
+                step=progress.step,
+                phase=progress.phase,
+                frozen=frozen,
+                candidates=candidates,
+                sites=[(site, gate.shape[-1]) for site, gate in gates.items()],
+                numbers=numbers if self.ranks.count == 1 else self.ranks.sum(numbers * share),
             )
-        progress.curves["loss"].append(value)
-        progress.curves["mass"].append(share)
-        progress.curves["movement"].append(self.tracker.update(gates))
-        if progress.phase == 1 and frozen:
-            self.reuse.update(progress.step, float(penalty.detach()))
+        )
         progress.step += 1
-        if report is not None:
-            report(
-                StepReport(
-                    step=progress.step,
-                    phase=progress.phase,
-                    loss=value,
-                    accuracy=float(accuracy),
-                    candidate_mass=share,
-                    frozen_in_use=frozen,
-                    candidates=candidates,
+
+    def _read(self, report: Reporter | None) -> None:
+        """Take the numbers of the steps since the last look from the device, all in one copy, and pass them on.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        if not self._unread:
+            return
+        rows = torch.stack([entry.numbers for entry in self._unread]).cpu()
+        for entry, numbers in zip(self._unread, rows, strict=True):
+            value, accuracy, share, penalty = numbers[:4].tolist()
+            if not np.isfinite(value):
+                raise UserError(
+                    f"the loss became {value} at step {entry.step}. Lower learn.learning_rate and start again."
                 )
-            )
+            means = numbers[4:].split([count for _, count in entry.sites])
+            gates = {site: mean.unsqueeze(0) for (site, _), mean in zip(entry.sites, means, strict=True)}
+            self.progress.curves["loss"].append(value)
+            self.progress.curves["mass"].append(share)
+            self.progress.curves["movement"].append(self.tracker.update(gates))
+            if entry.phase == 1 and entry.frozen:
+                self.reuse.update(entry.step, penalty)
+            if report is not None:
+                report(
+                    StepReport(
+                        step=entry.step + 1,
+                        phase=entry.phase,
+                        loss=value,
+                        accuracy=accuracy,
+                        candidate_mass=share,
+                        frozen_in_use=entry.frozen,
+                        candidates=entry.candidates,
+                    )
+                )
+        self._unread.clear()
 
     def _phase1_is_over(self) -> bool:
         config, step = self.config, self.progress.step
@@ -350,6 +432,7 @@ class TaskRun:
         carry_state(old, self.optimiser, moved)
         self.tracker = GateTracker(config.gate_ema, config.convergence_window)
         progress.phase, progress.phase1_steps = 2, progress.step
+        self.ranks.check_equal(self.learner.named_parameters(), "which experts to keep")
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -357,6 +440,8 @@ class TaskRun:
         return {id(parameter): name for name, parameter in self.learner.named_parameters()}
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         tensors: dict[str, Tensor] = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
         tensors.update({f"optimiser.{k}": v for k, v in optimiser_tensors(self.optimiser, self._names()).items()})
         for age, gates in enumerate(self.tracker.state()):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
+from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
 
 
@@ -44,6 +45,7 @@ def train_sequence(
     discard: bool = False,
     report: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
@@ -57,6 +59,7 @@ def train_sequence(
         discard: drop an unfinished task of other settings instead of refusing.
         report: gets every step's report, besides the progress bar.
         stop: asked after every step; True ends after a checkpoint.
+        ranks: processes that learn together, all of which call this; only the first writes and prints.
 
     Returns:
         The model with all tasks.
@@ -65,6 +68,8 @@ def train_sequence(
         UserError: whatever is wrong with tasks, data, settings or disk. What was learned before it stays.
     """
     console = console or Console(stderr=True)
+    if not ranks.first:
+        console = Console(quiet=True)
     if not config.tasks:
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
     data = {
@@ -79,18 +84,26 @@ def train_sequence(
         for name, source in config.tasks.items()
     }
     fresh = not (model_path / "config.json").exists()
-    if fresh:
+    ranks.wait()  # all have looked before the first makes it
+    if fresh and ranks.first:
         backbone = load_backbone(config.model.backbone, config.model.pretrained)
         folder = ModelFolder.create(model_path, backbone, config.model, config.selector)
+        ranks.wait()
     else:
+        if fresh:
+            ranks.wait()
+            _check_shared(model_path, ranks)
         folder = ModelFolder.open(model_path)
         _check_same_settings(folder, config)
         backbone = folder.load_backbone()
-    if torch.cuda.is_available():
+    if ranks.device is not None:
+        backbone.to(ranks.device)
+    elif torch.cuda.is_available():
         backbone.to("cuda")
-    with locked(model_path):
-        if discard:
+    with locked(model_path) if ranks.first else nullcontext():
+        if discard and ranks.first:
             discard_unfinished(model_path)
+        ranks.wait()
         for name, task in data.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
@@ -101,7 +114,7 @@ def train_sequence(
                     )
                 console.print(f"{name}: already learned, passed over", markup=False)
                 continue
-            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop)
+            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop, ranks=ranks)
     return folder
 
 
@@ -114,6 +127,7 @@ def learn_task(
     console: Console,
     report: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TaskRecord:
     """Learn one task and add it to the model.
 
@@ -144,6 +158,8 @@ def learn_task(
         workers,
         cached_views=config.learn.cached_views,
         limit_bytes=config.learn.cache_limit_mib << 20,
+        precision=config.learn.precision,
+        ranks=ranks,
     )
     calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
     held_out_tokens = None
@@ -158,12 +174,13 @@ def learn_task(
         prompts=[task.templates[0].format(name) for name in task.display_names],
         fingerprint=_fingerprint(folder, task, config),
         held_out=held_out_tokens,
+        ranks=ranks,
     )
     if run.progress.step:
         warn(f"{task.name}: continuing after step {run.progress.step}")
     if not trunk.cached_views:
         order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
-        workers.follow(order, run.progress.step)
+        workers.follow(lambda step: list(ranks.part(order(step))), run.progress.step)
     with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
 
         def both(step_report: StepReport) -> None:
@@ -172,6 +189,10 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
+    if not ranks.first:  # the first process measures and writes
+        ranks.wait()
+        folder.refresh()
+        return folder.tasks[-1]
     seen, held_out = (
         chunked_selector_features(
             backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
@@ -208,6 +229,7 @@ def learn_task(
     reused, new = result.learner.num_experts()
     zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
+    ranks.wait()
     warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
     return record
 
@@ -279,6 +301,14 @@ def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
                     f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, "
                     f"got {value!r}. Leave it out, or start a new model folder."
                 )
+
+
+def _check_shared(model_path: Path, ranks: Ranks) -> None:
+    if not (model_path / "config.json").exists():
+        raise UserError(
+            f"process {ranks.rank} does not see {model_path}, which process 0 made. All machines must see the model "
+            "folder under the same path, on a shared file system."
+        )
 
 
 def _append_history(folder: ModelFolder, record: TaskRecord) -> None:

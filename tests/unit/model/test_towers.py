@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor
 
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
@@ -11,9 +11,11 @@ from igsp_deploy.model.experts import expert_output, folded_delta
 from igsp_deploy.model.towers import (
     adapted_block,
     class_embeddings,
+    encode_from_text_trunk,
     encode_from_trunk,
     encode_image,
     encode_text,
+    text_trunk,
     trunk_tokens,
 )
 
@@ -158,3 +160,37 @@ def test_a_tower_with_layer_scale_scales_the_experts_with_the_mlp(backbone: Back
         y, _, _, delta = adapted_block(block, x, adapter)
         torch.testing.assert_close(y - block(x), block.ls_2(delta), atol=1e-5, rtol=1e-4)
         assert (block.ls_2(delta) - delta).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("text_first", [0, 1, 2])
+@pytest.mark.parametrize("quick", [False, True])
+def test_lean_towers_give_the_same_features_and_gradients(quick: bool, text_first: int) -> None:
+    backbone = load_backbone("debug")
+    if quick:
+        for tower in (backbone.visual.transformer, backbone.text.transformer):
+            for block in tower.resblocks:
+                block.mlp.gelu = QuickGELU()
+    plain = random_adapter(backbone)
+    adapter = TaskAdapter(vision=plain.vision, text={b: a for b, a in plain.text.items() if b >= text_first})
+    leaves = [t for b in (*adapter.vision.values(), *adapter.text.values()) for t in (b.down, b.up, b.router_bias)]
+    leaves += [b.router_weight for b in adapter.vision.values() if b.router_weight is not None]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    images, tokens = torch.randn(3, 3, 32, 32), backbone.tokenize(["a cat", "two dogs on a lawn"])
+    with torch.no_grad():
+        seen = trunk_tokens(backbone, images, 1)
+        torch.testing.assert_close(trunk_tokens(backbone, images, 1, lean=True), seen, atol=1e-5, rtol=1e-5)
+        read = text_trunk(backbone, tokens, text_first, crop=True, lean=True)
+    found = []
+    for lean in (False, True):
+        vision: dict[int, Tensor] = {}
+        image = encode_from_trunk(backbone, seen, adapter, 1, normalize=True, gates_out=vision, lean=lean)
+        if lean:
+            text = encode_from_text_trunk(backbone, read, adapter, normalize=True, lean=True)
+        else:
+            text = encode_text(backbone, tokens, adapter, normalize=True)
+        loss = (image @ text.T).pow(2).sum() + sum(gate[:, 0].sum() for gate in vision.values())
+        found.append((image, text, *torch.autograd.grad(loss, leaves)))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+    assert all(gradient.abs().max() > 0 for gradient in found[1][2:])
