@@ -124,7 +124,7 @@ class SiteLearner(nn.Module):
         now = max(now, 1e-4)
         with torch.no_grad():
             self.bias[self.num_frozen :] += math.log(mass / (1 - mass)) - math.log(now / (1 - now))
-            self.up *= now / mass
+            self.up.mul_(now / mass)
 
 
 class TaskLearner(nn.Module):
