@@ -30,6 +30,10 @@ LEARN = LearnConfig(
     checkpoint_every=5,
     convergence_window=2,
     num_candidates=2,
+    text_gate_learning_rate=3e-2,
+    reuse_schedule="target_mass",
+    reuse_strength=1.0,
+    prune_rule="cumulative",
 )
 
 
