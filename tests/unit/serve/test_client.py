@@ -1,0 +1,195 @@
+"""The client against small servers that misbehave on purpose, and against the real application."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from igsp_deploy.errors import UserError
+from igsp_serve.client import AsyncClient, Client, ServerProblem, ServerUnreachable, retry_after_s
+from igsp_serve.http.app import create_app
+from igsp_serve.settings import Settings
+
+Answer = tuple[int, dict[str, str], bytes]
+TASKS: Answer = (200, {}, b'{"model": {"name": "igsp", "version": "1"}, "tasks": []}')
+BUSY: Answer = (429, {"Retry-After": "0"}, b'{"title": "Too Many Requests", "detail": "full", "instance": "abc"}')
+
+
+class Fake:
+    """Gives the answers of a list, one after another, over a real socket; the last for ever."""
+
+    def __init__(self, answers: Sequence[Answer | None]) -> None:
+        self.seen: list[tuple[str, str, float]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                given = answers[min(len(fake.seen), len(answers) - 1)]
+                fake.seen.append((self.command, self.path, time.monotonic()))
+                if given is None:  # breaks off
+                    self.close_connection = True
+                    return
+                status, headers, body = given
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *arguments: Any) -> None:
+                """Be quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[..., Fake]]:
+    made: list[Fake] = []
+
+    def make(*answers: Answer | None) -> Fake:
+        made.append(Fake(answers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def tasks_async(url: str, **options: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncClient(url, **options) as client:
+            return await client.tasks()
+
+    return asyncio.run(run())
+
+
+def tasks_sync(url: str, **options: Any) -> Any:
+    with Client(url, **options) as client:
+        return client.tasks()
+
+
+both = pytest.mark.parametrize("ask", [tasks_sync, tasks_async])
+
+
+@both
+def test_it_comes_back_when_the_server_says_so(ask: Callable[..., Any], fake: Callable[..., Fake]) -> None:
+    server = fake((429, {"Retry-After": "1"}, b"{}"), BUSY, TASKS)
+    assert ask(server.url) == ()
+    assert len(server.seen) == 3
+    assert server.seen[1][2] - server.seen[0][2] >= 1.0
+
+
+@both
+@pytest.mark.parametrize("status", [502, 503])
+def test_a_restart_is_waited_for(ask: Callable[..., Any], fake: Callable[..., Fake], status: int) -> None:
+    server = fake((status, {}, b"<html>bad gateway</html>"), None, TASKS)
+    assert ask(server.url) == ()
+    assert len(server.seen) == 3
+
+
+@both
+def test_it_gives_up_before_its_time_is_over(ask: Callable[..., Any], fake: Callable[..., Fake]) -> None:
+    server = fake((429, {"Retry-After": "3600"}, BUSY[2]))
+    with pytest.raises(ServerProblem) as error:
+        ask(server.url, retry_for_s=20)
+    assert error.value.status == 429
+    assert len(server.seen) == 1
+    server = fake(BUSY)
+    with pytest.raises(ServerProblem):
+        ask(server.url, retry_for_s=0)
+    assert len(server.seen) == 1
+
+
+@both
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 413, 422, 500, 504])
+def test_other_errors_are_not_tried_again(ask: Callable[..., Any], fake: Callable[..., Fake], status: int) -> None:
+    body = (
+        b'{"title": "T", "detail": "top_k: too small", "instance": "id", "errors": [{"field": "top_k", "detail": "d"}]}'
+    )
+    server = fake((status, {"Retry-After": "0"}, body))
+    with pytest.raises(ServerProblem, match="top_k: too small") as error:
+        ask(server.url)
+    assert len(server.seen) == 1
+    found = error.value
+    assert (found.status, found.title, found.request_id, found.errors) == (status, "T", "id", {"top_k": "d"})
+
+
+@both
+def test_nobody_there_and_somebody_else_are_said(ask: Callable[..., Any], fake: Callable[..., Fake]) -> None:
+    with pytest.raises(ServerUnreachable, match="Is `igsp serve` running there"):
+        ask("http://127.0.0.1:9", retry_for_s=0.3)
+    with pytest.raises(ServerUnreachable, match="Check the URL"):
+        ask(fake((200, {}, b"<html>welcome</html>")).url)
+    with pytest.raises(ServerUnreachable, match="Check the URL"):
+        ask(fake((200, {}, b'["tasks"]')).url)
+
+
+def test_what_may_have_changed_something_is_not_sent_twice(fake: Callable[..., Fake]) -> None:
+    server = fake(None, TASKS)
+    with Client(server.url) as client, pytest.raises(ServerUnreachable):
+        client.remove_task("shoes")
+    assert len(server.seen) == 1
+
+
+def test_names_are_quoted(fake: Callable[..., Fake]) -> None:
+    server = fake((404, {}, b"{}"))
+    with Client(server.url) as client, pytest.raises(ServerProblem):
+        client.remove_task("../models/ä b")
+    assert server.seen[0][:2] == ("DELETE", "/v1/tasks/..%2Fmodels%2F%C3%A4%20b")
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after_s(None) is None
+    assert retry_after_s("7") == 7.0
+    assert retry_after_s("soon") is None
+    assert retry_after_s("-3") is None
+    in_a_minute = retry_after_s(formatdate(time.time() + 60, usegmt=True))
+    assert in_a_minute is not None
+    assert 50 < in_a_minute < 61
+    assert retry_after_s(formatdate(0, usegmt=True)) == 0.0
+
+
+def test_images_come_in_three_forms_and_one_is_a_list(bundled: Any, tmp_path: Path) -> None:
+    path = bundled.images("colors")[0]
+    app = create_app(bundled.bundle, Settings(provider="cpu"))
+
+    async def run() -> None:
+        await app.state.context.service.warm_up()
+        transport = httpx.ASGITransport(app)
+        async with AsyncClient("http://server", transport=transport, timeout_s=20) as client:
+            opened = Image.open(path)
+            sources = [path, path.read_bytes(), opened, opened.convert("CMYK"), opened.convert("YCbCr")]
+            answer = await client.classify(sources, top_k=2)
+            first = answer.results[0]
+            assert [result.labels[0].label for result in answer.results] == [first.labels[0].label] * 5
+            assert answer.results[:3] == (first,) * 3
+            assert len(first.labels) == 2
+            assert (first.task, first.zero_shot) == ("colors", False)
+            assert set(first.task_scores) == {"colors", "stripes"}
+            for wrong in (path, path.read_bytes(), opened):
+                with pytest.raises(UserError, match="must be a list"):
+                    await client.classify(wrong)  # type: ignore[arg-type]
+            with pytest.raises(UserError, match="cannot be read"):
+                await client.classify([tmp_path / "none.png"])
+
+    asyncio.run(run())
+    app.state.context.service.close()
