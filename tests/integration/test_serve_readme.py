@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 README = (Path(__file__).parents[2] / "serve" / "README.md").read_text(encoding="utf-8")
+OPERATING = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 CURLS = re.findall(r"^    ((?:base64 .*)?curl .*)$", README, re.MULTILINE)
 
 
@@ -79,6 +80,17 @@ def test_the_example_of_tritons_client_runs(url: str, folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "blue" in done.stdout
+
+
+@pytest.mark.parametrize("text", [README, OPERATING])
+def test_the_example_of_the_client_runs(url: str, folder: Path, text: str) -> None:
+    (code,) = re.findall(
+        r"^    from pathlib import Path\n    from igsp_serve.client .*\n(?:    .*\n|\n)+", text, re.MULTILINE
+    )
+    code = re.sub(r"^    ", "", code, flags=re.MULTILINE).replace("http://127.0.0.1:8000", url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("blue ")
 
 
 def test_the_shown_answer_has_the_fields_of_a_real_one(url: str, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igsp_serve.service import Classified, Embedded, ModelVersion, Timings
 
@@ -12,9 +12,24 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDAxMD
 Task = Annotated[
     str, Field(max_length=200, description="`auto` chooses for each image, `none` is plain CLIP, else a task's name.")
 ]
-TopK = Annotated[int, Field(ge=1, le=100_000, description="Labels to return for an image.")]
+
+
+def _no_bool(value: Any) -> Any:
+    """JSON's true is not the number 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+TopK = Annotated[
+    int,
+    BeforeValidator(_no_bool),
+    Field(ge=1, le=100_000, description="Labels to return for an image."),
+]
 TimeoutS = Annotated[
-    float, Field(gt=0, allow_inf_nan=False, description="Time to answer, in seconds; the server has a limit.")
+    float,
+    BeforeValidator(_no_bool),
+    Field(gt=0, allow_inf_nan=False, description="Time to answer, in seconds; the server has a limit."),
 ]
 Images = Annotated[
     list[str], Field(min_length=1, description="Files (JPEG, PNG, ...) in base64, or data URLs of them.")
