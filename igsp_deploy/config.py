@@ -66,7 +66,7 @@ class LearnConfig:
     """Images a step."""
     learning_rate: float = 2e-3
     """Peak learning rate of experts and vision routers (AdamW)."""
-    text_gate_learning_rate: float = 3e-2
+    text_gate_learning_rate: float = 0.3
     """Peak learning rate of the static text gates: bare vectors that hardly move at the experts' rate."""
     weight_decay: float = 0.0
     """AdamW weight decay."""
@@ -82,7 +82,7 @@ class LearnConfig:
     """Share of the gates that the candidates of a block hold at the start, however large the pool is."""
     phase1_min_share: float = 0.15
     """Phase 1 lasts at least this share of the steps."""
-    phase1_max_share: float = 0.35
+    phase1_max_share: float = 0.4
     """Phase 1 lasts at most this share of the steps."""
     convergence_window: int = 10
     """Steps over which the routers' movement is measured."""
@@ -92,20 +92,20 @@ class LearnConfig:
     """Decay of the moving average of the gates."""
     penalty: Penalty = "candidate_mass"
     """Phase-1 regularisation that moves gradient onto the frozen experts (igsp_train/reuse.py, penalties.py)."""
-    reuse_strength: float = 1.0
+    reuse_strength: float = 0.1
     """Strength lambda of the penalty (its start value under `target_mass`)."""
-    reuse_schedule: Schedule = "target_mass"
+    reuse_schedule: Schedule = "fixed"
     """`fixed` lambda, or dual ascent on lambda until the penalty's value (the candidates' mass) is `target_mass`."""
     target_mass: float = 0.3
     """Mass of the gates that candidates may hold under `target_mass`."""
     dual_step: float = 0.3
     """Step of the dual ascent on log lambda."""
-    prune_rule: PruneRule = "cumulative"
+    prune_rule: PruneRule = "held_out"
     """Which experts a task keeps after phase 1."""
     keep_ratio: float = 0.95
     """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
-    prune_tolerance: float = 0.02
+    prune_tolerance: float = 0.05
     """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
     phase2_candidate_mass: float = 0.5
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""

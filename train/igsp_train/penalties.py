@@ -34,14 +34,14 @@ def function_residual(learner: TaskLearner, gates: dict[Site, Tensor], hidden: d
     for site, block in learner.items():
         if not block.num_frozen or not block.num_candidates:
             continue
-        weights = gates[site].expand(len(hidden[site]), -1)
-        frozen = _outputs(hidden[site].detach(), block.frozen_down, block.frozen_up, block.scale)
-        new = _outputs(hidden[site].detach(), block.down, block.up, block.scale)
+        weights = gates[site].float().expand(len(hidden[site]), -1)
+        frozen = _outputs(hidden[site].detach().float(), block.frozen_down, block.frozen_up, block.scale)
+        new = _outputs(hidden[site].detach().float(), block.down, block.up, block.scale)
         y_frozen = torch.einsum("bk,bkx->bx", weights[:, : block.num_frozen], frozen)
         y_new = torch.einsum("bk,bkx->bx", weights[:, block.num_frozen :], new)
         gram = frozen @ frozen.transpose(1, 2)
         floor = _RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-        gram = gram + floor[:, None, None] * torch.eye(block.num_frozen)
+        gram = gram + floor[:, None, None] * torch.eye(block.num_frozen, device=gram.device)
         along = torch.einsum("bkx,bx->bk", frozen, y_new)
         inside = (along * torch.linalg.solve(gram, along)).sum(1)
         total = y_new.square().sum(1)

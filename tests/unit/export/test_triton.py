@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 import pytest
+import tritonclient
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from PIL import Image
@@ -177,7 +178,10 @@ def test_the_readmes_client_finds_the_labels_that_the_classifier_finds(
     readme = (repository / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert code is not None
-    monkeypatch.setitem(sys.modules, "tritonclient.http", _http_client(repository))
+    client = _http_client(repository)
+    monkeypatch.setitem(sys.modules, "tritonclient.http", client)
+    # `import tritonclient.http as ...` reads the package's attribute where the real one was imported before.
+    monkeypatch.setattr(tritonclient, "http", client, raising=False)
     monkeypatch.setattr(sys, "argv", ["client.py", *map(str, paths)])
     monkeypatch.chdir(repository)
     exec(compile(code[1], "README.md", "exec"), {"__name__": "__main__"})

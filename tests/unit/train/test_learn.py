@@ -30,6 +30,10 @@ LEARN = LearnConfig(
     checkpoint_every=5,
     convergence_window=2,
     num_candidates=2,
+    text_gate_learning_rate=3e-2,
+    reuse_schedule="target_mass",
+    reuse_strength=1.0,
+    prune_rule="cumulative",
 )
 
 
@@ -250,7 +254,8 @@ def test_the_model_folder_holds_exactly_what_was_learned(tmp_path: Path, backbon
 
 
 def test_the_strength_of_the_penalty_survives_a_resume_in_phase_1(tmp_path: Path, backbone: Backbone) -> None:
-    config = dataclasses.replace(LEARN, steps=24, phase1_min_share=1.0, phase1_max_share=1.0, dual_step=5.0)
+    whole = dataclasses.replace(LEARN, steps=24, phase1_min_share=1.0, phase1_max_share=1.0)
+    config = dataclasses.replace(whole, dual_step=5.0, text_gate_learning_rate=0.3)
     folder = new_folder(tmp_path / "model", backbone)
     finish(folder, make_run(backbone, folder, 180).run())
     through = make_run(backbone, folder, 120, config).run()

@@ -35,18 +35,20 @@ def test_another_model_is_refused(bundled: "Bundled") -> None:
 def test_only_the_last_task_is_taken_back(model: Path, bundled: "Bundled", tmp_path: Path) -> None:
     from igsp_deploy.model.folder import ModelFolder
 
-    assert not take_back_last(model, "colors", bundled.data / "colors")
-    assert not take_back_last(model, "tripes", bundled.data / "stripes")
+    colors, stripes = (Path(task.source) for task in read_model_tasks(bundled.model))
+    assert not take_back_last(model, "colors", colors)
+    assert not take_back_last(model, "tripes", stripes)
     assert not take_back_last(model, "stripes", tmp_path)
-    assert take_back_last(model, "stripes", bundled.data / "stripes")
+    assert take_back_last(model, "stripes", stripes)
     assert [task.name for task in ModelFolder.open(model).tasks] == ["colors"]
 
 
 def test_nothing_is_taken_back_while_somebody_learns(model: Path, bundled: "Bundled") -> None:
     from igsp_train.sequence import locked
 
+    stripes = Path(read_model_tasks(bundled.model)[1].source)
     with locked(model):
-        assert not take_back_last(model, "stripes", bundled.data / "stripes")
+        assert not take_back_last(model, "stripes", stripes)
     assert len(read_model_tasks(model)) == 2
 
 
