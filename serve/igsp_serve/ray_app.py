@@ -6,9 +6,9 @@
 Every option of `igsp serve` may be given beside these, and every variable IGSP_OPTION. Each replica is a whole service
 with a batcher of its own; Ray's proxy spreads the requests. The bundle must be at the same path on every machine.
 
-Running the command again with another bundle changes it without a gap: each replica opens and warms up the new bundle
-beside the old one, then swaps; no process is started anew. What must be the same in all replicas cannot be changed over
-HTTP, where a call reaches one of them: so there are no admin keys here.
+Running the command again with another bundle changes it without a gap: Ray starts replicas with the new bundle and
+stops old ones as those become ready. What must be the same in all replicas cannot be changed over HTTP, where a call
+reaches one of them: so there are no admin keys here.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ def app(args: Mapping[str, Any]) -> Application:
         max_ongoing_requests=min(settings.queue, settings.max_requests),
         max_queued_requests=settings.max_requests,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        # Changing this alone calls `reconfigure` of the replicas that run.
+        # Goes to `reconfigure`, which opens the bundle.
         user_config={"bundle": str(Path(bundle).resolve())},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
