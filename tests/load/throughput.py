@@ -25,12 +25,11 @@ from PIL import Image
 
 from tests.load.process import serve_command, serving
 
-CLIENTS = (1, 8, 32, 128)
-BATCHES = (1, 4, 8, 16, 32)
+CLIENTS = [1, 8, 32, 128]
+BATCHES = [1, 4, 8, 16, 32]
 SIDE = (320, 240)
 """Pixels of the files: a small photo."""
-ROUNDS = 3
-"""Pairs of one task and mixed tasks."""
+MIXED_CLIENTS = 32
 
 
 def write_images(folder: Path, count: int = 32) -> None:
@@ -71,13 +70,32 @@ def load(url: str, images: Path, core: int, clients: int, seconds: float, tasks:
     return seen
 
 
-def measure(bundle: Path, *, seconds: float, core: int, client_core: int) -> None:
-    """Print the tables."""
+def measure(
+    bundle: Path,
+    *,
+    seconds: float,
+    core: int,
+    client_core: int,
+    counts: Sequence[int] = CLIENTS,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 3,
+) -> None:
+    """Print the tables.
+
+    Args:
+        bundle: what is served.
+        seconds: of each measurement.
+        core: of server and engine.
+        client_core: of the clients.
+        counts: of clients.
+        batches: tried by the engine alone.
+        rounds: pairs of one task and mixed tasks.
+    """
     with tempfile.TemporaryDirectory() as made:
         images = Path(made) / "images"
         images.mkdir()
         write_images(images)
-        alone = engine_alone(bundle, images, core, BATCHES, seconds / 2)
+        alone = engine_alone(bundle, images, core, batches, seconds / 2)
         best = max(alone, key=lambda batch: alone[batch])
         rows: dict[int, dict[str, Any]] = {}
         one: list[float] = []
@@ -85,12 +103,13 @@ def measure(bundle: Path, *, seconds: float, core: int, client_core: int) -> Non
         options = ("--provider", "cpu", "--threads", 1, "--decode-threads", 1)
         command = _on_core(core, serve_command(bundle)[:4])
         with serving(bundle, Path(made) / "server", *options, command=command) as server:
-            for clients in CLIENTS:
+            for clients in counts:
                 rows[clients] = load(server.url, images, client_core, clients, seconds)
             names = [task["name"] for task in httpx.get(f"{server.url}/v1/tasks").json()["tasks"]]
-            for _ in range(ROUNDS):
-                one.append(load(server.url, images, client_core, 32, seconds / 2, names[0])["rate"])
-                mixed.append(load(server.url, images, client_core, 32, seconds / 2, ",".join(names))["rate"])
+            for _ in range(rounds):
+                for tasks, rates in ((names[0], one), (",".join(names), mixed)):
+                    seen = load(server.url, images, client_core, MIXED_CLIENTS, seconds / 2, tasks)
+                    rates.append(seen["rate"])
         # Once more: a machine that became slower meanwhile would show as a slow server.
         again = engine_alone(bundle, images, core, [best], seconds / 2)[best]
     reached = (alone[best] + again) / 2
@@ -104,10 +123,9 @@ def measure(bundle: Path, *, seconds: float, core: int, client_core: int) -> Non
         print(f"| {clients} | {row['rate']:.1f} | {share:.2f} | {row['p50_ms']:.0f} | {row['p99_ms']:.0f} |")
     cost = 1 - statistics.mean(mixed) / statistics.mean(one)
     pairs = ", ".join(f"{b / a:.3f}" for a, b in zip(one, mixed, strict=True))
-    print(
-        f"\n32 clients: {statistics.mean(one):.1f} images/s of one task, {statistics.mean(mixed):.1f} of {len(names)} "
-        f"tasks mixed: mixing costs {100 * cost:.1f} % (each pair: {pairs})."
-    )
+    of_one = f"{statistics.mean(one):.1f} images/s of one task"
+    of_all = f"{statistics.mean(mixed):.1f} of {len(names)} tasks mixed"
+    print(f"\n{MIXED_CLIENTS} clients: {of_one}, {of_all}: mixing costs {100 * cost:.1f} % (each pair: {pairs}).")
 
 
 def _on_core(core: int, command: list[str]) -> list[str]:
@@ -122,12 +140,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--core", type=int, default=0, help="core of server and engine")
     parser.add_argument("--client-core", type=int, default=1)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--batch", type=int, nargs="+", default=BATCHES, help="tried by the engine alone")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of one task and mixed tasks")
     given = parser.parse_args(arguments)
     if (given.bundle is None) != given.made:
         parser.error("give a bundle, or --made, one of them")
     with tempfile.TemporaryDirectory() as folder:
         bundle = given.bundle or make_bundle(Path(folder))
-        measure(bundle, seconds=given.seconds, core=given.core, client_core=given.client_core)
+        measure(
+            bundle,
+            seconds=given.seconds,
+            core=given.core,
+            client_core=given.client_core,
+            counts=given.clients,
+            batches=given.batch,
+            rounds=given.rounds,
+        )
 
 
 if __name__ == "__main__":
