@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Processes that tests start buffer their output as a user's do.
+os.environ.pop("PYTHONUNBUFFERED", None)
 # Tests never reach the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Wide enough that messages are not wrapped, and without colours.

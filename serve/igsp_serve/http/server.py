@@ -1,13 +1,16 @@
 """The server process: socket, TLS, logs, signals, and the order of starting and stopping."""
 
 import asyncio
+import atexit
 import contextlib
 import ipaddress
 import logging
 import logging.config
+import os
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +54,7 @@ def serve(bundle: Path, settings: Settings) -> None:
         UserError: the port is taken, the bundle damaged, the provider not to be had, or a key file cannot be read.
     """
     set_up_logs(settings)
+    atexit.register(_drop_unwritable)
     _allow_many_files(settings.max_connections)
     _check_tls(settings)
     listener = listen(settings.host, settings.port)
@@ -157,6 +161,17 @@ async def _warm_up(run: _Run) -> None:
         run.server.should_exit = True
         return
     logger.info("ready", extra={"fields": {"warm_up_s": round(time.monotonic() - start, 3)}})
+
+
+def _drop_unwritable() -> None:
+    """Let what a full disk kept in the buffers go: Python would flush it at its end, fail, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _stop(run: _Run, number: int) -> None:
