@@ -169,6 +169,8 @@ class SelectorConfig:
     """Weight of the identity (times the mean variance) in the shared covariance."""
     false_alarm: float = 0.05
     """Share of a task's own held-out images that may fall under its threshold and be left to plain CLIP."""
+    background: float = 0.4
+    """Variance of a task over that of all images there are, in [0, 1). More leaves more unseen images to plain CLIP."""
     calibration_images: int = 256
     """Held-out images a task whose features are kept to calibrate its threshold."""
 
@@ -179,6 +181,8 @@ class SelectorConfig:
             found.append(f"selector.shrinkage must be in (0, 1], got {self.shrinkage}")
         if not 0 <= self.false_alarm < 1:
             found.append(f"selector.false_alarm must be in [0, 1), got {self.false_alarm}")
+        if not 0 <= self.background < 1:
+            found.append(f"selector.background must be in [0, 1), got {self.background}")
         if self.calibration_images < 1:
             found.append(f"selector.calibration_images must be at least 1, got {self.calibration_images}")
         return found

@@ -99,7 +99,7 @@ def make_model(task_data: Path) -> MakeModel:
                     features.append(selector_features(backbone, tokens, folder.first_block, config.selector_place))
                 labels.append(torch.from_numpy(targets))
             # A threshold well under the scores of the test images: each of them is taken for a task.
-            calibration = features[0].mean(0) + 2.0 * (features[1] - features[0].mean(0))
+            calibration = features[0].mean(0) + 3.0 * (features[1] - features[0].mean(0))
             ids = {site: list(range(folder.pool.size(site) + 1)) for site in folder.sites}
             routed = [s for s in folder.sites if s[0] == "vision" and config.router_input != "static"]
             learned = LearnedTask(

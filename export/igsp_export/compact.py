@@ -94,6 +94,7 @@ def selector_table(selector: Selector) -> SelectorTable:
         means=selector.whitened_means.numpy(),
         class_task=selector.class_task.numpy().astype(np.int64),
         thresholds=selector.thresholds.numpy(),
+        background=np.array([selector.background], np.float32),
     )
 
 

@@ -22,24 +22,26 @@ from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block
 
 
 class SelectorGraph(nn.Module):
-    """Mahalanobis scores of every task, minus the task's threshold; the choice."""
+    """Scores of every task, as of `igsp_deploy.model.selector.Selector`, minus the task's threshold; the choice."""
 
     center: Tensor
     whitening: Tensor
     means: Tensor
     class_task: Tensor
     thresholds: Tensor
+    background: Tensor
 
     def __init__(self, table: SelectorTable) -> None:
         """Hold the selector's numbers as buffers."""
         super().__init__()
-        for name, value in vars(table).items():
+        for name, value in table.arrays().items():
             self.register_buffer(name, torch.from_numpy(value))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """`features` `[B, F]` -> chosen task `[B]` (`PLAIN`: none accepts), scores minus thresholds `[B, T]`."""
         u = (features - self.center) @ self.whitening
-        squared = (u * u).sum(1, keepdim=True) - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
+        own = (1.0 - self.background) * (u * u).sum(1, keepdim=True)
+        squared = own - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
         floor = torch.full((u.shape[0], self.thresholds.shape[0]), -1e30, dtype=u.dtype, device=u.device)
         index = self.class_task.unsqueeze(0).expand(u.shape[0], -1)
         scores = floor.scatter_reduce(1, index, -0.5 * squared, "amax")

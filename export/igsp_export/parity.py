@@ -70,8 +70,11 @@ class _Counts:
         self.images += len(same)
         self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
         self.cosine = min(self.cosine, smallest_cosine(ours.features[same], theirs.features[same]))
-        self.score = max(self.score, score_difference(ours.task_scores[chosen], theirs.task_scores[chosen], thresholds))
-        wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, tolerance)
+        sizes = theirs.score_sizes
+        self.score = max(
+            self.score, score_difference(ours.task_scores[chosen], theirs.task_scores[chosen], sizes[chosen])
+        )
+        wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, sizes, tolerance)
         self.wrong_choices += wrong
         self.ties += ties
 
@@ -253,6 +256,7 @@ def make_reference(towers: Towers, num_images: int = 4) -> Reference:
         used_task=np.concatenate([output.used_task for output in outputs]),
         task_scores=np.concatenate([output.task_scores for output in outputs]),
         thresholds=towers.selector.thresholds.numpy(),
+        score_sizes=np.concatenate([output.score_sizes for output in outputs]),
         ids=ids,
         text_task=text_tasks,
         embeddings=np.concatenate(

@@ -26,11 +26,13 @@ class TowerOutput:
         features: L2-normalised embeddings `[B, D]`.
         used_task: `[B]`.
         task_scores: scores minus thresholds, `[B, T]`.
+        score_sizes: distances that the scores are made of, `[B, T]`.
     """
 
     features: NDArray[np.float32]
     used_task: NDArray[np.int64]
     task_scores: NDArray[np.float32]
+    score_sizes: NDArray[np.float32]
 
 
 class Towers:
@@ -80,7 +82,12 @@ class Towers:
                 self.backbone, tokens[rows], self.adapter(t), self.first_block, normalize=True
             )
         scores = self.selector.scores(read) - self.selector.thresholds
-        return TowerOutput(features=features.numpy(), used_task=used.numpy(), task_scores=scores.numpy())
+        return TowerOutput(
+            features=features.numpy(),
+            used_task=used.numpy(),
+            task_scores=scores.numpy(),
+            score_sizes=self.selector.distances(read).numpy(),
+        )
 
     @torch.no_grad()
     def embed_text(self, ids: NDArray[np.int64], task: int) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
+"""Oldest format that is read. In format 2 the selector has no background, and the graphs take none."""
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
 EXPERTS = "experts.safetensors"
@@ -187,10 +189,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(
             f"{folder} has format {version}; this version reads up to {FORMAT_VERSION}. Upgrade igsp-deploy."
         )
-    if version < FORMAT_VERSION:
+    if version < OLDEST_VERSION:
         raise UserError(
-            f"{folder} has format {version}, of an earlier version; this one reads format {FORMAT_VERSION}. "
-            "Make it anew: `igsp export MODEL BUNDLE`."
+            f"{folder} has format {version}, of an earlier version; this one reads formats {OLDEST_VERSION} to "
+            f"{FORMAT_VERSION}. Make it anew: `igsp export MODEL BUNDLE`."
         )
     try:
         return _manifest(values)

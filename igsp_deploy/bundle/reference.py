@@ -35,6 +35,7 @@ class Reference:
         used_task: `[R]`.
         task_scores: scores minus thresholds, `[R, T]`.
         thresholds: of each task, `[T]`.
+        score_sizes: what errors of the scores are measured by, `[R, T]`.
         ids: token ids, `[M, ctx]`.
         text_task: `[M]`.
         embeddings: of the texts, `[M, D]`.
@@ -47,6 +48,7 @@ class Reference:
     used_task: NDArray[np.int64]
     task_scores: NDArray[np.float32]
     thresholds: NDArray[np.float32]
+    score_sizes: NDArray[np.float32]
     ids: NDArray[np.int64]
     text_task: NDArray[np.int64]
     embeddings: NDArray[np.float32]
@@ -64,8 +66,12 @@ class Reference:
             UserError: missing or damaged.
         """
         try:
-            return cls(**load_file(path))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            arrays = load_file(path)
+            if "score_sizes" not in arrays:  # of format 2, where the scores themselves were the distances
+                with np.errstate(invalid="ignore"):  # infinite where a task has no threshold
+                    arrays["score_sizes"] = np.abs(arrays["task_scores"] + arrays["thresholds"])
+            return cls(**arrays)
+        except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
 
 
@@ -97,13 +103,13 @@ def smallest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> f
     return float(np.nan_to_num(cosines, nan=-1.0).min())
 
 
-def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], thresholds: NDArray[np.float32]) -> float:
+def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], sizes: NDArray[np.float32]) -> float:
     """Largest difference of selector scores, relative to their size where that is above 1.
 
     Args:
         ours: scores minus thresholds, `[B, T]`.
         theirs: the same of PyTorch.
-        thresholds: `[T]`; infinite where a task has none.
+        sizes: distances that the scores are made of, `[B, T]`: a score itself, the difference of two, may be near zero.
     """
     if not ours.size:
         return 0.0
@@ -111,8 +117,7 @@ def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], thr
     if not np.array_equal(finite, np.isfinite(ours)):
         return float("inf")
     a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
-    sizes = np.maximum(1.0, np.abs(b + np.broadcast_to(thresholds, theirs.shape)[finite]))
-    return float((np.abs(a - b) / sizes).max(initial=0.0))
+    return float((np.abs(a - b) / np.maximum(1.0, sizes[finite])).max(initial=0.0))
 
 
 def wrong_choices(
@@ -120,6 +125,7 @@ def wrong_choices(
     theirs: NDArray[np.int64],
     margins: NDArray[np.float32],
     thresholds: NDArray[np.float32],
+    sizes: NDArray[np.float32],
     tolerance: float,
 ) -> tuple[int, int]:
     """Compare which tasks were chosen.
@@ -128,7 +134,8 @@ def wrong_choices(
         ours: chosen by the graph, `[B]`.
         theirs: chosen by PyTorch, `[B]`.
         margins: PyTorch's scores minus thresholds, `[B, T]`.
-        thresholds: `[T]`.
+        thresholds: `[T]`; infinite where a task has none.
+        sizes: of the scores, `[B, T]`; see `score_difference`.
         tolerance: relative difference of scores that rounding explains.
 
     Returns:
@@ -140,7 +147,7 @@ def wrong_choices(
         known = np.isfinite(thresholds)
         scores = np.where(known, margins[row], 0.0).astype(np.float64) + np.where(known, thresholds, -np.inf)
         best = int(scores.argmax())
-        allowed = tolerance * max(1.0, abs(float(scores[best])))
+        allowed = tolerance * max(1.0, float(sizes[row, best]))
         gaps = []
         for choice in (int(ours[row]), int(theirs[row])):
             gaps.append(abs(float(margins[row, best])) if choice == PLAIN else float(scores[best] - scores[choice]))

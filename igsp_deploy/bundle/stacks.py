@@ -4,6 +4,7 @@ Shapes: T tasks, d width, r rank of one expert, K experts of a task in a block (
 S classes of all tasks, F selector features. The last slice of an expert stack is zero: plain CLIP.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ class SelectorTable:
         means: whitened class means, `[S, F]`.
         class_task: task of each row of `means`, int64 `[S]`.
         thresholds: `[T]`; minus infinity for a task without held-out images.
+        background: of `igsp_deploy.model.selector.Selector`, `[1]`; None in bundles of format 2 and for their graphs.
     """
 
     center: NDArray[np.float32]
@@ -111,10 +113,15 @@ class SelectorTable:
     means: NDArray[np.float32]
     class_task: NDArray[np.int64]
     thresholds: NDArray[np.float32]
+    background: NDArray[np.float32] | None = None
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that there is, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     def write(self, path: Path) -> None:
         """Write safetensors."""
-        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in vars(self).items()}))
+        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in self.arrays().items()}))
 
     @classmethod
     def read(cls, path: Path, num_tasks: int) -> "SelectorTable":
@@ -129,6 +136,8 @@ class SelectorTable:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
         features, classes = len(table.center), len(table.class_task)
         expected = {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
+        if table.background is not None:
+            expected["background"] = (1,)
         for name, shape in expected.items():
             if getattr(table, name).shape != shape:
                 raise UserError(
@@ -142,17 +151,31 @@ class SelectorTable:
         """The same for some tasks, numbered anew. The whitening stays that of all."""
         rows = np.concatenate([np.flatnonzero(self.class_task == t) for t in tasks])
         number = {t: new for new, t in enumerate(tasks)}
-        return SelectorTable(
-            center=self.center,
-            whitening=self.whitening,
+        return dataclasses.replace(
+            self,
             means=self.means[rows],
             class_task=np.array([number[t] for t in self.class_task[rows].tolist()], np.int64),
             thresholds=self.thresholds[list(tasks)],
         )
 
+    def fitting(self, background: bool) -> "SelectorTable":
+        """The same for graphs that take a background, or for ones of format 2, which do not.
+
+        Raises:
+            UserError: they do not, and the selector has one.
+        """
+        if background == (self.background is not None):
+            return self
+        if not background and np.any(self.background):
+            raise UserError(
+                "these tasks have a selector with a background, and the graphs are of a bundle of format 2, which know "
+                "none. Open the bundle that the tasks come from instead."
+            )
+        return dataclasses.replace(self, background=np.zeros(1, np.float32) if background else None)
+
     def stacks(self) -> Stacks:
         """Inputs of the graph that chooses the task."""
-        return {f"selector.{name}": value for name, value in vars(self).items()}
+        return {f"selector.{name}": value for name, value in self.arrays().items()}
 
 
 def blank_selector(num_features: int) -> SelectorTable:
@@ -163,4 +186,5 @@ def blank_selector(num_features: int) -> SelectorTable:
         means=np.zeros((1, num_features), np.float32),
         class_task=np.zeros(1, np.int64),
         thresholds=np.full(1, np.inf, np.float32),
+        background=np.zeros(1, np.float32),
     )

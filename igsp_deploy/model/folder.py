@@ -116,7 +116,8 @@ class ModelFolder:
         where = f"{path / 'config.json'}"
         try:
             model = build_config(ModelConfig, values["model"], where)
-            selector = build_config(SelectorConfig, values["selector"], where)
+            # A model from before there was a background keeps the selector that its figures were measured with.
+            selector = build_config(SelectorConfig, {"background": 0.0, **values["selector"]}, where)
             identity = dict(values["backbone"])
             folder = cls(path, identity, model, selector)
             identity["name"], identity["weight_hash"], identity["vision_depth"], identity["text_depth"]
@@ -227,8 +228,9 @@ class ModelFolder:
         statistics = [learned.statistics for learned in self._learned[:num_tasks]]
         if not statistics:
             return None
+        config = self.selector_config
         return Selector(
-            statistics, shrinkage=self.selector_config.shrinkage, false_alarm=self.selector_config.false_alarm
+            statistics, shrinkage=config.shrinkage, false_alarm=config.false_alarm, background=config.background
         )
 
     def add_task(self, record: TaskRecord, learned: LearnedTask) -> None:

@@ -1,8 +1,11 @@
 """Choosing the task of an image when nobody says it: class-conditional Gaussians with one shared, shrunk covariance.
 
-The score of a task is the best log-likelihood among its classes (up to a constant), a Mahalanobis distance as in
-"A Simple Unified Framework for Detecting Out-of-Distribution Samples" (arXiv 1807.03888, section 2.1). An image that
-falls under its best task's threshold is left to plain CLIP. Decided for every image by itself.
+The score of a task is the best log-likelihood among its classes, a Mahalanobis distance as in "A Simple Unified
+Framework for Detecting Out-of-Distribution Samples" (arXiv 1807.03888, section 2.1), less that of the image under a
+background: one wide Gaussian for all images there are. A background goes back to "A Simple Fix to Mahalanobis Distance
+for Improving Near-OOD Detection" (arXiv 2106.09022), which fits it to the training images; here it is the tasks'
+shared covariance, `1 / background` times as wide, around the mean of the classes, and has no numbers of its own. An
+image that falls under its best task's threshold is left to plain CLIP. Decided for every image by itself.
 
 Shapes: B images, F features, C classes of one task, S classes of all tasks, T tasks.
 """
@@ -76,21 +79,25 @@ class Selector:
     """Scores every task for every image, and chooses one, or none.
 
     Attributes:
-        center: mean of all class means, `[F]`; subtracted before whitening, for precision only.
+        center: mean of all class means, `[F]`; the background's mean.
         whitening: `[F, F]` with `whitening @ whitening.T` the inverse of the shared covariance.
         whitened_means: `[S, F]`.
         class_task: task of each row of `whitened_means`, int64 `[S]`.
         thresholds: score under which an image is not taken for that task, `[T]`.
         floors: lowest score of any of the task's held-out images, `[T]`.
+        background: variance of the tasks' Gaussians over that of the background; 0 is a background without an end.
     """
 
-    def __init__(self, statistics: list[TaskStatistics], *, shrinkage: float, false_alarm: float) -> None:
+    def __init__(
+        self, statistics: list[TaskStatistics], *, shrinkage: float, false_alarm: float, background: float
+    ) -> None:
         """Pool the tasks' statistics.
 
         Args:
             statistics: one a task, in order.
             shrinkage: weight of `mean variance * identity` in the covariance, in (0, 1].
             false_alarm: share of a task's own held-out images that may fall under its threshold.
+            background: in [0, 1).
         """
         total = sum(s.count for s in statistics)
         covariance = torch.stack([s.scatter.double() for s in statistics]).sum(0) / max(total, 1)
@@ -101,6 +108,7 @@ class Selector:
         center = means.mean(0)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
         self.num_tasks = len(statistics)
+        self.background = background
         self.center = center.float()
         self.whitening = whitening.float()
         self.whitened_means = ((means - center) @ whitening).float()
@@ -114,9 +122,21 @@ class Selector:
         self.floors = torch.tensor(floors)
 
     def scores(self, features: Tensor) -> Tensor:
-        """`max over classes c of the task of -|u - m_c|^2 / 2`, u the whitened feature: `[B, T]`."""
+        """Log-likelihood of each task's nearest class less that of the background, up to a constant, `[B, T]`.
+
+        `max over classes c of the task of -|u - m_c|^2 / 2 + background |u|^2 / 2`, u the whitened feature. The second
+        part is the same for all tasks: it does not change which one is best, only which images are left to plain CLIP.
+        """
+        return self._scores(features, self.background)
+
+    def distances(self, features: Tensor) -> Tensor:
+        """`min over classes c of the task of |u - m_c|^2 / 2`, `[B, T]`: the size that errors of scores go by."""
+        return -self._scores(features, 0.0)
+
+    def _scores(self, features: Tensor, background: float) -> Tensor:
         u = (features.cpu().float() - self.center) @ self.whitening
-        squared = (u * u).sum(1, keepdim=True) - 2 * u @ self.whitened_means.T + (self.whitened_means**2).sum(1)
+        own = (1.0 - background) * (u * u).sum(1, keepdim=True)
+        squared = own - 2 * u @ self.whitened_means.T + (self.whitened_means**2).sum(1)
         result = torch.full((len(u), self.num_tasks), float("-inf"))
         index = self.class_task.expand(len(u), -1)
         return result.scatter_reduce(1, index, -0.5 * squared, "amax")

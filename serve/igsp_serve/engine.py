@@ -219,7 +219,10 @@ class Engine:
         return TaskSet.read(bundle, manifest, names, STACK_TYPES.get(self.variant.precision, np.float32))
 
     def _load(self, tasks: TaskSet) -> LoadedTasks:
-        selector, batches = tasks.selector.stacks(), {}
+        choosing = self._select if self._select is not None else self._image
+        # Bundles of format 2 know no background; their graphs take none.
+        selector = tasks.selector.fitting("selector.background" in choosing.defaults).stacks()
+        batches: dict[str, FixedBatches] = {}
         image = self._image.bind(tasks.image if self._select is not None else tasks.image | selector)
         select = self._select.bind(selector) if self._select is not None else {}
         text = self._text.bind(tasks.text) if self._text is not None else {}

@@ -57,10 +57,15 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
         add(name, int(asked.sum()), largest_difference(output.features[picked], reference.features[picked]), tolerance)
     # Where a graph of its own chooses, it runs only for rows that ask for it.
     scored = (reference.task == CHOOSE) | (manifest.selector_place == "trunk")
-    scores = score_difference(output.task_scores[scored], reference.task_scores[scored], reference.thresholds)
+    scores = score_difference(output.task_scores[scored], reference.task_scores[scored], reference.score_sizes[scored])
     add("selector scores", int(scored.sum()), scores, score_tolerance)
     wrong, _ = wrong_choices(
-        output.task, reference.used_task, reference.task_scores, reference.thresholds, score_tolerance
+        output.task,
+        reference.used_task,
+        reference.task_scores,
+        reference.thresholds,
+        reference.score_sizes,
+        score_tolerance,
     )
     add("choices of another task", len(output.task), float(wrong), 0.0)
     texts = engine.embed_text(reference.ids, reference.text_task)

@@ -137,6 +137,7 @@ def selector() -> SelectorTable:
         means=np.arange(10, dtype=np.float32).reshape(5, 2),
         class_task=np.array([0, 0, 1, 2, 2]),
         thresholds=np.array([0.0, -1.0, -np.inf], np.float32),
+        background=np.array([0.4], np.float32),
     )
 
 
@@ -146,12 +147,29 @@ def test_a_selector_of_some_tasks_counts_them_anew(tmp_path: Path) -> None:
     assert some.class_task.tolist() == [0, 0, 1, 1]
     assert some.means.tolist() == [[6, 7], [8, 9], [0, 1], [2, 3]]
     assert some.thresholds.tolist() == [-np.inf, 0.0]
+    assert some.background == np.float32(0.4)
+
+
+def test_a_selector_of_format_2_has_no_background(tmp_path: Path) -> None:
+    old = dataclasses.replace(selector(), background=None)
+    old.write(tmp_path / "s")
+    read = SelectorTable.read(tmp_path / "s", 3)
+    assert read.background is None
+    assert "selector.background" not in read.only([1]).stacks()
+    assert read.fitting(False) is read
+    assert read.fitting(True).stacks()["selector.background"].tolist() == [0.0]
+    assert read.fitting(True).fitting(False).background is None
+    with pytest.raises(UserError, match="format 2, which know none"):
+        selector().fitting(False)
 
 
 def test_a_selector_of_other_tasks_is_refused(tmp_path: Path) -> None:
     selector().write(tmp_path / "s")
     with pytest.raises(UserError, match=r"thresholds must be \[2\], is \[3\]"):
         SelectorTable.read(tmp_path / "s", 2)
+    dataclasses.replace(selector(), background=np.zeros(2, np.float32)).write(tmp_path / "s")
+    with pytest.raises(UserError, match=r"background must be \[1\], is \[2\]"):
+        SelectorTable.read(tmp_path / "s", 3)
     dataclasses.replace(selector(), class_task=np.array([0, 0, 0, 2, 2])).write(tmp_path / "s")
     with pytest.raises(UserError, match="each of the 3 tasks"):
         SelectorTable.read(tmp_path / "s", 3)

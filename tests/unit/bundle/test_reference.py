@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from igsp_deploy.bundle.reference import PLAIN, Reference, largest_difference, score_difference, wrong_choices
 from igsp_deploy.errors import UserError
@@ -13,7 +14,8 @@ THRESHOLDS = np.array([-10.0, -20.0], np.float32)
 
 def choices(ours: int, theirs: int, scores: list[float]) -> tuple[int, int]:
     margins = np.array([scores], np.float32) - THRESHOLDS
-    return wrong_choices(np.array([ours]), np.array([theirs]), margins, THRESHOLDS, 1e-3)
+    sizes = np.abs(np.array([scores], np.float32))
+    return wrong_choices(np.array([ours]), np.array([theirs]), margins, THRESHOLDS, sizes, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +41,24 @@ def test_not_a_number_is_an_infinite_difference() -> None:
 
 
 def test_scores_are_compared_by_their_size() -> None:
-    thresholds = np.array([-1000.0, 0.0], np.float32)
+    sizes = np.array([[1000.0, 0.5]], np.float32)
     a, b = np.array([[-1.0, 0.5]], np.float32), np.array([[0.0, 0.5]], np.float32)
-    assert score_difference(a, b, thresholds) == pytest.approx(1 / 1000)
-    without = np.array([-np.inf, 0.0], np.float32)
+    assert score_difference(a, b, sizes) == pytest.approx(1 / 1000)
     infinite = np.array([[np.inf, 0.5]], np.float32)
-    assert score_difference(infinite, infinite, without) == 0.0
-    assert score_difference(a, infinite, without) == np.inf
+    assert score_difference(infinite, infinite, sizes) == 0.0
+    assert score_difference(a, infinite, sizes) == np.inf
+
+
+def test_a_reference_of_format_2_measures_scores_by_themselves(tmp_path: Path) -> None:
+    shapes = {"images": (1, 2, 2, 3), "features": (3, 2), "ids": (1, 4), "embeddings": (1, 2)}
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    values |= {name: np.zeros(3, np.int64) for name in ("image_index", "task", "used_task", "text_task")}
+    values |= {
+        "task_scores": np.array([[5.0, np.inf]], np.float32),
+        "thresholds": np.array([-9.0, -np.inf], np.float32),
+    }
+    save_file(values, tmp_path / "reference.safetensors")
+    assert Reference.read(tmp_path / "reference.safetensors").score_sizes[0, 0] == 4.0
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20])

@@ -1,5 +1,8 @@
 """Compacted and stacked = the towers as they were learned, sample by sample, for mixed tasks."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +17,7 @@ from igsp_deploy.model.selector import PLAIN, Selector, selector_features, task_
 from igsp_deploy.model.towers import adapted_block, encode_image, encode_text, normalize_images, trunk_tokens
 from igsp_export.blocks import StackedExperts
 from igsp_export.compact import compact, selector_table
-from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph
+from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph, SelectorGraph
 from igsp_export.text_graph import TextGraph
 
 RANK = 2
@@ -55,7 +58,7 @@ def selector_for(backbone: Backbone, place: SelectorPlace) -> Selector:
         with torch.no_grad():
             features = selector_features(backbone, trunk_tokens(backbone, x, 1), 1, place)
         statistics.append(task_statistics(features, torch.arange(40) % 2, 2, features[:5]))
-    return Selector(statistics, shrinkage=0.1, false_alarm=0.2)
+    return Selector(statistics, shrinkage=0.1, false_alarm=0.2, background=0.4)
 
 
 def layout_of(backbone: Backbone, router_input: RouterInput = "class_token") -> ExpertLayout:
@@ -139,6 +142,17 @@ def test_the_first_of_two_passes_gives_plain_clip_and_the_choice(backbone: Backb
         torch.testing.assert_close(second[:1], alone, atol=1e-5, rtol=1e-5)
 
 
+def test_a_background_decides_between_a_task_and_plain_clip_in_the_graph_too(backbone: Backbone) -> None:
+    selector = selector_for(backbone, "trunk")
+    table, read = selector_table(selector), torch.randn(50, 2 * backbone.vision_width)
+    chosen, scores = SelectorGraph(table)(read)
+    assert torch.equal(chosen, selector.choose(read))
+    torch.testing.assert_close(scores, selector.scores(read) - selector.thresholds, atol=1e-2, rtol=1e-4)
+    without = SelectorGraph(dataclasses.replace(table, background=np.zeros(1, np.float32)))(read)[1]
+    torch.testing.assert_close(without, -selector.distances(read) - selector.thresholds, atol=1e-2, rtol=1e-4)
+    assert (scores > without).all()
+
+
 def test_by_default_a_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> None:
     layout = layout_of(backbone)
     blank = blank_selector(2 * backbone.vision_width)
@@ -159,7 +173,7 @@ def test_half_precision_leaves_the_selector_and_the_pixels_alone(backbone: Backb
     half = graph.in_precision(torch.float16)
     before, after = dict(graph.named_buffers()), dict(half.named_buffers())
     kept = [name for name in before if name.startswith(("selector.", "pixel_"))]
-    assert len(kept) == 7
+    assert len(kept) == 8
     assert all(torch.equal(before[name], after[name]) for name in kept)
     assert after["experts.1.down"].dtype == half.visual.class_embedding.dtype == torch.float16
     assert graph.visual.class_embedding.dtype == torch.float32

@@ -112,6 +112,18 @@ def test_a_newer_format_says_upgrade(model: ModelFolder) -> None:
         ModelFolder.open(model.path)
 
 
+def test_a_model_from_before_there_was_a_background_keeps_its_selector(model: ModelFolder) -> None:
+    values = json.loads((model.path / "config.json").read_text())
+    assert values["selector"].pop("background") == ModelFolder.open(model.path).selector_config.background > 0
+    (model.path / "config.json").write_text(json.dumps(values))
+    folder = ModelFolder.open(model.path)
+    assert folder.selector_config.background == 0.0
+    selector = folder.selector()
+    assert selector is not None
+    read = folder.statistics(0).calibration
+    assert torch.equal(selector.scores(read), -selector.distances(read))
+
+
 def test_something_else_is_not_a_model_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a model folder"):
         ModelFolder.open(tmp_path)

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         (changed, "stripes", r"experts\.safetensors is damaged or was changed"),
         (backbone, "stripes", "another backbone"),
         (absent, "stripes", r"selector\.safetensors is missing"),
-        (newer, "stripes", "format 99; this version reads up to 2"),
+        (newer, "stripes", "format 99; this version reads up to 3"),
         (tmp_path / "nowhere", "stripes", "does not exist"),
     ]
     for bundle, name, message in cases:
@@ -221,7 +221,7 @@ def test_a_missing_file_is_named(bundled: "Bundled", tmp_path: Path, name: str) 
 def test_a_newer_format_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
     dataclasses.replace(read_manifest(copy), format_version=99).write(copy)
-    with pytest.raises(UserError, match=r"format 99; this version reads up to 2\. Upgrade"):
+    with pytest.raises(UserError, match=r"format 99; this version reads up to 3\. Upgrade"):
         Engine.open(copy, "cpu")
 
 

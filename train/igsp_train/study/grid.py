@@ -149,13 +149,7 @@ class Study:
         for title, (place, block) in places.items():
             reads = {name: read_place(setting, self._task(name, config), place, block) for name in self.plan.sources}
             for kind in KINDS:
-                figures = measure_selector(
-                    reads,
-                    self.plan.orders,
-                    kind,
-                    shrinkage=config.selector.shrinkage,
-                    false_alarm=config.selector.false_alarm,
-                )
+                figures = measure_selector(reads, self.plan.orders, kind, config.selector)
                 rows.append({"place": title, "kind": kind, **figures})
         return rows
 

@@ -1,0 +1,103 @@
+"""Bundles of format 2, whose graphs and selector know no background: opened, verified, and mixed with newer ones."""
+
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
+from igsp_deploy.errors import UserError
+from igsp_export.export import export_bundle
+from igsp_export.shapes import write_standalone
+from igsp_serve.engine import CHOOSE, PLAIN, Engine, ImageOutput
+from igsp_serve.verify import verify_bundle
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def modern(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of today, of a model from before there was a background."""
+    root = tmp_path_factory.mktemp("older")
+    shutil.copytree(bundled.model, root / "model")
+    values = json.loads((root / "model" / "config.json").read_text())
+    del values["selector"]["background"]
+    (root / "model" / "config.json").write_text(json.dumps(values))
+    export_bundle(root / "model", root / "bundle", console=Console(file=io.StringIO()))
+    return root / "bundle"
+
+
+@pytest.fixture(scope="module")
+def old(modern: Path) -> Path:
+    """The same bundle as format 2 had it."""
+    folder = Path(shutil.copytree(modern, modern.parent / "old"))
+    graph = ir.load(folder / "image.fp32.onnx")
+    kept = [value for value in graph.graph.inputs if value.name != "selector.background"]
+    assert len(kept) == len(graph.graph.inputs) - 1
+    graph.graph.inputs.clear()
+    graph.graph.inputs.extend(kept)
+    ir.save(graph, folder / "image.fp32.onnx")
+    for file, gone in ((SELECTOR, "background"), (REFERENCE, "score_sizes")):
+        arrays = load_file(folder / file)
+        del arrays[gone]
+        save_file(arrays, folder / file)
+    dataclasses.replace(read_manifest(folder), format_version=2, files=list_files(folder)).write(folder)
+    return folder
+
+
+def ask(engine: Engine, images: Images) -> list[ImageOutput]:
+    return [engine.run_images(images, np.full(len(images), task)) for task in (CHOOSE, PLAIN, 0, 1)]
+
+
+def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
+    for a, b in zip(ask(ours, images), ask(theirs, images), strict=True):
+        for name in ("features", "task", "task_scores"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_bundle_of_format_2_computes_what_it_did(old: Path, modern: Path, images: Images) -> None:
+    engine = Engine.open(old, "cpu", num_threads=1)
+    assert engine.manifest.format_version == 2
+    assert_same(engine, Engine.open(modern, "cpu", num_threads=1), images)
+    assert verify_bundle(old, "cpu")["holds"]
+
+
+def test_its_tasks_come_and_go(old: Path, modern: Path, bundled: "Bundled", images: Images) -> None:
+    engine = Engine.open(old, "cpu", num_threads=1)
+    engine.remove_task("stripes")
+    engine.add_task(modern, "stripes")  # what an old model exports today
+    assert_same(engine, Engine.open(modern, "cpu", num_threads=1), images)
+    newer = Engine.open(bundled.bundle, "cpu", num_threads=1)
+    newer.replace_tasks(old)
+    assert_same(newer, engine, images)
+
+
+def test_tasks_whose_selector_has_a_background_do_not_enter_it(old: Path, bundled: "Bundled", images: Images) -> None:
+    engine = Engine.open(old, "cpu", num_threads=1)
+    engine.remove_task("stripes")
+    before = engine.tasks
+    with pytest.raises(UserError, match="graphs are of a bundle of format 2, which know none"):
+        engine.add_task(bundled.bundle, "stripes")
+    assert engine.tasks is before
+
+
+def test_it_can_be_written_with_its_tasks_inside(old: Path, images: Images, tmp_path: Path) -> None:
+    write_standalone(old, tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "image.fp32.onnx", providers=["CPUExecutionProvider"])
+    task = np.full(len(images), CHOOSE)
+    _, used, scores = session.run(None, {"images": images, "task": task})
+    expected = Engine.open(old, "cpu", num_threads=1).run_images(images, task)
+    np.testing.assert_array_equal(used, expected.task)
+    np.testing.assert_allclose(scores, expected.task_scores, atol=1e-2, rtol=1e-4)
