@@ -168,6 +168,7 @@ def test_rows_hold_mean_and_spread_over_runs() -> None:
             "accuracy": {"test": matrix, "val": matrix},
             "order": ["a", "b"],
             **{name: [kept, kept] for name in ("trained_phase1", "trained_phase2", "kept", "seconds")},
+            "learn": {"steps": 100},
             "details": [{}, {}],
         }
 
