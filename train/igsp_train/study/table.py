@@ -104,9 +104,10 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "seconds": lambda run: float(sum(run["seconds"])),
 }
 """Figure -> how it is read off one run. Accuracies in percent with the task given unless the name says otherwise;
-`trained_*` numbers a task on average (`trained_mean`: over its steps too); `kept` numbers in the end; `bend` what the last two tasks added over what the
-first two did; `*_candidates_kept` in percent of the candidates (text: tasks after the first); `agreement` of the set
-kept at the end of phase 1 with the one kept by routers trained to the end, Jaccard overlap in percent.
+`trained_*` numbers a task on average (`trained_mean`: over its steps too); `kept` numbers in the end; `bend` what the
+last two tasks added over what the first two did; `*_candidates_kept` in percent of the candidates (text: tasks after
+the first); `agreement` of the set kept at the end of phase 1 with the one kept by routers trained to the end, Jaccard
+overlap in percent.
 """
 
 MAIN = (
