@@ -30,5 +30,5 @@ def _step(run: TaskRun) -> None:
 if __name__ == "__main__":
     fault = sys.argv.pop(1)
     if os.environ["RANK"] == "1":
-        setattr(TaskRun, "_step", _step)  # noqa: B010: mypy takes no other function for a method
+        setattr(TaskRun, "_step", _step)  # noqa: B010 (mypy takes no other function for a method)
     main()
