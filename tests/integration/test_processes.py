@@ -160,6 +160,7 @@ def test_a_process_whose_partner_fails_ends_by_itself_and_says_so(
         assert f"error: {expected}" in text
         assert "Traceback" not in text
     assert list((model / "tasks").iterdir()) == []
+    assert ("Give the same command again" in errors[0]) == (fault == "raise")
     reached = load_checkpoint(model)  # whole, or this raises
     assert reached is not None
     assert reached[0]["step"] == 4 if fault == "raise" else reached[0]["step"] >= 4

@@ -133,7 +133,10 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo or nccl: a connection was closed, or nobody answered
-        raise LostProcess(f"another process of this run ended or cannot be reached ({_first_line(error)}).") from error
+        raise LostProcess(
+            f"another process of this run ended or cannot be reached ({_first_line(error)}). Its own last words say "
+            "why. Give the same command again to go on from the last checkpoint."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -364,6 +364,7 @@ def test_pruning_by_loss_works_with_held_out_images_and_without(
     assert sum(kept) < sum(len(mask) for mask in result.kept.values())
 
 
+<<<<<<< HEAD
 def test_looking_at_the_numbers_now_and_then_changes_none_of_them(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,3 +434,35 @@ def test_a_loss_that_is_not_finite_is_an_error_before_the_next_checkpoint_howeve
     assert found is not None
     assert found[0]["step"] == checkpoint
     assert all(torch.isfinite(tensor).all() for tensor in found[1].values())
+=======
+def test_few_held_out_images_are_joined_by_training_images(tmp_path: Path, backbone: Backbone) -> None:
+    run = make_run(backbone, new_folder(tmp_path / "model", backbone), 120)
+    indices = np.arange(10)
+    run.held_out = (run.views.batch(indices, indices * 0 + 5), run.labels[indices])
+    tokens, labels = run.loss_images(24)
+    assert torch.equal(tokens[:10], run.held_out[0])
+    assert torch.equal(labels[:10], run.held_out[1])
+    assert len(labels) == len(tokens) == 24
+    drawn = {tuple(image.flatten().tolist()) for image in tokens[10:]}
+    trained_on = run.views.batch(np.arange(24), np.zeros(24, np.int64))
+    assert len(drawn) == 14
+    assert drawn <= {tuple(image.flatten().tolist()) for image in trained_on}
+    assert len(run.loss_images(4)[1]) == 4
+    assert len(run.loss_images(1000)[1]) == 10 + 24
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_phase_2_has_a_schedule_of_its_own_on_demand(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr("igsp_train.learn.set_learning_rate", lambda _, factor: rates.append(factor))
+    folder = new_folder(tmp_path / "model", backbone)
+    result = make_run(backbone, folder, 180, dataclasses.replace(LEARN, phase2_restart=restart)).run()
+    first, second = rates[: result.phase1_steps], rates[result.phase1_steps :]
+    assert len(rates) == LEARN.steps
+    assert max(first) == 1.0
+    assert (max(second) == 1.0) == restart
+    assert rates[-1] < 0.1
+    assert second == sorted(second, reverse=True)
+>>>>>>> main
