@@ -364,7 +364,6 @@ def test_pruning_by_loss_works_with_held_out_images_and_without(
     assert sum(kept) < sum(len(mask) for mask in result.kept.values())
 
 
-<<<<<<< HEAD
 def test_looking_at_the_numbers_now_and_then_changes_none_of_them(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,7 +433,8 @@ def test_a_loss_that_is_not_finite_is_an_error_before_the_next_checkpoint_howeve
     assert found is not None
     assert found[0]["step"] == checkpoint
     assert all(torch.isfinite(tensor).all() for tensor in found[1].values())
-=======
+
+
 def test_few_held_out_images_are_joined_by_training_images(tmp_path: Path, backbone: Backbone) -> None:
     run = make_run(backbone, new_folder(tmp_path / "model", backbone), 120)
     indices = np.arange(10)
@@ -465,4 +465,3 @@ def test_phase_2_has_a_schedule_of_its_own_on_demand(
     assert (max(second) == 1.0) == restart
     assert rates[-1] < 0.1
     assert second == sorted(second, reverse=True)
->>>>>>> main
