@@ -26,7 +26,7 @@ class TowerOutput:
         features: L2-normalised embeddings `[B, D]`.
         used_task: `[B]`.
         task_scores: scores minus thresholds, `[B, T]`.
-        score_sizes: distances that the scores are made of, `[B, T]`.
+        score_sizes: what errors of the scores are measured by, `[B, T]`.
     """
 
     features: NDArray[np.float32]
@@ -86,7 +86,7 @@ class Towers:
             features=features.numpy(),
             used_task=used.numpy(),
             task_scores=scores.numpy(),
-            score_sizes=self.selector.distances(read).numpy(),
+            score_sizes=self.selector.sizes(read).numpy(),
         )
 
     @torch.no_grad()

@@ -109,7 +109,7 @@ def score_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32], siz
     Args:
         ours: scores minus thresholds, `[B, T]`.
         theirs: the same of PyTorch.
-        sizes: distances that the scores are made of, `[B, T]`: a score itself, the difference of two, may be near zero.
+        sizes: of what the scores are made of, `[B, T]`: a score itself, the difference of two distances, may be near 0.
     """
     if not ours.size:
         return 0.0

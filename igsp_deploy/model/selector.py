@@ -130,8 +130,12 @@ class Selector:
         return self._scores(features, self.background)
 
     def distances(self, features: Tensor) -> Tensor:
-        """`min over classes c of the task of |u - m_c|^2 / 2`, `[B, T]`: the size that errors of scores go by."""
+        """`min over classes c of the task of |u - m_c|^2 / 2`, `[B, T]`."""
         return -self._scores(features, 0.0)
+
+    def sizes(self, features: Tensor) -> Tensor:
+        """Sum of the two distances whose difference a score is, `[B, T]`: what its rounding errors are measured by."""
+        return self.scores(features) + 2 * self.distances(features)
 
     def _scores(self, features: Tensor, background: float) -> Tensor:
         u = (features.cpu().float() - self.center) @ self.whitening

@@ -50,9 +50,11 @@ def test_scores_are_log_likelihoods_of_the_nearest_class_less_those_of_a_wide_ba
     own = torch.stack([log_density(mean, covariance) for mean in statistics.means]).max(0).values
     wide = log_density(statistics.means.mean(0), covariance / 0.3)
     score = selector.scores(x)[:, 0]
-    torch.testing.assert_close(score - score[0], (own - wide) - (own - wide)[0], atol=1e-3, rtol=1e-3)
     spread = torch.linalg.slogdet(covariance)[1] + 6 * torch.log(torch.tensor(2 * torch.pi))
-    torch.testing.assert_close(selector.distances(x)[:, 0], -own - 0.5 * spread, atol=1e-3, rtol=1e-3)
+    distance, away = -own - 0.5 * spread, -wide - 0.5 * spread - 3 * torch.log(torch.tensor(1 / 0.3))
+    torch.testing.assert_close(selector.distances(x)[:, 0], distance, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(score, away - distance, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(selector.sizes(x)[:, 0], away + distance, atol=1e-3, rtol=1e-3)
 
 
 def test_a_background_leaves_more_unseen_images_to_plain_clip_at_equal_false_alarms() -> None:
