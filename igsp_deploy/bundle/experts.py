@@ -109,7 +109,7 @@ class ExpertTable:
                         rows = file.get_slice(name)
                         tensors[name] = np.concatenate([rows[0:0], *(rows[e : e + 1] for e in experts.tolist())])
                     tensors[f"task.{task}.{_key(site)}.experts"] = np.arange(len(experts))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
         return cls._of(tensors, layout, [task], path)
 
