@@ -83,19 +83,62 @@ def test_tasks_move_to_larger_arrays_when_there_is_no_room() -> None:
         slots = slots.add(stacks((value, 1)), value)
         tasks.append((value, 1))
         assert_holds(slots, *tasks)
-        assert slots.used <= slots.capacity
+        assert slots.used <= slots.room.capacity <= 2 * (value + 1) + MIN_SPARE
+
+
+def test_a_slot_is_used_again_when_nobody_reads_it_any_more() -> None:
+    slots = start((1, 1), (2, 2), spare=2)
+    arrays = slots.arrays
+    for value in range(3, 20):
+        slots = slots.without(1).add(stacks((value, 1)), 1)  # with fewer experts than what was there
+        assert_holds(slots, (1, 1), (value, 1))
+    slots = slots.add(stacks((30, 1)), 2)
+    assert_holds(slots, (1, 1), (19, 1), (30, 1))
+    assert slots.arrays["experts.0.down"] is arrays["experts.0.down"]
+    assert slots.used == 5
+    held = slots
+    slots = slots.without(0).add(stacks((40, 1)), 0)
+    assert_holds(slots, (40, 1), (19, 1), (30, 1))
+    assert_holds(held, (1, 1), (19, 1), (30, 1))
+
+
+def test_plain_clip_stays_blank_where_a_task_was() -> None:
+    slots = start((1, 1), spare=6)
+    other = slots.add(stacks((2, 1)), 1).add(stacks((3, 1)), 1)
+    other = other.add(stacks((4, 1)), 1)
+    assert {2, 3, 4} & set(other.slots)
+    del other
+    assert_holds(slots.add(stacks((5, 1)), 1), (1, 1), (5, 1))
+
+
+def test_no_slot_in_use_is_given_away() -> None:
+    random = np.random.default_rng(0)
+    held = [(start((0, 1), spare=2), [(0, 1)])]
+    for value in range(1, 300):
+        slots, tasks = held[random.integers(len(held))]
+        position = int(random.integers(len(tasks) + 1))
+        if len(tasks) > 1 and random.random() < 0.4:
+            position %= len(tasks)
+            held.append((slots.without(position), tasks[:position] + tasks[position + 1 :]))
+        else:
+            task = (value, int(random.integers(1, 4)))
+            held.append((slots.add(stacks(task), position), [*tasks[:position], task, *tasks[position:]]))
+        if len(held) > 6:
+            held.pop(int(random.integers(len(held))))
+        for each, its_tasks in held:
+            assert_holds(each, *its_tasks)
 
 
 def test_removed_tasks_give_their_memory_back_when_they_are_most() -> None:
-    slots = start(*((value, 1) for value in range(8)))
+    slots = start(*((value, 1) for value in range(40)))
     array = slots.arrays["experts.0.down"]
-    for left in (7, 6, 5, 4):
+    for first in range(1, 28):
         slots = slots.without(0)
-        assert_holds(slots, *((value, 1) for value in range(8 - left, 8)))
+        assert_holds(slots, *((value, 1) for value in range(first, 40)))
     assert slots.arrays["experts.0.down"] is array
     slots = slots.without(0)
-    assert_holds(slots, (5, 1), (6, 1), (7, 1))
-    assert not np.shares_memory(slots.arrays["experts.0.down"], array)
+    assert_holds(slots, *((value, 1) for value in range(28, 40)))
+    assert len(slots.arrays["experts.0.down"]) == 12 + 1 + MIN_SPARE
 
 
 def test_indices_and_slots_are_told_apart() -> None:
