@@ -109,6 +109,8 @@ class LearnConfig:
     """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
     phase2_candidate_mass: float = 0.5
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""
+    phase2_restart: bool = True
+    """Whether phase 2 has a learning-rate schedule of its own, from the peak down; else one runs over both phases."""
     train_router_phase2: bool = True
     """Whether the router is trained in phase 2 too."""
     cached_views: int = 4

@@ -72,6 +72,9 @@ def test_the_page_is_whole_quiet_and_fits(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [name for name in SECTIONS if not page.locator(f"#{name}").is_visible()] == []
     assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0
+    among_all = page.get_by_role("region", name="Accuracy among all classes learned so far")
+    assert among_all.is_visible()
+    assert among_all.evaluate("element => element.scrollWidth <= element.clientWidth") or which == "wide"
     assert page.locator("figure svg").first.bounding_box()["height"] > 100
     assert page.evaluate(CONTRAST) == []
     assert said == []

@@ -1,8 +1,10 @@
-"""Two processes learn what one learns: the same structure, the same accuracy, the same model on both of them."""
+"""Two processes learn what one learns: the same structure, the same accuracy; and they end together, whoever fails."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from igsp_deploy.errors import UserError
+from igsp_train.checkpoint import load_checkpoint
 from igsp_train.ranks import Ranks
 
 SETTINGS = [
@@ -44,6 +47,12 @@ def command(model: Path, tasks: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "igsp_deploy.cli.main", "train", str(model), *given, *SETTINGS, *more]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def learned(model: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return [
         (json.loads((path / "task.json").read_text()), load_file(path / "experts.safetensors"))
@@ -51,19 +60,61 @@ def learned(model: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     ]
 
 
-def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(tasks: Path, tmp_path: Path) -> None:
+def ranks_started_by(launcher: int) -> list[int]:
+    """Processes that `igsp train --num-processes` started, in the order of their ranks."""
+    started = []
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                started.append(int(child))
+    return started
+
+
+def tasks_before_checkpoint(model: Path) -> set[int]:
+    """For each checkpoint, the number of tasks that were learned when its task began."""
+    found = set()
+    for path in model.glob(".inprogress/step-*/state.json"):
+        with contextlib.suppress(OSError, json.JSONDecodeError):  # it may be replaced while it is read
+            found.add(int(json.loads(path.read_text())["learned"]))
+    return found
+
+
+def accelerate(*arguments: str) -> list[str]:
+    """`accelerate launch` as its users start it, with what `command` gives for a Python module."""
+    return [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *arguments]
+
+
+def test_two_processes_learn_what_one_learns_even_if_one_is_killed_and_accelerate_goes_on(
+    tasks: Path, tmp_path: Path
+) -> None:
     subprocess.run(command(tmp_path / "one", tasks), check=True, capture_output=True)
-    together = command(tmp_path / "two", tasks, "--num-processes", "2")
-    process = subprocess.Popen(together, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "two").glob(".inprogress/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = subprocess.run(together, capture_output=True, text=True, timeout=100)
+    model = tmp_path / "two"
+    together = command(model, tasks, "--num-processes", "2")
+    process = subprocess.Popen(together, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while tasks_before_checkpoint(model) != {1} and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    ranks = ranks_started_by(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert "error: process 1 of 2 ended without a word (exit code -9)" in errors
+    assert "Traceback" not in errors
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert [path.name for path in (model / "tasks").iterdir()] == ["00-bright"]
+    reached = load_checkpoint(model)
+    assert reached is not None
+
+    # The same run, started by the other launcher, from where the first one stopped.
+    module = command(model, tasks)[1:]
+    launcher = accelerate("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    again = subprocess.run([*launcher, *module], capture_output=True, text=True, timeout=180)
     assert again.returncode == 0, again.stderr
-    assert "continuing after step" in again.stderr
-    pairs = list(zip(learned(tmp_path / "one"), learned(tmp_path / "two"), strict=True))
+    assert "bright: already learned" in again.stderr
+    assert f"dark: continuing after step {reached[0]['step']}\n" in again.stderr
+    assert again.stdout.splitlines() == [str(model)]
+    pairs = list(zip(learned(tmp_path / "one"), learned(model), strict=True))
     assert len(pairs) == 2
     for (alone, experts), (shared, others) in pairs:
         assert shared["metrics"]["kept"] == alone["metrics"]["kept"]
@@ -76,9 +127,58 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(tasks: Path,
             np.testing.assert_allclose(others[name], experts[name], atol=5e-2)
 
 
+@pytest.mark.parametrize(
+    ("fault", "first", "second"),
+    [
+        ("raise", "another process of this run ended", "the disk of this machine went away"),
+        ("drift", "the processes do not agree on which experts", "the processes do not agree on which experts"),
+    ],
+)
+def test_a_process_whose_partner_fails_ends_by_itself_and_says_so(
+    tasks: Path, tmp_path: Path, fault: str, first: str, second: str
+) -> None:
+    model = tmp_path / "model"
+    module = command(model, tasks)[3:]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("faulty_rank.py")), fault, *module],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1, 1]
+    for text, expected in zip(errors, (first, second), strict=True):
+        assert f"error: {expected}" in text
+        assert "Traceback" not in text
+    assert list((model / "tasks").iterdir()) == []
+    assert ("Give the same command again" in errors[0]) == (fault == "raise")
+    reached = load_checkpoint(model)  # whole, or this raises
+    assert reached is not None
+    assert reached[0]["step"] == 4 if fault == "raise" else reached[0]["step"] >= 4
+
+
+def test_accelerate_that_starts_one_process_instead_of_two_is_told_how(tasks: Path, tmp_path: Path) -> None:
+    module = command(tmp_path / "model", tasks)[1:]
+    launched = accelerate("--cpu", "--num_processes", "2")
+    one = subprocess.run([*launched, *module], capture_output=True, text=True, timeout=180)
+    assert one.returncode == 1
+    assert "error: accelerate was asked for several processes and started one" in one.stderr
+    assert "--multi_gpu" in one.stderr
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_process_that_fails_ends_all_and_says_why(tasks: Path, tmp_path: Path) -> None:
     more = ("--set", "learn.learning_rate=1e30", "--num-processes", "2")
-    failed = subprocess.run(command(tmp_path / "model", tasks, *more), capture_output=True, text=True, timeout=100)
+    failed = subprocess.run(command(tmp_path / "model", tasks, *more), capture_output=True, text=True, timeout=180)
     assert failed.returncode == 1
     assert "the loss became" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -44,7 +44,7 @@ from igsp_train.ranks import ALONE, Ranks
 from igsp_train.reuse import ReuseStrength, candidate_mass
 
 HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
-"""Pruning rules that measure a loss on held-out images."""
+"""Pruning rules that measure a loss."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class StepReport:
     candidates: int
 
 
-MAX_HELD_OUT = 256
+LOSS_IMAGES = 256
 """Images on which pruning measures a loss."""
 
 
@@ -306,7 +306,7 @@ class TaskRun:
             elif config.penalty == "weight_overlap":
                 penalty = weight_overlap(self.learner)
             total = loss + self.reuse.weight(progress.step, frozen > 0) * penalty
-        set_learning_rate(self.optimiser, learning_rate_factor(progress.step, config.steps, config.warmup_steps))
+        set_learning_rate(self.optimiser, self._learning_rate_factor())
         self.optimiser.zero_grad(set_to_none=True)
         # Means over a part, weighed by the part's share of the batch, sum to the means over the batch.
         share = len(part[0]) / config.batch_size
@@ -332,6 +332,14 @@ class TaskRun:
             )
         )
         progress.step += 1
+
+    def _learning_rate_factor(self) -> float:
+        """One schedule over all steps, and where phase 2 has one of its own, that one over the steps after pruning."""
+        config, begun = self.config, self.progress.phase1_steps
+        if self.progress.phase == 1 or not config.phase2_restart:
+            return learning_rate_factor(self.progress.step, config.steps, config.warmup_steps)
+        left = config.steps - begun
+        return learning_rate_factor(self.progress.step - begun, left, config.warmup_steps * left // config.steps)
 
     def _read(self, report: Reporter | None) -> None:
         """Take the numbers of the steps since the last look from the device, all in one copy, and pass them on.
@@ -391,7 +399,7 @@ class TaskRun:
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
         rule, level = config.prune_rule, config.keep_ratio
         if rule in HELD_OUT_RULES:
-            loss = self._held_out_loss()
+            loss = HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, self.loss_images())
             if rule == "leave_one_out":
                 return most_worth(leave_one_out(loss, {site: len(mean) for site, mean in gates.items()}), level)
             rule, level = "cumulative", level_by_loss(gates, loss, config.prune_tolerance)
@@ -400,16 +408,23 @@ class TaskRun:
             for number, (site, mean) in enumerate(gates.items())
         }
 
-    def _held_out_loss(self) -> HeldOutLoss:
-        """On at most `MAX_HELD_OUT` held-out images; where none were held out (few-shot), on training images."""
+    def loss_images(self, count: int = LOSS_IMAGES) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of `count` images, or as many as there are: held-out ones first, then training ones.
+
+        A small task holds a few dozen images out, too few to measure a loss by, and a few-shot task none. Pruning
+        fits nothing, and so early in training one's own images rank experts much as others do.
+        """
+        parts: list[tuple[Tensor, Tensor]] = []
         if self.held_out is not None and len(self.held_out[1]):
-            rows = np.linspace(0, len(self.held_out[1]) - 1, min(MAX_HELD_OUT, len(self.held_out[1]))).round()
+            rows = np.linspace(0, len(self.held_out[1]) - 1, min(count, len(self.held_out[1]))).round()
             chosen = torch.from_numpy(rows.astype(np.int64))
-            images = (self.held_out[0][chosen], self.held_out[1][chosen])
-        else:
-            indices = batch_indices(len(self.labels), min(MAX_HELD_OUT, len(self.labels)), 0, self.seed)
-            images = (self.views.batch(indices, np.zeros_like(indices)), self.labels[indices])
-        return HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, images)
+            parts.append((self.held_out[0][chosen], self.held_out[1][chosen]))
+        missing = min(count - sum(len(labels) for _, labels in parts), len(self.labels))
+        if missing:
+            indices = batch_indices(len(self.labels), missing, 0, self.seed)
+            parts.append((self.views.batch(indices, np.zeros_like(indices)), self.labels[indices]))
+        device = self.backbone.device
+        return torch.cat([t.to(device) for t, _ in parts]), torch.cat([y.to(device) for _, y in parts])
 
     def _prune(self) -> None:
         """Fix the structure: keep what the routers use, drop the other candidates for good, go on with phase 2."""

@@ -133,7 +133,10 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo or nccl: a connection was closed, or nobody answered
-        raise LostProcess(f"another process of this run ended or cannot be reached ({_first_line(error)}).") from error
+        raise LostProcess(
+            f"another process of this run ended or cannot be reached ({_first_line(error)}). Its own last words say "
+            "why. Give the same command again to go on from the last checkpoint."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -145,8 +148,10 @@ def ranks_of_this_process() -> Iterator[Ranks]:
     """The place of this process among those it was started with, from the environment that a launcher sets.
 
     Raises:
-        UserError: the processes do not find each other, or accelerate is not installed.
+        UserError: the processes do not find each other, accelerate is not installed, or it was asked for several
+            processes and started one.
     """
+    _check_really_several()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count < 2:
         yield ALONE
@@ -165,3 +170,14 @@ def ranks_of_this_process() -> Iterator[Ranks]:
     # Not in a `finally`: after a failure the others are not there to part from.
     yield Ranks(rank=state.process_index, count=state.num_processes, device=state.device)
     torch.distributed.destroy_process_group()
+
+
+def _check_really_several() -> None:
+    """`accelerate launch --num_processes 8` starts one process where it sees less than two GPUs, without a word."""
+    place = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in place and "MASTER_ADDR" in place and "WORLD_SIZE" not in place:
+        raise UserError(
+            "accelerate was asked for several processes and started one: it does so with --cpu, and where it finds "
+            "less than two GPUs. Give it --multi_gpu instead, which takes CPUs too, or do without it: "
+            "igsp train --num-processes N"
+        )

@@ -25,6 +25,7 @@ from igsp_deploy.model.record import TaskRecord
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracies
+from igsp_train.consolidate import consolidate
 from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
 from igsp_train.data.items import Items
 from igsp_train.data.order import step_pairs
@@ -34,7 +35,7 @@ from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, 
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.ranks import ALONE, Ranks
-from igsp_train.statistics import chunked_selector_features, spread, statistics_of_features
+from igsp_train.statistics import chunked_selector_features, spread
 
 
 def train_sequence(
@@ -161,7 +162,7 @@ def learn_task(
         precision=config.learn.precision,
         ranks=ranks,
     )
-    calibration = task.val.subset(spread(len(task.val), config.selector.calibration_images))
+    calibration = task.val.subset(spread(len(task.val), folder.selector_config.calibration_images))
     held_out_tokens = None
     if config.learn.prune_rule in HELD_OUT_RULES:
         held_out_tokens = _trunk_and_labels(backbone, calibration, folder.first_block)
@@ -199,31 +200,24 @@ def learn_task(
         )
         for items in (views.items, calibration)
     )
-    statistics = statistics_of_features(
-        *seen, held_out[0], num_classes=len(task.classes), calibration_images=config.selector.calibration_images
-    )
-    learned = result.learner.learned(folder.pool, statistics)
     adapter = result.learner.adapter().detach_to(backbone.device)
     metrics = _metrics(backbone, folder, task, adapter, result, warn)
     metrics["seconds"] = time.monotonic() - started
     metrics.update(memory.measured())
     metrics["learn"] = dataclasses.asdict(config.learn)
-    record = TaskRecord(
-        index=len(folder.tasks),
+    record = consolidate(
+        folder,
+        result,
         name=task.name,
         classes=task.classes,
         display_names=task.display_names,
         templates=task.templates,
-        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
-        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
-        trained_parameters=result.trained_parameters,
-        kept_parameters=result.learner.num_parameters(),
-        selector_parameters=statistics.means.numel(),
+        train=seen,
+        held_out=held_out[0],
         source=source,
         data=settings,
         metrics=metrics,
     )
-    folder.add_task(record, learned)
     clear_checkpoint(folder.path)
     _append_history(folder, record)
     reused, new = result.learner.num_experts()

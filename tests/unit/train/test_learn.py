@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
 from igsp_deploy.model.towers import class_embeddings, encode_image
-from igsp_train.checkpoint import clear_checkpoint
+from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.features import TrunkViews
 from igsp_train.learn import LearnResult, StepReport, TaskRun
 
@@ -361,3 +362,106 @@ def test_pruning_by_loss_works_with_held_out_images_and_without(
     kept = [sum(mask) for mask in result.kept.values()]
     assert min(kept) >= 1
     assert sum(kept) < sum(len(mask) for mask in result.kept.values())
+
+
+def test_looking_at_the_numbers_now_and_then_changes_none_of_them(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    finish(folder, make_run(backbone, folder, 180).run())
+    config = dataclasses.replace(LEARN, steps=24, checkpoint_every=10)
+    saved: list[Any] = []
+
+    def remember(path: Path, step: int, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        del state["progress"]["seconds"]
+        saved.append((step, state, {name: tensor.detach().clone() for name, tensor in tensors.items()}))
+
+    monkeypatch.setattr("igsp_train.learn.save_checkpoint", remember)
+
+    def learn(every: int) -> tuple[LearnResult, list[StepReport], list[int], list[Any]]:
+        reports: list[StepReport] = []
+        lags: list[int] = []
+        run = make_run(backbone, folder, 120, config)
+        run.read_every = every
+
+        def watch(report: StepReport) -> None:
+            reports.append(report)
+            lags.append(run.progress.step - report.step)
+
+        result = run.run(watch)
+        return result, reports, lags, [saved.pop(0) for _ in range(len(saved))]
+
+    expected, reports, lags, checkpoints = learn(1)
+    assert max(lags) == 0
+    assert [step for step, _, _ in checkpoints] == [10, 20]
+    assert checkpoints[1][1]["progress"]["phase"] == 2
+    for every in (3, 7, 100):
+        result, now_and_then, lags, others = learn(every)
+        start = result.phase1_steps
+        assert max(lags[:start]) == 0  # phase 1 decides by its numbers
+        # Before the checkpoint at step 20 it looks in any case.
+        assert max(lags[start:]) == min(every, 20 - start) - 1
+        assert now_and_then == reports
+        assert result.curves == expected.curves
+        assert [len(curve) for curve in result.curves.values()] == [24] * 3
+        assert (result.kept, result.mean_gates) == (expected.kept, expected.mean_gates)
+        theirs = dict(expected.learner.named_parameters())
+        assert all(torch.equal(theirs[name], value) for name, value in result.learner.named_parameters())
+        assert [(step, state) for step, state, _ in others] == [(step, state) for step, state, _ in checkpoints]
+        for (_, _, one), (_, _, other) in zip(checkpoints, others, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("broken_step", "checkpoint"), [(12, 10), (15, 15)])
+def test_a_loss_that_is_not_finite_is_an_error_before_the_next_checkpoint_however_rarely_it_looks(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, broken_step: int, checkpoint: int
+) -> None:
+    folder = new_folder(tmp_path / "model", backbone)
+    run = make_run(backbone, folder, 180)
+    run.read_every = 100
+    whole = run.loss
+
+    def broken(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        loss, accuracy, gates = whole(*arguments)
+        return loss * (float("nan") if run.progress.step == broken_step else 1.0), accuracy, gates
+
+    monkeypatch.setattr(run, "loss", broken)
+    with pytest.raises(UserError, match=f"the loss became nan at step {broken_step}"):
+        run.run()
+    found = load_checkpoint(folder.path)
+    assert found is not None
+    assert found[0]["step"] == checkpoint
+    assert all(torch.isfinite(tensor).all() for tensor in found[1].values())
+
+
+def test_few_held_out_images_are_joined_by_training_images(tmp_path: Path, backbone: Backbone) -> None:
+    run = make_run(backbone, new_folder(tmp_path / "model", backbone), 120)
+    indices = np.arange(10)
+    run.held_out = (run.views.batch(indices, indices * 0 + 5), run.labels[indices])
+    tokens, labels = run.loss_images(24)
+    assert torch.equal(tokens[:10], run.held_out[0])
+    assert torch.equal(labels[:10], run.held_out[1])
+    assert len(labels) == len(tokens) == 24
+    drawn = {tuple(image.flatten().tolist()) for image in tokens[10:]}
+    trained_on = run.views.batch(np.arange(24), np.zeros(24, np.int64))
+    assert len(drawn) == 14
+    assert drawn <= {tuple(image.flatten().tolist()) for image in trained_on}
+    assert len(run.loss_images(4)[1]) == 4
+    assert len(run.loss_images(1000)[1]) == 10 + 24
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_phase_2_has_a_schedule_of_its_own_on_demand(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr("igsp_train.learn.set_learning_rate", lambda _, factor: rates.append(factor))
+    folder = new_folder(tmp_path / "model", backbone)
+    result = make_run(backbone, folder, 180, dataclasses.replace(LEARN, phase2_restart=restart)).run()
+    first, second = rates[: result.phase1_steps], rates[result.phase1_steps :]
+    assert len(rates) == LEARN.steps
+    assert max(first) == 1.0
+    assert (max(second) == 1.0) == restart
+    assert rates[-1] < 0.1
+    assert second == sorted(second, reverse=True)

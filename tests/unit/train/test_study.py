@@ -13,6 +13,7 @@ from rich.console import Console
 
 from igsp_deploy.config import DataConfig, RunConfig, SelectorConfig
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.model.folder import ModelFolder
 from igsp_train.data import TrainViews, load_task_data
 from igsp_train.evaluate import evaluate_model
 from igsp_train.features import TrunkViews
@@ -22,6 +23,7 @@ from igsp_train.study.convergence import overlap
 from igsp_train.study.grid import Plan, Study, make_orders
 from igsp_train.study.method import Setting
 from igsp_train.study.planted import COLOURS, COUNTS, write_planted
+from igsp_train.study.pooled import add_to_pool, run_task, scratch_folder
 from igsp_train.study.presets import merge, read_ablation
 from igsp_train.study.run import RunKey, claimed
 from igsp_train.study.table import collect
@@ -161,6 +163,37 @@ def test_a_study_counts_what_evaluate_counts(setting: Setting, task_data: Path, 
     assert selector["matrices"]["vocabulary"][0][1] == pytest.approx(expected["zero_shot"][1], abs=0.006)
 
 
+@pytest.mark.parametrize("val_share", [0.0, 0.4])
+def test_a_study_keeps_of_a_task_what_training_keeps(
+    setting: Setting, task_data: Path, tmp_path: Path, val_share: float
+) -> None:
+    selector, data = SelectorConfig(calibration_images=3), DataConfig(val_share=val_share)
+    names = ("colors", "stripes")
+    for name in names:
+        # As a user goes on who gave the options of the model for its first task only.
+        given = selector if name == "colors" else SelectorConfig()
+        tasks = {name: str(task_data / name)}
+        config = RunConfig(model=setting.model, learn=setting.learn, selector=given, data=data, tasks=tasks)
+        train_sequence(tmp_path / "model", config, console=QUIET)
+    product = ModelFolder.open(tmp_path / "model")
+    setting = dataclasses.replace(setting, selector=selector)
+    with scratch_folder(setting) as folder:
+        for name in names:
+            source = str(task_data / name)
+            task = load_tokens(tmp_path, name, source, setting.backbone, setting.first_block, data, 2)
+            add_to_pool(setting, folder, task, run_task(setting, folder, task, setting.learn))
+        for index in range(2):
+            kept, expected = folder.statistics(index), product.statistics(index)
+            assert kept.count == expected.count
+            assert len(kept.calibration) == (3 if val_share else 2)
+            for values in ("means", "scatter", "calibration"):
+                torch.testing.assert_close(getattr(kept, values), getattr(expected, values), atol=1e-4, rtol=1e-4)
+            record, trained = folder.tasks[index].to_json(), product.tasks[index].to_json()
+            for key in ("source", "data", "metrics"):
+                del record[key], trained[key]
+            assert record == trained
+
+
 def test_rows_hold_mean_and_spread_over_runs() -> None:
     def run(last: float, kept: int) -> dict[str, object]:
         matrix = [[last, 10.0], [last, last]]
@@ -168,6 +201,7 @@ def test_rows_hold_mean_and_spread_over_runs() -> None:
             "accuracy": {"test": matrix, "val": matrix},
             "order": ["a", "b"],
             **{name: [kept, kept] for name in ("trained_phase1", "trained_phase2", "kept", "seconds")},
+            "learn": {"steps": 100},
             "details": [{}, {}],
         }
 

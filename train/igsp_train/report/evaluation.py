@@ -11,6 +11,12 @@ from igsp_deploy.model.record import TaskRecord
 Row = list[float | None]
 """One value a task; None where there was nothing to measure."""
 
+_METRICS = {
+    "given": ("transfer", "average", "last"),
+    "auto": ("transfer", "average", "last"),
+    "class_incremental": ("average", "last"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -19,17 +25,20 @@ class Evaluation:
     Attributes:
         given: A[j][i], accuracy on task i after task j with the task given, `[T][T]`.
         chosen: the same with the task chosen by the selector.
+        incremental: A[j][i], accuracy on task i after task j, nothing given, over the classes learned by then; None for
+            i > j, `[T][T]`.
         zero_shot: plain CLIP before anything is learned, `[T]`.
         all_classes: after the last task, nothing given, over the classes of all tasks, `[T]`.
         right_task: share of a task's images that the selector gave to it, `[T]`.
         left_to_plain: share that it left to plain CLIP, `[T]`.
         confusion: images of each task given to each task, and last to plain CLIP, `[T][T + 1]`.
-        metrics: `given` and `auto` -> Transfer, Average, Last.
+        metrics: `given` and `auto` -> Transfer, Average, Last; `class_incremental` -> Average, Last.
         test_images: images measured, `[T]`.
     """
 
     given: list[Row]
     chosen: list[Row]
+    incremental: list[Row]
     zero_shot: Row
     all_classes: Row
     right_task: Row
@@ -71,12 +80,13 @@ def check_evaluation(values: Any, records: list[TaskRecord], where: str) -> Eval
     checked = Evaluation(
         given=_matrix(values, "given", total, where),
         chosen=_matrix(values, "auto", total, where),
+        incremental=_matrix(values, "class_incremental", total, where),
         zero_shot=_row(values.get("zero_shot"), "zero_shot", total, where),
         all_classes=_row(values.get("open_last"), "open_last", total, where),
         right_task=_row(values.get("selector_accuracy"), "selector_accuracy", total, where),
         left_to_plain=_row(values.get("left_to_plain"), "left_to_plain", total, where),
         confusion=_confusion(values.get("confusion"), total, where),
-        metrics={kind: _metrics(values, kind, where) for kind in ("given", "auto")},
+        metrics={kind: _metrics(values, kind, names, where) for kind, names in _METRICS.items()},
         test_images=_counts(values.get("test_images"), "test_images", total, where),
     )
     _check_sizes(values, records, where)
@@ -140,10 +150,9 @@ def _confusion(values: Any, total: int, where: str) -> list[list[int]]:
     return [_counts(row, "confusion", total + 1, where) for row in values]
 
 
-def _metrics(values: dict[str, Any], kind: str, where: str) -> dict[str, float | None]:
+def _metrics(values: dict[str, Any], kind: str, names: tuple[str, ...], where: str) -> dict[str, float | None]:
     metrics = values.get("metrics")
     found = metrics.get(kind) if isinstance(metrics, dict) else None
-    names = ("transfer", "average", "last")
     if not isinstance(found, dict) or not all(_is_percent(found.get(name)) for name in names):
-        raise _damaged(where, f"metrics.{kind}", "Transfer, Average and Last in percent")
+        raise _damaged(where, f"metrics.{kind}", f"{', '.join(names)} in percent")
     return {name: found.get(name) for name in names}

@@ -37,6 +37,7 @@ def render(data: ReportData) -> str:
             ("given", "Task given", data.evaluation.given),
             ("auto", "Task chosen by the selector", data.evaluation.chosen),
         ),
+        seen=_seen(data),
         growth=growth_chart([t.kept for t in data.tasks], _isolated(data.tasks)),
         convergence=_convergence(data.tasks),
         about_phase1=about_phase1(data),
@@ -60,6 +61,15 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
         (_percent(mean([t.right_task for t in tasks])), "given to the right task (%)", "by the selector"),
         (_number(kept), "parameters added", separate),
     ]
+
+
+def _seen(data: ReportData) -> list[tuple[str, int, float | None]]:
+    """After each task: its name, the classes learned by then, and the mean accuracy of the tasks by then among them."""
+    classes, rows = 0, []
+    for j, task in enumerate(data.tasks):
+        classes += len(task.classes)
+        rows.append((task.name, classes, mean(data.evaluation.incremental[j][: j + 1])))
+    return rows
 
 
 def _beside(tasks: Sequence[TaskFacts]) -> str:

@@ -20,6 +20,9 @@ def in_short(data: ReportData) -> list[str]:
             f"Left to find the task by itself, it is right about {chosen:.1f} %; "
             f"it gives {found:.1f} % of the images to the task they belong to."
         )
+    among_all = mean([t.all_classes for t in tasks])
+    if count > 1 and among_all is not None:
+        sentences.append(f"With all {classes} classes as possible answers, it is right about {among_all:.1f} %.")
     if count > 1:
         sentences += [*_forgetting(data), *_growth(data)]
     return sentences

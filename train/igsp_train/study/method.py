@@ -51,6 +51,7 @@ STRUCTURE = (
     "phase1_min_share",
     "phase1_max_share",
     "phase2_candidate_mass",
+    "phase2_restart",
     "convergence_window",
     "convergence_threshold",
     "gate_ema",

@@ -13,8 +13,10 @@ from igsp_deploy.config import LearnConfig
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.pool import Site
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import selector_features, task_statistics
+from igsp_deploy.model.selector import selector_features
+from igsp_train.consolidate import consolidate
 from igsp_train.learn import LearnResult, Reporter, TaskRun
+from igsp_train.statistics import spread
 from igsp_train.study.method import Setting
 from igsp_train.study.tokens import TaskTokens
 
@@ -49,6 +51,8 @@ def make_run(
     reuse_ids: dict[Site, list[int]] | None = None,
 ) -> TaskRun:
     """The run of `run_task`, before its first step."""
+    rows = _calibration(setting, task)
+    tokens, labels = task.splits["val"]
     return TaskRun(
         setting.backbone,
         folder,
@@ -57,31 +61,28 @@ def make_run(
         labels=task.labels,
         prompts=task.prompts,
         fingerprint=task.key,
-        held_out=task.splits["val"],
+        held_out=(tokens[rows], labels[rows]),
         reuse_ids=reuse_ids,
     )
 
 
 def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result: LearnResult) -> TaskRecord:
     """Freeze what was learned and take it into the pool, with the task's selector statistics."""
-    train = split_features(setting, task, "train")
-    calibration = split_features(setting, task, "val")[: setting.selector.calibration_images]
-    statistics = task_statistics(train, task.splits["train"][1], len(task.classes), calibration)
-    learned = result.learner.learned(folder.pool, statistics)
-    record = TaskRecord(
-        index=len(folder.tasks),
+    return consolidate(
+        folder,
+        result,
         name=task.name,
         classes=task.classes,
         display_names=task.classes,
         templates=task.templates,
-        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
-        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
-        trained_parameters=result.trained_parameters,
-        kept_parameters=result.learner.num_parameters(),
-        selector_parameters=statistics.means.numel(),
+        train=(split_features(setting, task, "train"), task.splits["train"][1]),
+        held_out=split_features(setting, task, "val")[_calibration(setting, task)],
     )
-    folder.add_task(record, learned)
-    return record
+
+
+def _calibration(setting: Setting, task: TaskTokens) -> Tensor:
+    """Which held-out images prune and calibrate, as `igsp train` picks them."""
+    return torch.from_numpy(spread(len(task.splits["val"][1]), setting.selector.calibration_images))
 
 
 def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
@@ -91,4 +92,4 @@ def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
             selector_features(setting.backbone, tokens, setting.first_block, setting.model.selector_place)
             for tokens, _ in task.chunks(split)
         ]
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.zeros(0, 0)

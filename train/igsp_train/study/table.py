@@ -68,6 +68,16 @@ def _phase1_steps(run: Run) -> float | None:
     return float(np.mean(found)) if found else None
 
 
+def _trained_mean(run: Run) -> float:
+    """Numbers with gradient, mean over all steps of all tasks."""
+    steps = run["learn"]["steps"]
+    found = []
+    for one, two, details in zip(run["trained_phase1"], run["trained_phase2"], run["details"], strict=True):
+        share = details.get("phase1_steps", 0) / steps
+        found.append(share * one + (1 - share) * two)
+    return float(np.mean(found))
+
+
 COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "transfer": _metric("transfer"),
     "average": _metric("average"),
@@ -75,6 +85,7 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "last_val": _metric("last", "val"),
     "trained_phase1": lambda run: float(np.mean(run["trained_phase1"])),
     "trained_phase2": lambda run: float(np.mean(run["trained_phase2"])),
+    "trained_mean": _trained_mean,
     "kept": lambda run: float(sum(run["kept"])),
     "bend": _bend,
     "vocabulary_average": _selector("vocabulary", "average"),
@@ -93,12 +104,24 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "seconds": lambda run: float(sum(run["seconds"])),
 }
 """Figure -> how it is read off one run. Accuracies in percent with the task given unless the name says otherwise;
-`trained_*` numbers a task on average; `kept` numbers in the end; `bend` what the last two tasks added over what the
-first two did; `*_candidates_kept` in percent of the candidates (text: tasks after the first); `agreement` of the set
-kept at the end of phase 1 with the one kept by routers trained to the end, Jaccard overlap in percent.
+`trained_*` numbers a task on average (`trained_mean`: over its steps too); `kept` numbers in the end; `bend` what the
+last two tasks added over what the first two did; `*_candidates_kept` in percent of the candidates (text: tasks after
+the first); `agreement` of the set kept at the end of phase 1 with the one kept by routers trained to the end, Jaccard
+overlap in percent.
 """
 
-MAIN = ("transfer", "average", "last", "last_val", "trained_phase1", "trained_phase2", "kept", "bend", "seconds")
+MAIN = (
+    "transfer",
+    "average",
+    "last",
+    "last_val",
+    "trained_phase1",
+    "trained_phase2",
+    "trained_mean",
+    "kept",
+    "bend",
+    "seconds",
+)
 STRUCTURE = (
     "phase1_steps",
     "last_task_candidates_kept",

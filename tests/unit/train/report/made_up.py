@@ -35,20 +35,23 @@ def make_evaluation(records: list[TaskRecord]) -> dict[str, Any]:
     total = len(records)
     given = [[90.0 - i if i <= j else 10.0 + i * 0.1 for i in range(total)] for j in range(total)]
     auto = [[value - j * 0.25 for value in row] for j, row in enumerate(given)]
+    incremental = [[70 - 0.2 * i - 0.5 * j if i <= j else None for i in range(total)] for j in range(total)]
     return {
         "tasks": [record.name for record in records],
         "test_images": [20] * total,
         "given": given,
         "auto": auto,
         "zero_shot": [10.0 + i * 0.1 for i in range(total)],
-        "open_last": [60.0] * total,
+        "class_incremental": incremental,
+        "open_last": incremental[-1],
         "selector_accuracy": [75.0] * total,
         "left_to_plain": [25.0] * total,
         "confusion": [[15 if i == j else 0 for i in range(total)] + [5] for j in range(total)],
         "metrics": {
             kind: {"transfer": None if total == 1 else 12.5, "average": 50.5, "last": 80.25}
             for kind in ("given", "auto")
-        },
+        }
+        | {"class_incremental": {"average": 69.25, "last": 55.5}},
         "parameters": [{"kept": record.kept_parameters} for record in records],
     }
 

@@ -35,6 +35,8 @@ def _without(key: str) -> Callable[[dict[str, Any]], Any]:
         (_without("given"), "expected given to be 2 rows of 2 percentages"),
         (_without("zero_shot"), "expected zero_shot"),
         (_without("metrics"), r"expected metrics\.given"),
+        (_without("class_incremental"), "expected class_incremental to be 2 rows of 2 percentages"),
+        (lambda v: v["metrics"].pop("class_incremental"), r"expected metrics\.class_incremental to be average, last"),
         (_without("parameters"), "expected parameters"),
         (lambda v: v["auto"].pop(), "expected auto"),
         (lambda v: v["given"][0].append(1.0), "expected given"),

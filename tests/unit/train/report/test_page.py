@@ -40,6 +40,16 @@ def test_the_numbers_of_the_evaluation_are_on_the_page() -> None:
     assert "--task task-2=data/2" in text
 
 
+def test_accuracy_among_all_classes_is_told_for_every_moment() -> None:
+    text = "|".join(part.strip() for part in Parts(render(make_data(3, classes=400))).text if part.strip())
+    assert "|right (%)|task-0|400|70.0|task-1|800|69.4|task-2|1,200|68.8|Three numbers" in text
+    assert "|Transfer|12.5|12.5|–|" in text
+    assert "|Average|50.5|50.5|69.2|" in text
+    assert "|Last|80.2|80.2|55.5|" in text
+    assert "With all 1200 classes as possible answers, it is right about 68.8 %." in text
+    assert "as possible answers, it is right" not in "".join(Parts(render(make_data(1))).text)
+
+
 def test_forgetting_is_said_when_the_numbers_show_it() -> None:
     values = make_data(2)
     values.evaluation.given[-1][0] = 80.0

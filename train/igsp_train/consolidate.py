@@ -1,0 +1,65 @@
+"""What was learned becomes part of the model: experts frozen in the pool, statistics of the selector, one record."""
+
+from typing import Any
+
+from torch import Tensor
+
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.record import TaskRecord
+from igsp_train.learn import LearnResult
+from igsp_train.statistics import statistics_of_features
+
+
+def consolidate(
+    folder: ModelFolder,
+    result: LearnResult,
+    *,
+    name: str,
+    classes: list[str],
+    display_names: list[str],
+    templates: list[str],
+    train: tuple[Tensor, Tensor],
+    held_out: Tensor,
+    source: str = "",
+    data: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> TaskRecord:
+    """Add a learned task to a model, by one rename.
+
+    Args:
+        folder: the model so far.
+        result: what learning gave.
+        name: of the task.
+        classes: class names as in the data, in label order.
+        display_names: the names put into prompts.
+        templates: prompt templates.
+        train: selector features of the training images, `[N, F]`, and their labels, `[N]`.
+        held_out: selector features of the held-out images that calibrate the threshold, `[M, F]`; may be none.
+        source: where the images came from.
+        data: settings of the split.
+        metrics: what was measured while learning.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the model is as before.
+    """
+    statistics = statistics_of_features(
+        *train, held_out, num_classes=len(classes), calibration_images=folder.selector_config.calibration_images
+    )
+    learned = result.learner.learned(folder.pool, statistics)
+    record = TaskRecord(
+        index=len(folder.tasks),
+        name=name,
+        classes=classes,
+        display_names=display_names,
+        templates=templates,
+        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
+        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
+        trained_parameters=result.trained_parameters,
+        kept_parameters=result.learner.num_parameters(),
+        selector_parameters=statistics.means.numel(),
+        source=source,
+        data=data or {},
+        metrics=metrics or {},
+    )
+    folder.add_task(record, learned)
+    return record
