@@ -78,7 +78,7 @@ class LearnConfig:
     """Clip the gradient's norm; 0 switches it off."""
     num_candidates: int = 3
     """Candidate experts m a block adds in phase 1."""
-    initial_candidate_mass: float = 0.5
+    initial_candidate_mass: float = 0.7
     """Share of the gates that the candidates of a block hold at the start, however large the pool is."""
     phase1_min_share: float = 0.15
     """Phase 1 lasts at least this share of the steps."""
@@ -107,7 +107,7 @@ class LearnConfig:
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
     prune_tolerance: float = 0.05
     """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
-    phase2_candidate_mass: float = 0.5
+    phase2_candidate_mass: float = 0.7
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""
     phase2_restart: bool = True
     """Whether phase 2 has a learning-rate schedule of its own, from the peak down; else one runs over both phases."""

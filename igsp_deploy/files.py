@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, folder commits, checksums."""
 
+import glob
 import hashlib
 import json
 import os
@@ -107,12 +108,26 @@ def check_sums(folder: Path, remedy: str) -> None:
             raise UserError(f"{path} is damaged or was changed (its SHA-256 is not the recorded one). {remedy}")
 
 
+def _remove_left_behind(final: Path) -> None:
+    """Remove the scratch folders of `new_folder` for `final` whose process on this machine is gone."""
+    for scratch in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        process = scratch.name.split(".")[-2]
+        if not process.isdecimal():
+            continue
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            shutil.rmtree(scratch, ignore_errors=True)
+        except OSError:
+            continue  # it is there, and somebody else's
+
+
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `final`; on success it becomes `final` by one rename, else it is removed.
 
     Every file is flushed to disk before the rename, and the parent folder after it, so `final` is whole or absent
-    whatever happens to the process.
+    whatever happens to the process. Scratch folders for `final` that killed processes left behind are removed.
 
     Raises:
         UserError: `final` exists already, or cannot be written.
@@ -121,6 +136,7 @@ def new_folder(final: Path) -> Iterator[Path]:
         raise UserError(f"{final} exists already. Choose another name or remove it first.")
     scratch = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
+        _remove_left_behind(final)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         yield scratch

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from igsp_deploy import __version__
+from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import (
     CLASSES,
     EXPERTS,
@@ -83,18 +84,19 @@ def export_bundle(
         selector = selector_table(towers.selector)
         selector.write(scratch / SELECTOR)
         sizes = task_sizes(table, selector, towers.backbone.embed_dim, np.dtype(STORED[stored]).itemsize)
+        described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
         write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
         _say(console, f"writing the graphs of {towers.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(towers, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
         make_reference(towers).write(scratch / REFERENCE)
-        manifest = _manifest(towers, opset, variants, sizes, stored, {})
+        manifest = _manifest(towers, opset, variants, described, stored, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
         if adapters:
             add_adapters(scratch, manifest)
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
-        manifest = _manifest(towers, opset, variants, sizes, stored, parity)
+        manifest = _manifest(towers, opset, variants, described, stored, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
@@ -140,6 +142,12 @@ def _class_embeddings(towers: Towers) -> dict[str, Any]:
     return tensors
 
 
+def _experts_sha256(path: Path, folder: ModelFolder) -> list[str]:
+    """Of each task, from what was written: rounded as it is stored."""
+    table = ExpertTable.read(path, expert_layout(folder), len(folder.tasks))
+    return [table.sha256(t) for t in range(len(folder.tasks))]
+
+
 def _check(
     towers: Towers, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
 ) -> dict[str, Any]:
@@ -158,7 +166,12 @@ def _with_files(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _manifest(
-    towers: Towers, opset: int, variants: list[Variant], sizes: list[int], stored: str, parity: dict[str, Any]
+    towers: Towers,
+    opset: int,
+    variants: list[Variant],
+    tasks: tuple[BundleTask, ...],
+    stored: str,
+    parity: dict[str, Any],
 ) -> Manifest:
     backbone = towers.backbone
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
@@ -174,7 +187,7 @@ def _manifest(
             logit_scale=backbone.logit_scale,
         ),
         preprocess=backbone.preprocess,
-        tasks=_bundle_tasks(towers.folder, sizes),
+        tasks=tasks,
         selector_place=towers.place,
         opset=opset,
         variants=tuple(variants),
@@ -184,7 +197,7 @@ def _manifest(
     )
 
 
-def _bundle_tasks(folder: ModelFolder, sizes: list[int]) -> tuple[BundleTask, ...]:
+def _bundle_tasks(folder: ModelFolder, sizes: list[int], experts: list[str]) -> tuple[BundleTask, ...]:
     records = folder.tasks
     return tuple(
         BundleTask(
@@ -196,6 +209,7 @@ def _bundle_tasks(folder: ModelFolder, sizes: list[int]) -> tuple[BundleTask, ..
             experts_new=new,
             size_bytes=size,
             fingerprint=folder.fingerprint(record.index),
+            experts_sha256=sha256,
         )
-        for record, (used, new), size in zip(records, count_experts(records), sizes, strict=True)
+        for record, (used, new), size, sha256 in zip(records, count_experts(records), sizes, experts, strict=True)
     )

@@ -5,6 +5,7 @@ The graphs take the experts as stacks, an expanded form with one slice a task; s
 Shapes: d width, r rank of one expert, E experts of a block, K experts a task uses in it.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
@@ -86,19 +87,70 @@ class ExpertTable:
             tensors = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
-        table = cls(tasks=tuple({} for _ in range(num_tasks)))
+        return cls._of(tensors, layout, range(num_tasks), path)
+
+    @classmethod
+    def read_task(cls, path: Path, layout: ExpertLayout, task: int) -> "ExpertTable":
+        """Read what one task uses, and no other part of the file: a table of its experts with that task alone.
+
+        Raises:
+            UserError: missing, damaged, or of another rank or width than the manifest says.
+        """
+        tensors: dict[str, Any] = {}
+        try:
+            with safe_open(path, "np") as file:
+                own = [name for name in file.keys() if name.startswith(f"task.{task}.")]  # noqa: SIM118
+                tensors.update({name: file.get_tensor(name) for name in own})
+                for site in sites(layout):
+                    experts = tensors.get(f"task.{task}.{_key(site)}.experts")
+                    if experts is None:
+                        continue
+                    for name in (f"{_key(site)}.down", f"{_key(site)}.up"):
+                        rows = file.get_slice(name)
+                        tensors[name] = np.concatenate([rows[0:0], *(rows[e : e + 1] for e in experts.tolist())])
+                    tensors[f"task.{task}.{_key(site)}.experts"] = np.arange(len(experts))
+        except (SafetensorError, OSError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+        return cls._of(tensors, layout, [task], path)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Any], layout: ExpertLayout, tasks: Sequence[int], path: Path) -> "ExpertTable":
+        """The table of `tasks`, numbered as in the file's names."""
+        table = cls(tasks=tuple({} for _ in tasks))
         for site in sites(layout):
             key, width = _key(site), layout.width(site[0])
             if f"{key}.down" in tensors:
                 table.down[site] = _shaped(tensors, f"{key}.down", (None, layout.rank, width), path)
                 table.up[site] = _shaped(tensors, f"{key}.up", (len(table.down[site]), width, layout.rank), path)
             routed = site[0] == "vision" and layout.routed
-            for t, uses in enumerate(table.tasks):
+            for t, uses in zip(tasks, table.tasks, strict=True):
                 if f"task.{t}.{key}.experts" in tensors:
                     uses[site] = _use(tensors, f"task.{t}.{key}", width, routed, path)
                     if uses[site].experts.size and not 0 <= uses[site].experts.max() < len(table.down.get(site, ())):
                         raise UserError(f"{path}: task {t} uses an expert of {key} that is not there. {REMEDY}")
         return table
+
+    def sha256(self, task: int) -> str:
+        """SHA-256 of all that a task uses, in the precision it is in: equal where its slices of the stacks are.
+
+        It does not depend on the rows that its experts have in the table, nor on other tasks.
+        """
+        digest = hashlib.sha256()
+        for site, use in sorted(self.tasks[task].items()):
+            if not len(use.experts):
+                continue  # as a block that is absent
+            values = {
+                "down": self.down[site][use.experts],
+                "up": self.up[site][use.experts],
+                "router_weight": use.router_weight,
+                "router_bias": use.router_bias,
+                "gates": use.gates,
+            }
+            for name, value in values.items():
+                if value is not None:
+                    digest.update(f"{_key(site)}.{name} {value.dtype} {list(value.shape)}\n".encode())
+                    digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
 
     def task_bytes(self, itemsize: int) -> list[int]:
         """What each task adds: experts no earlier task uses, and its routers; in bytes, at `itemsize` a number."""

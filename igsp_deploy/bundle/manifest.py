@@ -46,6 +46,8 @@ class BundleTask:
     """What it adds to the bundle: experts no earlier task uses, its routers, its classes' embeddings."""
     fingerprint: str = ""
     """SHA-256 of what was learned: equal in two bundles of one model."""
+    experts_sha256: str = ""
+    """SHA-256 of the experts and routers it uses, as they are stored; empty in bundles made before there was one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +214,36 @@ def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None 
     Raises:
         UserError: a file is missing, truncated or changed; names it.
     """
-    files = {name: file for name, file in manifest.files.items() if names is None or name in names}
-    for name, expected in files.items():
+    check_sizes(folder, manifest, names)
+    for name, expected in _some(manifest, names).items():
+        if sha256_file(folder / name) != expected.sha256:
+            raise UserError(
+                f"{folder / name} is damaged or was changed (its SHA-256 is not the recorded one). {REMEDY}"
+            )
+
+
+def check_sizes(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
+    """Compare files of the bundle with their recorded size alone, without reading them.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        names: files to compare; all by default.
+
+    Raises:
+        UserError: a file is missing or truncated; names it.
+    """
+    for name, expected in _some(manifest, names).items():
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing. {REMEDY}")
         size = path.stat().st_size
         if size != expected.size_bytes:
             raise UserError(f"{path} has {size} bytes instead of {expected.size_bytes}: it is incomplete. {REMEDY}")
-    for name, expected in files.items():
-        if sha256_file(folder / name) != expected.sha256:
-            raise UserError(
-                f"{folder / name} is damaged or was changed (its SHA-256 is not the recorded one). {REMEDY}"
-            )
+
+
+def _some(manifest: Manifest, names: Collection[str] | None) -> dict[str, BundleFile]:
+    return {name: file for name, file in manifest.files.items() if names is None or name in names}
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
@@ -289,6 +308,7 @@ def _task(values: dict[str, Any]) -> BundleTask:
         experts_new=int(values["experts_new"]),
         size_bytes=int(values["size_bytes"]),
         fingerprint=_text(values["fingerprint"]),
+        experts_sha256=_text(values.get("experts_sha256", "")),
     )
     if not task.classes or len(task.classes) != len(task.display_names):
         raise ValueError(f"task {task.name!r} must have a display name for each of its classes")

@@ -27,9 +27,15 @@ Stacks = dict[str, NDArray[Any]]
 
 
 def expert_stacks(
-    table: ExpertTable, layout: ExpertLayout, tower: Tower, tasks: Sequence[int], dtype: Any = np.float32
+    table: ExpertTable,
+    layout: ExpertLayout,
+    tower: Tower,
+    tasks: Sequence[int],
+    dtype: Any = np.float32,
+    *,
+    spare: int = 0,
 ) -> Stacks:
-    """Stacks of one tower's graph for `tasks`, in that order.
+    """Stacks of one tower's graph for `tasks`, in that order, with `spare` more slices behind the last one.
 
     Returns:
         For every adapted block b: `experts.b.down` `[T + 1, R, d]`, `experts.b.up` `[T + 1, d, R]` and, where the
@@ -48,6 +54,7 @@ def expert_stacks(
             width=layout.width(tower),
             routed=tower == "vision" and layout.routed,
             dtype=dtype,
+            spare=spare,
         )
         stacks.update({f"experts.{block}.{name}": value for name, value in arrays.items()})
     return stacks
@@ -62,16 +69,17 @@ def _block(
     width: int,
     routed: bool,
     dtype: Any,
+    spare: int,
 ) -> Stacks:
-    slices = len(uses) + 1
+    slices = len(uses) + 1 + spare
     largest = max((len(use.experts) for use in uses if use is not None), default=0) or 1
-    arrays: Stacks = {
-        "down": np.zeros((slices, largest * rank, width), dtype),
-        "up": np.zeros((slices, width, largest * rank), dtype),
+    shapes: dict[str, tuple[int, ...]] = {
+        "down": (slices, largest * rank, width),
+        "up": (slices, width, largest * rank),
     }
     if routed:
-        arrays["router_weight"] = np.zeros((slices, largest, width), dtype)
-        arrays["router_bias"] = np.full((slices, largest), MASKED, dtype)
+        shapes |= {"router_weight": (slices, largest, width), "router_bias": (slices, largest)}
+    arrays = {name: blank_stack(name, shape, dtype) for name, shape in shapes.items()}
     for t, use in enumerate(uses):
         if use is None or not len(use.experts):
             continue
@@ -88,6 +96,11 @@ def _block(
             arrays["router_weight"][t, :count] = use.router_weight
             arrays["router_bias"][t, :count] = use.router_bias
     return arrays
+
+
+def blank_stack(name: str, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+    """The stack called `name` without any expert: every slice is plain CLIP. Pages of zeros take no memory yet."""
+    return np.full(shape, MASKED, dtype) if name.endswith("router_bias") else np.zeros(shape, dtype)
 
 
 def blank_stacks(layout: ExpertLayout, tower: Tower, dtype: Any = np.float32) -> Stacks:
@@ -172,6 +185,12 @@ class SelectorTable:
                 "none. Open the bundle that the tasks come from instead."
             )
         return dataclasses.replace(self, background=np.zeros(1, np.float32) if background else None)
+
+    def in_slots(self, slots: Sequence[int], num_slots: int) -> "SelectorTable":
+        """The same with task t numbered `slots[t]`; a number of no task, up to `num_slots`, is never chosen."""
+        thresholds = np.full(num_slots, np.inf, np.float32)
+        thresholds[list(slots)] = self.thresholds
+        return dataclasses.replace(self, class_task=np.array(slots, np.int64)[self.class_task], thresholds=thresholds)
 
     def stacks(self) -> Stacks:
         """Inputs of the graph that chooses the task."""

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_deploy.bundle.manifest import REMEDY, BundleTask, Manifest, Variant, check_files, read_manifest
+from igsp_deploy.bundle.manifest import (
+    CLASSES,
+    REMEDY,
+    SELECTOR,
+    BundleTask,
+    Manifest,
+    Variant,
+    check_files,
+    check_sizes,
+    read_manifest,
+)
 from igsp_deploy.errors import UserError
 from igsp_serve.fixed_batches import FixedBatches
 from igsp_serve.graph import Graph, SessionSettings, Values
@@ -81,6 +91,7 @@ class Engine:
         variant: Variant,
         settings: SessionSettings,
         *,
+        checked: bool = False,
         batch_sizes: Sequence[int] = (),
         max_tasks: int = MAX_TASKS,
     ) -> None:
@@ -90,6 +101,7 @@ class Engine:
         self.variant = variant
         self.provider = settings.provider
         self._settings = settings
+        self._checked = checked
         self._batch_sizes = tuple(batch_sizes)
         self._max_tasks = max_tasks
         self._image = Graph(folder / variant.image, settings)
@@ -151,7 +163,7 @@ class Engine:
             engine_cache=engine_cache,
             profile=profile,
         )
-        return cls(folder, manifest, variant, settings, batch_sizes=batch_sizes, max_tasks=max_tasks)
+        return cls(folder, manifest, variant, settings, checked=check, batch_sizes=batch_sizes, max_tasks=max_tasks)
 
     @classmethod
     def open_unoptimized(cls, folder: Path, variant: Variant) -> "Engine":
@@ -171,6 +183,10 @@ class Engine:
 
         Afterwards the engine computes what it would if it had been opened on `bundle` with these tasks alone.
 
+        Of the experts, only those of the new task are read and compared with their checksum, and the others' stacks
+        stay where they are, if the manifest says of every task that is here that its experts are the same. Else (a
+        bundle of an earlier version, other digits) all are read.
+
         Args:
             bundle: an export of the same model after it learned the task. It must hold every task the engine has:
                 the selector is shared by all of a model's tasks.
@@ -183,12 +199,21 @@ class Engine:
         with self._changing:
             manifest = self._compatible(bundle)
             find_task(name, manifest.task_names())
-            present = [task.name for task in self._loaded.tasks.tasks]
+            tasks = self._loaded.tasks
+            present = tasks.names()
             if name in present:
                 raise UserError(f"the engine already has a task {name!r}. Remove it first to take another version.")
-            self._same_tasks(bundle, manifest, self._loaded.tasks.tasks)
-            order = [task for task in manifest.task_names() if task in present or task == name]
-            self._loaded = self._load(self._read(bundle, manifest, order))
+            self._same_tasks(bundle, manifest, tasks.tasks)
+            self._check_count(len(present) + 1)
+            if self._checked and tasks.is_part_of(manifest) and _says_experts(manifest, name):
+                check_sizes(bundle, manifest, TASK_FILES)
+                check_files(bundle, manifest, (CLASSES, SELECTOR))
+                tasks = tasks.plus(bundle, manifest, name)
+            else:
+                order = [task for task in manifest.task_names() if task in present or task == name]
+                tasks = self._read_checked(bundle, manifest, order)
+            self._loaded = self._load(tasks)
+            self._checked = True  # whatever was read before, all of it now is what the manifest says
 
     def remove_task(self, name: str) -> None:
         """Forget a task while running; calls under way keep it to their end.
@@ -207,21 +232,30 @@ class Engine:
         """
         with self._changing:
             manifest = self._compatible(bundle)
-            self._loaded = self._load(self._read(bundle, manifest, None))
+            self._loaded = self._load(self._read_checked(bundle, manifest, None))
+            self._checked = True
 
-    def _read(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
-        count = len(names) if names is not None else len(manifest.tasks)
+    def _check_count(self, count: int) -> None:
         if count > self._max_tasks:
             raise UserError(
                 f"{count} tasks are more than the {self._max_tasks} this engine may hold (max_tasks). "
                 "Remove some, or open it with a larger number."
             )
+
+    def _read_checked(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
+        check_files(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
+        return self._read(bundle, manifest, names)
+
+    def _read(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
+        self._check_count(len(names) if names is not None else len(manifest.tasks))
         return TaskSet.read(bundle, manifest, names, STACK_TYPES.get(self.variant.precision, np.float32))
 
     def _load(self, tasks: TaskSet) -> LoadedTasks:
         choosing = self._select if self._select is not None else self._image
         # Bundles of format 2 know no background; their graphs take none.
-        selector = tasks.selector.fitting("selector.background" in choosing.defaults).stacks()
+        fitting = tasks.selector.fitting("selector.background" in choosing.defaults)
+        tasks = dataclasses.replace(tasks, selector=fitting)
+        selector = tasks.selector_stacks()
         batches: dict[str, FixedBatches] = {}
         image = self._image.bind(tasks.image if self._select is not None else tasks.image | selector)
         select = self._select.bind(selector) if self._select is not None else {}
@@ -234,9 +268,8 @@ class Engine:
         return LoadedTasks(tasks=tasks, image=image, text=text, select=select, batches=batches)
 
     def _compatible(self, bundle: Path) -> Manifest:
-        """The manifest of a bundle whose tasks are whole and fit this engine's graphs."""
+        """The manifest of a bundle whose tasks fit this engine's graphs."""
         manifest = read_manifest(bundle)
-        check_files(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
         ours, theirs = self.manifest, manifest
         differing = [
             what
@@ -317,13 +350,15 @@ class Engine:
             )
         if self._select is not None:
             return self._run_pair(images, task, tasks)
-        features, used, scores = self._run(self._image, "image", {"images": images, "task": task}, tasks)
-        return ImageOutput(features=features, task=used, task_scores=scores)
+        slots = tasks.tasks.image_slots
+        inputs: dict[str, NDArray[Any]] = {"images": images, "task": slots.slot(task)}
+        features, used, scores = self._run(self._image, "image", inputs, tasks)
+        return ImageOutput(features=features, task=slots.task(used), task_scores=slots.columns(scores))
 
     def _run_pair(self, images: NDArray[np.uint8], task: NDArray[np.int64], tasks: LoadedTasks) -> ImageOutput:
         """Choose where that was asked, then run the experts' graph for the rows that need it."""
         assert self._select is not None
-        used = task.copy()
+        used, slots = task.copy(), tasks.tasks.image_slots
         features = np.zeros((len(images), self.manifest.backbone.embed_dim), np.float32)
         scores = np.full((len(images), len(tasks.tasks.tasks)), np.nan, np.float32)
         todo = np.ones(len(images), np.bool_)
@@ -332,10 +367,11 @@ class Engine:
             first = np.flatnonzero(task < 0)
             features[first], chosen, margins = self._run(self._select, "select", {"images": images[first]}, tasks)
             asked = task[first] == CHOOSE
-            used[first[asked]], scores[first[asked]] = chosen[asked], margins[asked]
+            used[first[asked]] = slots.task(chosen[asked])
+            scores[first[asked]] = slots.columns(margins[asked])
             todo = used != PLAIN
         if todo.any():
-            inputs: dict[str, NDArray[Any]] = {"images": images[todo], "task": used[todo]}
+            inputs: dict[str, NDArray[Any]] = {"images": images[todo], "task": slots.slot(used[todo])}
             (features[todo],) = self._run(self._image, "image", inputs, tasks)
         return ImageOutput(features=features, task=used, task_scores=scores)
 
@@ -379,8 +415,12 @@ class Engine:
         # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
         # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
         longest = max(2, int(ids.argmax(axis=1).max()) + 1)
-        (result,) = self._text.run({"ids": ids[:, :longest], "task": task}, tasks.text)
+        (result,) = self._text.run({"ids": ids[:, :longest], "task": tasks.tasks.text_slots.slot(task)}, tasks.text)
         return result
+
+
+def _says_experts(manifest: Manifest, name: str) -> bool:
+    return any(task.name == name and task.experts_sha256 for task in manifest.tasks)
 
 
 def _check_task(task: NDArray[np.int64], count: int, total: int, also: int) -> None:

@@ -109,6 +109,60 @@ def test_a_task_is_charged_for_what_no_earlier_task_uses() -> None:
     assert third == 2 * (expert + 3 * router)
 
 
+def test_a_task_read_alone_is_what_it_is_among_all(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    for dtype in (np.float32, np.float16):
+        table().write(path, dtype)
+        whole = ExpertTable.read(path, LAYOUT, 3)
+        for t in range(3):
+            alone = ExpertTable.read_task(path, LAYOUT, t)
+            assert len(alone.tasks) == 1
+            assert alone.sha256(0) == whole.sha256(t)
+            for name in ("vision", "text"):
+                a, b = expert_stacks(alone, LAYOUT, name, [0]), expert_stacks(whole, LAYOUT, name, [t])
+                assert list(a) == list(b)
+                for key in a:
+                    np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_a_checksum_covers_all_that_a_task_uses_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    table().write(path)
+    right = [ExpertTable.read_task(path, LAYOUT, t).sha256(0) for t in range(3)]
+    assert len(set(right)) == 3
+    changes: list[tuple[str, tuple[int, ...], list[int]]] = [
+        ("vision.3.down", (0, 1, 3), [0, 2]),
+        ("vision.3.up", (1, 0, 0), [0, 1, 2]),
+        ("vision.3.up", (2, 3, 1), [2]),
+        ("text.0.down", (0, 0, 0), [0]),
+        ("task.0.text.0.gates", (0,), [0]),
+        ("task.1.vision.3.router_weight", (0, 3), [1]),
+        ("task.2.vision.3.router_bias", (1,), [2]),
+        ("task.2.vision.3.experts", (0,), [2]),
+    ]
+    for name, where, changed in changes:
+        tensors = load_file(path)
+        tensors[name] = tensors[name].copy()
+        tensors[name][where] = 1
+        save_file(tensors, tmp_path / "changed")
+        found = [ExpertTable.read_task(tmp_path / "changed", LAYOUT, t).sha256(0) for t in range(3)]
+        assert [t for t in range(3) if found[t] != right[t]] == changed, name
+
+
+def test_a_checksum_does_not_depend_on_rows_or_on_other_tasks() -> None:
+    made = table()
+    moved = ExpertTable(
+        down={SITE: made.down[SITE][[2, 0, 1]], WORDS: made.down[WORDS]},
+        up={SITE: made.up[SITE][[2, 0, 1]], WORDS: made.up[WORDS]},
+        tasks=(
+            {site: dataclasses.replace(use, experts=np.array([0, 1, 2])) for site, use in made.tasks[2].items()},
+            {SITE: BlockUse(experts=np.zeros(0, np.int64))},
+        ),
+    )
+    assert moved.sha256(0) == made.sha256(2)
+    assert moved.sha256(1) == ExpertTable(tasks=({},)).sha256(0)  # no expert of a block, and none of its own
+
+
 def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "e"
     table().write(path)
@@ -120,14 +174,22 @@ def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
     for layout, message in cases:
         with pytest.raises(UserError, match=message):
             ExpertTable.read(path, layout, 3)
+        with pytest.raises(UserError, match=message.replace("3, 2, 4", "2, 2, 4")):  # the rows it uses
+            ExpertTable.read_task(path, layout, 0)
     tensors = load_file(path)
     tensors["task.1.vision.3.experts"] = np.array([3])
     save_file(tensors, path)
     with pytest.raises(UserError, match="task 1 uses an expert"):
         ExpertTable.read(path, LAYOUT, 3)
+    for missing in (3, -1):
+        save_file(tensors | {"task.1.vision.3.experts": np.array([missing])}, path)
+        with pytest.raises(UserError, match=r"(missing or damaged|uses an expert)"):
+            ExpertTable.read_task(path, LAYOUT, 1)
     path.write_bytes(b"no tensors")
     with pytest.raises(UserError, match="missing or damaged"):
         ExpertTable.read(path, LAYOUT, 3)
+    with pytest.raises(UserError, match="missing or damaged"):
+        ExpertTable.read_task(path, LAYOUT, 1)
 
 
 def selector() -> SelectorTable:
@@ -161,6 +223,13 @@ def test_a_selector_of_format_2_has_no_background(tmp_path: Path) -> None:
     assert read.fitting(True).fitting(False).background is None
     with pytest.raises(UserError, match="format 2, which know none"):
         selector().fitting(False)
+
+
+def test_a_selector_in_slots_never_chooses_one_that_is_no_tasks() -> None:
+    placed = selector().in_slots([3, 0, 1], 5)
+    assert placed.class_task.tolist() == [3, 3, 0, 1, 1]
+    assert placed.thresholds.tolist() == [-1.0, -np.inf, np.inf, 0.0, np.inf]
+    assert selector().in_slots([0, 1, 2], 3).class_task.tolist() == selector().class_task.tolist()
 
 
 def test_a_selector_of_other_tasks_is_refused(tmp_path: Path) -> None:

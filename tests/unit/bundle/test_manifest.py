@@ -15,6 +15,7 @@ from igsp_deploy.bundle.manifest import (
     Manifest,
     Variant,
     check_files,
+    check_sizes,
     list_files,
     read_manifest,
 )
@@ -110,6 +111,12 @@ def test_a_bundle_that_does_not_say_how_experts_are_stored_holds_them_as_its_gra
     assert read_manifest(bundle).experts_precision == "fp16"
 
 
+def test_a_bundle_that_does_not_say_its_tasks_experts_is_read(bundle: Path) -> None:
+    """Bundles made before that was said stay readable."""
+    edit(bundle, lambda v: v["tasks"][0].pop("experts_sha256"))
+    assert read_manifest(bundle).tasks[0].experts_sha256 == ""
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "\x00"])
 def test_what_is_no_manifest_is_refused(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_text(content)
@@ -120,11 +127,15 @@ def test_what_is_no_manifest_is_refused(bundle: Path, content: str) -> None:
 def test_files_are_compared_in_size_and_checksum(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     (bundle / "t.onnx").write_text("T.onnx")
+    check_sizes(bundle, manifest)
     with pytest.raises(UserError, match=r"t\.onnx is damaged or was changed"):
         check_files(bundle, manifest)
     (bundle / "t.onnx").write_text("t.on")
     with pytest.raises(UserError, match=r"t\.onnx has 4 bytes instead of 6"):
         check_files(bundle, manifest)
+    with pytest.raises(UserError, match=r"t\.onnx has 4 bytes instead of 6"):
+        check_sizes(bundle, manifest, ["t.onnx"])
+    check_sizes(bundle, manifest, ["i.onnx"])
     (bundle / "t.onnx").unlink()
     with pytest.raises(UserError, match=r"t\.onnx is missing"):
         check_files(bundle, manifest)

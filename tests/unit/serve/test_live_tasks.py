@@ -3,16 +3,19 @@
 import dataclasses
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from igsp_deploy.bundle.manifest import list_files, read_manifest
+from igsp_deploy.bundle.experts import ExpertTable
+from igsp_deploy.bundle.manifest import EXPERTS, list_files, read_manifest
 from igsp_deploy.errors import UserError
 from igsp_serve.classifier import Classifier
-from igsp_serve.engine import CHOOSE, PLAIN, Engine
+from igsp_serve.engine import CHOOSE, PLAIN, Engine, LoadedTasks
 from igsp_serve.fixed_batches import FixedBatches
 from igsp_serve.graph import SessionSettings, provider_list
 from igsp_serve.providers import CPU, CUDA, TENSORRT
@@ -66,6 +69,116 @@ def test_a_task_added_while_running_is_as_if_it_had_been_there(
     assert_same(engine, both, images)
     assert (before.task[8:] != 1).all()
     assert (ask(engine, images, AUTO).task[8:] == 1).all()
+
+
+def copied(bundle: Path, to: Path, **task: str) -> Path:
+    """A copy of a bundle whose manifest says `task` of every task."""
+    copy = Path(shutil.copytree(bundle, to))
+    manifest = read_manifest(copy)
+    tasks = tuple(dataclasses.replace(each, **task) for each in manifest.tasks)  # type: ignore[arg-type]
+    dataclasses.replace(manifest, tasks=tasks, files=list_files(copy)).write(copy)
+    return copy
+
+
+def rounded(bundle: Path, to: Path) -> Path:
+    """A copy with experts of half precision, as `igsp export --experts fp16` stores them."""
+    copy = Path(shutil.copytree(bundle, to))
+    manifest = read_manifest(copy)
+    ExpertTable.read(copy / EXPERTS, manifest.experts, len(manifest.tasks)).write(copy / EXPERTS, np.float16)
+    table = ExpertTable.read(copy / EXPERTS, manifest.experts, len(manifest.tasks))
+    tasks = tuple(dataclasses.replace(task, experts_sha256=table.sha256(t)) for t, task in enumerate(manifest.tasks))
+    dataclasses.replace(manifest, tasks=tasks, files=list_files(copy), experts_precision="fp16").write(copy)
+    return copy
+
+
+@pytest.fixture
+def whole_tables(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files whose experts were all read, in order."""
+    seen: list[Path] = []
+    right = ExpertTable.read
+
+    def counted(path: Path, layout: Any, num_tasks: int) -> ExpertTable:
+        seen.append(path)
+        return right(path, layout, num_tasks)
+
+    monkeypatch.setattr(ExpertTable, "read", counted)
+    return seen
+
+
+def test_of_the_experts_only_the_new_tasks_are_read(
+    bundled: "Bundled", both: Engine, images: Images, whole_tables: list[Path], tmp_path: Path
+) -> None:
+    """So another task's may even be damaged in the file: what is used is what was read, and checked, before."""
+    other = copied(bundled.bundle, tmp_path / "other")
+    tensors = load_file(other / EXPERTS)
+    gone = [name for name in tensors if name.startswith("task.0.") and not name.endswith(".experts")]
+    save_file({name: value * 0 if name in gone else value for name, value in tensors.items()}, other / EXPERTS)
+    engine = Engine.open(bundled.bundle, "cpu", num_threads=1)
+    engine.remove_task("stripes")
+    opened = list(whole_tables)
+    arrays = engine.tasks.tasks.image
+    engine.add_task(other, "stripes")
+    assert whole_tables == opened
+    assert all(np.shares_memory(arrays[name], stack) for name, stack in engine.tasks.tasks.image.items())
+    assert_same(engine, both, images)
+
+
+def test_a_task_is_added_from_a_bundle_of_an_earlier_version(
+    first_only: Path, bundled: "Bundled", both: Engine, images: Images, whole_tables: list[Path], tmp_path: Path
+) -> None:
+    old = [copied(bundle, tmp_path / bundle.parent.name, experts_sha256="") for bundle in (first_only, bundled.bundle)]
+    for opened, added in ((old[0], old[1]), (first_only, old[1]), (old[0], bundled.bundle)):
+        engine = Engine.open(opened, "cpu", num_threads=1)
+        engine.add_task(added, "stripes")
+        assert whole_tables[-2:] == [opened / EXPERTS, added / EXPERTS]
+        assert_same(engine, both, images)
+
+
+def test_experts_with_other_digits_are_all_taken_from_the_new_bundle(
+    first_only: Path, bundled: "Bundled", both: Engine, images: Images, tmp_path: Path
+) -> None:
+    half = rounded(bundled.bundle, tmp_path / "half")
+    engine = Engine.open(first_only, "cpu", num_threads=1)
+    engine.add_task(half, "stripes")
+    assert_same(engine, Engine.open(half, "cpu", num_threads=1), images)
+    assert (ask(engine, images, COLORS).features != ask(both, images, COLORS).features).any()
+
+
+def test_what_was_opened_unchecked_is_not_kept(
+    first_only: Path, bundled: "Bundled", both: Engine, images: Images, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(first_only, tmp_path / "damaged"))
+    content = bytearray((damaged / EXPERTS).read_bytes())
+    content[-1] ^= 0x7F
+    (damaged / EXPERTS).write_bytes(content)
+    engine = Engine.open(damaged, "cpu", num_threads=1, check=False)
+    engine.add_task(bundled.bundle, "stripes")
+    assert_same(engine, both, images)
+
+
+def test_tasks_may_come_and_go_for_long(
+    bundled: "Bundled", pair: Path, images: Images, whole_tables: list[Path]
+) -> None:
+    """Also in fixed batches, where a graph of its own chooses, and while older sets of tasks are still in use."""
+    for bundle, sizes in ((bundled.bundle, ()), (bundled.bundle, (16, 2)), (pair, ())):
+        fresh, engine = (Engine.open(bundle, "cpu", num_threads=1, batch_sizes=sizes) for _ in range(2))
+        opened = len(whole_tables)
+        earlier: list[LoadedTasks] = []
+        for count in range(20):
+            name = ("stripes", "colors")[count % 2]
+            held, before = engine.tasks, ask(engine, images, AUTO)
+            engine.remove_task(name)
+            engine.add_task(bundle, name)
+            assert engine.tasks.tasks.names() == ["colors", "stripes"]
+            earlier = [*earlier[-3:], held] if count < 15 else []
+            if count % 5 == 0:
+                assert_same(engine, fresh, images)
+                after = engine.run_images(images, np.full(16, AUTO), tasks=held)
+                for part in ("features", "task", "task_scores"):
+                    np.testing.assert_array_equal(getattr(before, part), getattr(after, part))
+        assert_same(engine, fresh, images)
+        assert engine.tasks.tasks.image_slots.slots != (0, 1)
+        assert len(whole_tables) == opened
 
 
 def test_a_removed_task_is_not_chosen_and_the_others_stay_as_they_are(bundled: "Bundled", images: Images) -> None:
@@ -130,6 +243,45 @@ def test_others_classify_while_tasks_come_and_go(engine: Engine, bundled: "Bundl
     assert "colors" in answers
 
 
+def test_each_answer_meanwhile_is_of_the_tasks_before_or_after(bundled: "Bundled", images: Images) -> None:
+    engine, one, two = (Engine.open(bundled.bundle, "cpu", num_threads=1) for _ in range(3))
+    for each in (engine, one):
+        each.remove_task("stripes")
+    mixed = np.array([AUTO, COLORS, PLAIN, AUTO] * 4)
+    right = [each.run_images(images, mixed) for each in (one, two)]
+    stop, wrong, seen = threading.Event(), [], {0: 0, 1: 0}
+
+    def work() -> None:
+        while not stop.is_set():
+            got = engine.run_images(images, mixed)
+            of = right[got.task_scores.shape[1] - 1]
+            same = np.array_equal(got.task, of.task) and np.allclose(got.task_scores, of.task_scores, atol=1e-4)
+            if not same or not np.allclose(got.features, of.features, atol=1e-5):
+                wrong.append(got)
+            seen[got.task_scores.shape[1] - 1] += 1
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for count in range(20):
+            which = 1 - count % 2
+            before = seen[which]
+            if which:
+                engine.add_task(bundled.bundle, "stripes")
+            else:
+                engine.remove_task("stripes")
+            give_up = time.monotonic() + 30
+            while seen[which] == before and time.monotonic() < give_up:
+                time.sleep(0.001)
+            assert seen[which] > before
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not wrong
+
+
 @pytest.fixture(scope="module")
 def other_rank(exported: Export) -> Path:
     return exported(dataclasses.replace(DEBUG, rank=1, text_blocks=-1), ("stripes",))
@@ -153,6 +305,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     dataclasses.replace(read_manifest(backbone), backbone=other).write(backbone)
     absent = Path(shutil.copytree(bundled.bundle, tmp_path / "absent"))
     (absent / "selector.safetensors").unlink()
+    swapped = Path(shutil.copytree(bundled.bundle, tmp_path / "swapped"))
+    tensors = load_file(swapped / EXPERTS)
+    first, second = sorted(name for name in tensors if name.endswith(".up") and name.startswith("vision."))
+    save_file(tensors | {first: tensors[second], second: tensors[first]}, swapped / EXPERTS)
     newer = Path(shutil.copytree(bundled.bundle, tmp_path / "newer"))
     dataclasses.replace(read_manifest(newer), format_version=99).write(newer)
     before = engine.tasks
@@ -163,6 +319,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         (other_rank, "stripes", "another rank or adapted blocks"),
         (damaged, "stripes", r"experts\.safetensors has .* it is incomplete"),
         (changed, "stripes", r"experts\.safetensors is damaged or was changed"),
+        (swapped, "stripes", r"experts\.safetensors is damaged or was changed .* what task 'stripes' uses"),
         (backbone, "stripes", "another backbone"),
         (absent, "stripes", r"selector\.safetensors is missing"),
         (newer, "stripes", "format 99; this version reads up to 3"),

@@ -315,7 +315,7 @@ def test_opened_gates_give_new_experts_their_share_and_leave_their_output(tmp_pa
     finish(folder, make_run(backbone, folder, 180).run())
     learner = dict(make_run(backbone, folder, 120).learner.items())[("vision", 1)]
     with torch.no_grad():
-        learner.bias[learner.num_frozen :] -= 3.0
+        learner.bias[learner.num_frozen :] -= 5.0
         learner.up.normal_()
     hidden = torch.randn(1, 5, 32)
     before = learner.adapter().gates(hidden)[0]

@@ -10,11 +10,21 @@ from igsp_train.study.method import Setting, Stage
 from igsp_train.study.pooled import run_task, scratch_folder
 from igsp_train.study.tokens import TaskTokens
 
+RESTART = 0.4
+"""Share of the steps after which the learning rate starts anew, as in iGSP: better than one cosine."""
+
 
 def without_pruning(learn: LearnConfig) -> LearnConfig:
     """The same settings, but every expert stays and nothing is penalised."""
     return dataclasses.replace(
-        learn, penalty="none", prune_rule="cumulative", keep_ratio=1.0, phase2_candidate_mass=0.0
+        learn,
+        penalty="none",
+        prune_rule="cumulative",
+        keep_ratio=1.0,
+        phase1_min_share=RESTART,
+        phase1_max_share=RESTART,
+        phase2_restart=True,
+        phase2_candidate_mass=0.0,
     )
 
 
