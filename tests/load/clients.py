@@ -34,16 +34,16 @@ class Seen:
     retry_after: int = 0
 
 
-def classify_request(host: str, image: bytes, task: str, timeout_s: float | None = None) -> bytes:
-    """`POST /v1/classify` with one file, whole."""
+def classify_request(host: str, image: bytes, task: str, timeout_s: float | None = None, copies: int = 1) -> bytes:
+    """`POST /v1/classify` with one file, or that file several times, whole."""
     edge = "igsp-load-edge"
     fields = {"task": task} | ({} if timeout_s is None else {"timeout_s": str(timeout_s)})
     parts = [
         f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
     ]
-    parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="images"; filename="i"\r\n\r\n')
-    body = "".join(parts).encode() + image + f"\r\n--{edge}--\r\n".encode()
+    file = f'--{edge}\r\nContent-Disposition: form-data; name="images"; filename="i"\r\n\r\n'.encode()
+    body = "".join(parts).encode() + copies * (file + image + b"\r\n") + f"--{edge}--\r\n".encode()
     head = f"POST /v1/classify HTTP/1.1\r\nhost: {host}\r\ncontent-type: multipart/form-data; boundary={edge}\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
@@ -100,11 +100,12 @@ async def run_clients(
     warm_s: float = 0.0,
     tasks: Sequence[str] = ("auto",),
     timeout_s: float | None = None,
+    copies: int = 1,
     most: int = 10**9,
 ) -> Seen:
     """Run `clients` of them for `seconds` after `warm_s`; each begins with another image and task."""
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
-    made = [classify_request(host, image, task, timeout_s) for image in images for task in tasks]
+    made = [classify_request(host, image, task, timeout_s, copies) for image in images for task in tasks]
     seen = Seen()
     warm = time.monotonic() + warm_s
     await asyncio.gather(
@@ -140,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-s", type=float, default=0.0, help="time before anything is counted")
     parser.add_argument("--tasks", default="auto", help="names, separated by commas; each request has one")
     parser.add_argument("--timeout-s", type=float, help="what a request asks for")
+    parser.add_argument("--copies", type=int, default=1, help="of its image in a request")
     parser.add_argument("--most", type=int, default=10**9, help="requests of one client")
     given = parser.parse_args(arguments)
     images = [path.read_bytes() for path in sorted(given.images.iterdir())]
@@ -154,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warm_s=given.warm_s,
             tasks=given.tasks.split(","),
             timeout_s=given.timeout_s,
+            copies=given.copies,
             most=given.most,
         )
     )

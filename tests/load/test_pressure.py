@@ -23,7 +23,7 @@ def test_a_thousand_clients_get_200_429_or_504_and_then_it_is_over(bundled: Any,
     for path in (*bundled.images("colors"), *bundled.images("stripes")):
         shutil.copy(path, images / f"{path.parent.name}-{path.name}")
     good = next(iter(images.iterdir())).read_bytes()
-    # A queue the thousand overfill, and a time of which what waits longest runs out.
+    # A queue that nine requests of eight images overfill: it takes less to send them than to classify them.
     limits = ("--queue", 64, "--max-images", 8, "--max-batch", 8, "--timeout-s", 30, "--no-access-log")
     with serving(bundled.bundle, tmp_path, *limits) as server, httpx.Client(timeout=60) as client:
 
@@ -38,7 +38,7 @@ def test_a_thousand_clients_get_200_429_or_504_and_then_it_is_over(bundled: Any,
         command = [sys.executable, "-m", "tests.load.clients", "--url", server.url, "--images", str(images)]
         loads = [
             subprocess.Popen(
-                [*command, "--clients", str(clients), "--seconds", "8", "--timeout-s", timeout],
+                [*command, "--clients", str(clients), "--copies", "8", "--seconds", "8", "--timeout-s", timeout],
                 stdout=subprocess.PIPE,
                 text=True,
             )

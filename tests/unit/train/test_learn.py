@@ -338,7 +338,12 @@ def test_new_experts_start_phase_2_with_open_gates(tmp_path: Path, backbone: Bac
     masses = []
     for share in (0.0, 0.8):
         config = dataclasses.replace(
-            LEARN, reuse_strength=20.0, reuse_schedule="fixed", keep_ratio=1.0, phase2_candidate_mass=share
+            LEARN,
+            initial_candidate_mass=0.2,
+            reuse_strength=20.0,
+            reuse_schedule="fixed",
+            keep_ratio=1.0,
+            phase2_candidate_mass=share,
         )
         clear_checkpoint(folder.path)
         result = make_run(backbone, folder, 120, config).run()
