@@ -106,7 +106,7 @@ class LearnConfig:
     """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
     prune_tolerance: float = 0.05
-    """Nats by which pruning may raise the loss on held-out images, under `held_out`."""
+    """Nats by which pruning may raise the loss on 256 images (held-out ones first), under `held_out`."""
     phase2_candidate_mass: float = 0.7
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""
     phase2_restart: bool = True
