@@ -69,6 +69,7 @@ def photograph(browser: Browser, url: str, lesson: Path, out: Path) -> None:
             page.goto(url)
             page.locator("#examples button").nth(6).click()
             expect(page.locator(".igsp-answer")).to_be_visible(timeout=60_000)
+            page.mouse.move(0, 0)  # else the example that comes to lie under it is framed
             page.wait_for_timeout(700)
             save(page, out / f"classify-{shape}-{scheme}.png")
             open_tab(page, "Learned")
