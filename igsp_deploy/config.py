@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import difflib
 import re
 import types
 import typing
@@ -272,7 +273,7 @@ def _build(cls: type[Any], values: Any, path: str, problems: list[str]) -> Any:
     for key, value in values.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in kinds:
-            problems.append(f"{where} is not an option; known here: {', '.join(sorted(kinds))}")
+            problems.append(f"{where} is not an option; {_hint(str(key), path, cls)}")
         elif dataclasses.is_dataclass(kinds[key]):
             accepted[key] = _build(typing.cast("type[Any]", kinds[key]), value, where, problems)
         elif not _accepts(kinds[key], value):
@@ -283,6 +284,16 @@ def _build(cls: type[Any], values: Any, path: str, problems: list[str]) -> Any:
     if hasattr(result, "problems"):
         problems.extend(result.problems())
     return result
+
+
+def _hint(key: str, path: str, cls: type[Any]) -> str:
+    """The option that was meant, here or in another section; else what there is here."""
+    kinds = typing.get_type_hints(cls)
+    near = difflib.get_close_matches(key, kinds, n=1)
+    if near:
+        return f"did you mean {f'{path}.' if path else ''}{near[0]}?"
+    inner = [s for s, kind in kinds.items() if dataclasses.is_dataclass(kind) and key in typing.get_type_hints(kind)]
+    return f"did you mean {inner[0]}.{key}?" if inner else f"known here: {', '.join(sorted(kinds))}"
 
 
 def build_config(cls: type[T], values: dict[str, Any], source: str) -> T:

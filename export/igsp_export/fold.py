@@ -62,7 +62,7 @@ def folded_task(name: str, names: Sequence[str]) -> int:
             f"a folded graph knows one task and cannot choose, got {name!r}: its experts are inside the weights. "
             f"Name one of {', '.join(names)}, or leave --fold away for a bundle, which chooses."
         )
-    return find_task(name, names)
+    return find_task(name, names, of="the model")
 
 
 def check_options(precision: Sequence[str], opset: int, batch: int | None) -> str:

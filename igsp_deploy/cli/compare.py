@@ -76,8 +76,8 @@ def compare(
 
     from rich.console import Console
 
+    from igsp_train.study import table
     from igsp_train.study.grid import Plan, Study, make_orders
-    from igsp_train.study.table import MAIN, SELECTOR, STRUCTURE, collect, make_table, make_task_table, selector_table
 
     if planted:
         from igsp_train.study.planted import write_planted
@@ -93,24 +93,29 @@ def compare(
     whole = Study(study, plan, console=Console(stderr=True))
     if selectors:
         selector_rows = whole.compare_selectors()
-        print(json_format.dumps(selector_rows, indent=2)) if json else Console().print(selector_table(selector_rows))
+        print(json_format.dumps(selector_rows, indent=2)) if json else Console().print(
+            table.selector_table(selector_rows)
+        )
         return
     missing = whole.run(max_runs)
     runs = whole.finished()
-    rows = collect(runs)
+    rows = table.collect(runs)
     if json:
         print(json_format.dumps({"missing": missing, "rows": rows}, indent=2))
         return
     console = Console()
     console = console if console.is_terminal else Console(width=240)
-    console.print(make_table(rows, MAIN, "Task given; % and numbers, mean ± standard deviation over runs"))
+    console.print(table.make_table(rows, table.MAIN, "Task given; % and numbers, mean ± standard deviation over runs"))
+    console.print(table.LEGENDS["Task given"])
     if any(row["phase1_steps"] is not None for row in rows):
         grown = [row for row in rows if row["phase1_steps"] is not None]
-        console.print(make_table(grown, STRUCTURE, "Structure"))
+        console.print(table.make_table(grown, table.STRUCTURE, "Structure"))
+        console.print(table.LEGENDS["Structure"])
     if any(row["looks_last"] is not None for row in rows):
         told_apart = [row for row in rows if row["looks_last"] is not None]
-        console.print(make_table(told_apart, SELECTOR, "What the selector costs, %"))
+        console.print(table.make_table(told_apart, table.SELECTOR, "What the selector costs, %"))
+        console.print(table.LEGENDS["Selector"])
     if runs and (per_task or planted):
-        console.print(make_task_table(runs, "Task by task, in the first order"))
+        console.print(table.make_task_table(runs, "Task by task, in the first order"))
     if missing:
         print(f"{missing} runs are missing. Give the command again to make them.")

@@ -81,7 +81,7 @@ def data(
         progress.print(f"mean: zero-shot {means[0]:.1f} %, expected {means[1]:.1f} %", markup=False, highlight=False)
     wrong = [check.one.name for check in checks if check.status != "as published"]
     off = [result.name for result in gate if result.off]
-    told = [f"{len(wrong)} of {len(checks)} sets are not as published: {', '.join(wrong)}"] if wrong else []
+    told = [f"{len(wrong)} of {len(checks)} sets are missing or not as published: {', '.join(wrong)}"] if wrong else []
     told += [f"zero-shot CLIP is off by more than {tolerance:g} points on {', '.join(off)}"] if off else []
     if told:
         raise UserError("; ".join(told) + ". Do not train before this is mended.")

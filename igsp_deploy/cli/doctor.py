@@ -43,7 +43,8 @@ def doctor(
     print(f"python           {found['python']} on {found['platform']}, {found['cpu_cores']} cores")
     for name, version in found["packages"].items():
         print(f"{name:<16} {version or 'not installed'}")
-    print(f"onnxruntime uses {', '.join(found['providers']) or 'nothing: it cannot be imported'}")
+    built = ", ".join(found["providers"])
+    print(f"onnxruntime      {f'built for {built}' if built else 'cannot be imported'}")
     print(
         f"torch uses       {found['torch_device'] or 'nothing: it is not installed (needed by train and export only)'}"
     )

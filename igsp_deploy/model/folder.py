@@ -27,6 +27,7 @@ from igsp_deploy.model.experts import concatenate_down, concatenate_up
 from igsp_deploy.model.pool import Pool, Site
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
+from igsp_deploy.model_path import require_model
 
 FORMAT_VERSION = 1
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
@@ -103,8 +104,7 @@ class ModelFolder:
         Raises:
             UserError: not a model folder, a newer format, or a missing, truncated or changed file.
         """
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} is not a model folder (it has no config.json). `igsp train {path}` makes one.")
+        require_model(path)
         values = read_json(path / "config.json", "model configuration")
         if not isinstance(values, dict) or not isinstance(values.get("format_version"), int):
             raise UserError(f"{path / 'config.json'} is not a model configuration. {_REMEDY}")

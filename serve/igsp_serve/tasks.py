@@ -175,7 +175,7 @@ class TaskSet:
         )
 
 
-def find_task(name: str, names: Sequence[str], also: Sequence[str] = ()) -> int:
+def find_task(name: str, names: Sequence[str], also: Sequence[str] = (), of: str = "the bundle") -> int:
     """Position of `name` in `names`.
 
     Raises:
@@ -186,7 +186,7 @@ def find_task(name: str, names: Sequence[str], also: Sequence[str] = ()) -> int:
     near = difflib.get_close_matches(name, [*names, *also], n=1)
     others = f", and {' and '.join(also)}" if also else ""
     hint = f"Did you mean {near[0]!r}?" if near else f"It knows {', '.join(names)}{others}."
-    raise UserError(f"the bundle has no task {name!r}. {hint}")
+    raise UserError(f"{of} has no task {name!r}. {hint}")
 
 
 def _shared(folder: Path, manifest: Manifest, picked: Sequence[int]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_data_check_counts_every_set_and_says_what_is_missing(root: Path, tmp_pa
     assert rows["dtd"]["status"] == "not usable"
     assert "lacks labels/train1.txt" in rows["dtd"]["problems"][0]
     assert "https://www.robots.ox.ac.uk" in rows["aircraft"]["problems"][0]
-    assert "11 of 11 sets are not as published" in result.stderr
+    assert "11 of 11 sets are missing or not as published" in result.stderr
 
 
 def test_data_check_with_zero_shot_names_the_sets_that_are_off(root: Path) -> None:

@@ -1,6 +1,7 @@
 """`igsp serve` as a process of its own."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ START_S = 120.0
 """Longest wait for a server on a busy machine."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerProcess:
     """A running server.
 
@@ -27,11 +27,13 @@ class ServerProcess:
         process: it.
         log: file of its stderr and stdout.
         url: where it listens.
+        begun: lines of its log when it became ready; before, it answered probes with 503.
     """
 
     process: "subprocess.Popen[bytes]"
     log: Path
     url: str
+    begun: int = 0
 
     @property
     def port(self) -> int:
@@ -41,6 +43,10 @@ class ServerProcess:
     def lines(self) -> list[dict[str, Any]]:
         """Lines of its log that are whole."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Its lines about requests since it was ready."""
+        return [line for line in self.lines()[self.begun :] if line["message"] == "request"]
 
     def status(self, path: str = "/health/ready") -> int:
         """Status of a GET; 0 when nobody answers."""
@@ -127,7 +133,7 @@ def serving(
     try:
         server = ServerProcess(process=process, log=log, url=f"http://127.0.0.1:{port}")
         server.wait_status(200)
-        yield server
+        yield dataclasses.replace(server, begun=len(server.lines()))
     finally:
         if process.poll() is None:
             process.kill()

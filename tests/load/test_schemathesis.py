@@ -41,7 +41,7 @@ def test_the_server_answers_as_its_document_says(bundled: Any, tmp_path: Path) -
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         assert server.status("/health/ready") == 200
-        requests = [line for line in server.lines() if line["message"] == "request"]
+        requests = server.requests()
         # It really asked, and got past the doors: hundreds of requests, answers of every kind.
         assert len(requests) > 300
         assert {200, 404, 422} <= {line["status"] for line in requests}

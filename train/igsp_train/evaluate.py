@@ -173,7 +173,10 @@ def find_test_items(record: TaskRecord, source: str | None = None) -> Items:
         UserError: the images are gone, or their classes are not the learned ones.
     """
     settings = {key: record.data[key] for key in ("val_share", "test_share", "seed") if key in record.data}
-    data = load_task_data(record.name, source or record.source, **settings)
+    try:
+        data = load_task_data(record.name, source or record.source, **settings)
+    except UserError as error:
+        raise UserError(f"{error} If the images are elsewhere now: --task {record.name}=FOLDER") from error
     if data.classes != record.classes:
         raise UserError(
             f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., "

@@ -41,7 +41,7 @@ from igsp_train.penalties import GradientProjection, function_residual, weight_o
 from igsp_train.precision import autocast
 from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
 from igsp_train.ranks import ALONE, Ranks
-from igsp_train.reuse import ReuseStrength, candidate_mass
+from igsp_train.reuse import ReuseStrength, candidate_mass, new_expert_share
 
 HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
 """Pruning rules that measure a loss."""
@@ -55,7 +55,7 @@ class StepReport:
     phase: int
     loss: float
     accuracy: float
-    candidate_mass: float
+    new_share: float
     frozen_in_use: int
     candidates: int
 
@@ -297,7 +297,8 @@ class TaskRun:
         loss, accuracy, gates = self.loss(*part, hidden)
         if ahead is not None and progress.step + 1 < config.steps:
             ahead.prefetch(*self._part(progress.step + 1))
-        mass = candidate_mass(gates, {site: learner.num_frozen for site, learner in self.learner.items()})
+        num_frozen = {site: learner.num_frozen for site, learner in self.learner.items()}
+        mass = candidate_mass(gates, num_frozen)
         frozen, candidates = self.learner.num_experts()
         total, penalty = loss, mass
         if progress.phase == 1:
@@ -319,7 +320,8 @@ class TaskRun:
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         self.optimiser.step()
         means = [gate.detach().float().mean(0) for gate in gates.values()]
-        scalars = [value.detach().float().reshape(1).to(loss.device) for value in (loss, accuracy, mass, penalty)]
+        told = (loss, accuracy, new_expert_share(gates, num_frozen), penalty)
+        scalars = [value.detach().float().reshape(1).to(loss.device) for value in told]
         numbers = torch.cat([*scalars, *means])
         self._unread.append(
             _Unread(
@@ -370,7 +372,7 @@ class TaskRun:
                         phase=entry.phase,
                         loss=value,
                         accuracy=accuracy,
-                        candidate_mass=share,
+                        new_share=share,
                         frozen_in_use=entry.frozen,
                         candidates=entry.candidates,
                     )

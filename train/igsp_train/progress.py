@@ -17,7 +17,7 @@ def _describe(name: str, report: StepReport) -> str:
     phase = "identify" if report.phase == 1 else "fine-tune"
     return (
         f"{name} {phase}: loss {report.loss:.3f} acc {report.accuracy:.2f} "
-        f"new-expert mass {report.candidate_mass:.2f} experts {report.frozen_in_use} reused + {report.candidates} new"
+        f"new experts' share {report.new_share:.2f} experts {report.frozen_in_use} reused + {report.candidates} new"
     )
 
 

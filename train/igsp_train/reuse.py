@@ -23,6 +23,16 @@ def candidate_mass(gates: dict[Site, Tensor], num_frozen: dict[Site, int]) -> Te
     return torch.stack(parts).mean() if parts else torch.zeros(())
 
 
+def new_expert_share(gates: dict[Site, Tensor], num_frozen: dict[Site, int]) -> Tensor:
+    """Mean over all blocks and samples of the probability that goes to new experts, in [0, 1]; for people to look at.
+
+    Args:
+        gates: `[B, K]` or `[1, K]` for each block, frozen experts first.
+        num_frozen: F for each block.
+    """
+    return torch.stack([gate[:, num_frozen[site] :].sum(dim=1).mean() for site, gate in gates.items()]).mean()
+
+
 @dataclass
 class ReuseStrength:
     """Lambda over the steps of phase 1.

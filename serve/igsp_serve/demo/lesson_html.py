@@ -56,8 +56,8 @@ def _running(lesson: Lesson) -> str:
             curve_svg("Loss", [r["loss"] for r in lesson.reports], lesson.steps, border=border),
             curve_svg("Right answers", [r["accuracy"] for r in lesson.reports], lesson.steps, top=1.0, border=border),
             curve_svg(
-                "Weight of new experts",
-                [r["candidate_mass"] for r in lesson.reports],
+                "Share of new experts",
+                [r["new_share"] for r in lesson.reports],
                 lesson.steps,
                 top=1.0,
                 border=border,

@@ -12,6 +12,7 @@ from typing import Any
 from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json, sha256_file
+from igsp_deploy.model_path import require_model
 
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
 
@@ -45,8 +46,7 @@ def read_model_tasks(model: Path) -> list[ModelTask]:
     Raises:
         UserError: not a model folder, or damaged.
     """
-    if not (model / "config.json").is_file():
-        raise UserError(f"{model} is not a model folder (it has no config.json). `igsp train {model}` makes one.")
+    require_model(model)
     folders = [path for path in (model / "tasks").glob("*-*") if path.is_dir() and not path.name.startswith(".")]
     tasks = []
     for folder in sorted(folders, key=_number):

@@ -122,7 +122,7 @@ def test_images_of_other_classes_are_refused(model: Path, tmp_path: Path) -> Non
 
 
 def test_images_that_are_gone_are_named(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match=r"nowhere.*--task mid=FOLDER"):
         evaluate_model(model, {"mid": str(tmp_path / "nowhere")}, console=QUIET)
 
 

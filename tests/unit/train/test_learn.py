@@ -332,6 +332,13 @@ def test_opened_gates_give_new_experts_their_share_and_leave_their_output(tmp_pa
     assert torch.equal(learner.adapter().gates(hidden)[0], after)
 
 
+def test_all_of_the_gates_of_a_first_task_are_its_own(tmp_path: Path, backbone: Backbone) -> None:
+    reports: list[StepReport] = []
+    result = make_run(backbone, new_folder(tmp_path / "model", backbone), 180).run(reports.append)
+    assert result.curves["mass"] == pytest.approx([1.0] * LEARN.steps)
+    assert [report.new_share for report in reports] == result.curves["mass"]
+
+
 def test_new_experts_start_phase_2_with_open_gates(tmp_path: Path, backbone: Backbone) -> None:
     folder = new_folder(tmp_path / "model", backbone)
     finish(folder, make_run(backbone, folder, 180).run())
