@@ -107,8 +107,8 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
 
 LEGENDS = {
     "Task given": "Accuracies on the test images; last val: on the held-out ones. trained phase1, phase2, mean: "
-    "numbers with gradient, a task on average, mean: over its steps too. kept: numbers in the end. bend: what the last two "
-    "tasks added over what the first two did.",
+    "numbers with gradient, a task on average, mean: over its steps too. kept: numbers in the end. bend: what the "
+    "last two tasks added over what the first two did.",
     "Structure": "candidates kept: % of the new experts that stayed; text: of tasks after the first. agreement: "
     "overlap (Jaccard, %) of the set kept at the end of phase 1 with the one that routers trained to the end keep.",
     "Selector": "Accuracies as above, the task chosen: vocabulary: the label set is given and counts as evidence; "
