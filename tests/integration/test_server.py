@@ -205,16 +205,19 @@ def test_a_bundle_is_replaced_under_load(server: Server, bundled: Any, first_onl
     def replace(bundle: Path) -> str:
         reply = httpx.post(f"{server.url}/v1/models", json={"bundle": str(bundle)}, headers=ADMIN, timeout=60)
         assert reply.status_code == 200, reply.text
-        return str(reply.json()["model"]["version"])
+        version = str(reply.json()["model"]["version"])
+        end = time.monotonic() + 30
+        while not any(answer.json()["model"]["version"] == version for answer in answers[-20:]):
+            assert time.monotonic() < end, "nobody is answered by the new bundle"
+            time.sleep(0.05)
+        return version
 
     threads = [threading.Thread(target=client) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
         first = replace(first_only)
-        time.sleep(0.3)
         both = replace(bundled.bundle)
-        time.sleep(0.3)
     finally:
         stop.set()
         for thread in threads:
@@ -232,7 +235,6 @@ def test_a_bundle_is_replaced_under_load(server: Server, bundled: Any, first_onl
 def test_sigterm_under_load_answers_what_was_accepted(start: Start, photos: list[bytes]) -> None:
     server = start("--shutdown-delay-s", 2)
     statuses: list[int] = []
-    unready: list[int] = []
 
     def client() -> None:
         with httpx.Client() as http:
@@ -247,12 +249,13 @@ def test_sigterm_under_load_answers_what_was_accepted(start: Start, photos: list
         thread.start()
     time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    unready.append(httpx.get(f"{server.url}/health/ready").status_code)
+    end = time.monotonic() + 1.5
+    while (unready := httpx.get(f"{server.url}/health/ready").status_code) == 200 and time.monotonic() < end:
+        time.sleep(0.02)
     assert server.process.wait(30) == 0
     for thread in threads:
         thread.join(30)
-    assert unready == [503]
+    assert unready == 503
     assert set(statuses) == {200}
     lines = server.lines()
     # What the server took is what the clients have an answer to.
