@@ -127,17 +127,26 @@ def raw(port: int, data: bytes, *, wait: float = 10.0) -> bytes:
         return got
 
 
+def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until it holds: a server logs and counts a request after its answer has gone."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
+
+
 def test_it_answers_logs_and_counts(server: Server, photos: list[bytes]) -> None:
     with httpx.Client() as client:
         answer = classify(client, server.url, *photos[:3], top_k=1)
         assert answer.status_code == 200
         assert len(answer.json()["results"]) == 3
         identity = answer.headers["x-request-id"]
+        eventually(lambda: any(line.get("request_id") == identity for line in server.lines()))
         (line,) = (line for line in server.lines() if line.get("request_id") == identity)
         assert (line["path"], line["status"], line["method"]) == ("/v1/classify", 200, "POST")
         assert "server" not in answer.headers
-        metrics = client.get(f"{server.url}/metrics").text
-        assert re.search(r'igsp_requests_total\{route="/v1/classify",status="200"\} [1-9]', metrics)
+        counted = re.compile(r'igsp_requests_total\{route="/v1/classify",status="200"\} [1-9]')
+        eventually(lambda: counted.search(client.get(f"{server.url}/metrics").text))
         assert client.get(f"{server.url}/docs").status_code == 200
         assert client.get(f"{server.url}/health/live").json() == {"status": "ok"}
 
@@ -306,10 +315,10 @@ def test_a_client_that_leaves_frees_its_place(start: Start, photos: list[bytes])
     end = time.monotonic() + 4
     while "igsp_queue_images 0.0" not in metrics():
         assert time.monotonic() < end
+    eventually(lambda: 'igsp_requests_total{route="/v1/classify",status="499"} 1.0' in metrics())
     text = metrics()
     assert 'igsp_dropped_images_total{why="cancelled"} 1.0' in text
     assert "igsp_batch_images_count 0.0" in text
-    assert 'igsp_requests_total{route="/v1/classify",status="499"} 1.0' in text
     assert server.stop() == 0
 
 
