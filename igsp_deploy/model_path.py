@@ -6,7 +6,7 @@ from igsp_deploy.errors import UserError
 
 
 def require_model(path: Path) -> None:
-    """Nothing where `path` looks like a model folder.
+    """Refuse what does not look like a model folder.
 
     Raises:
         UserError: it is absent, a bundle, or something else; says which and what to give.
@@ -20,7 +20,4 @@ def require_model(path: Path) -> None:
         )
     if (path / "manifest.json").is_file():
         raise UserError(f"{path} is not a model folder but a bundle. Give the model folder it was exported from.")
-    raise UserError(
-        f"{path} is not a model folder (it has no config.json). Give the one that `igsp train` made, or the name of "
-        f"one that is to be made."
-    )
+    raise UserError(f"{path} is not a model folder (it has no config.json). Give the folder that `igsp train` made.")

@@ -93,9 +93,10 @@ def compare(
     whole = Study(study, plan, console=Console(stderr=True))
     if selectors:
         selector_rows = whole.compare_selectors()
-        print(json_format.dumps(selector_rows, indent=2)) if json else Console().print(
-            table.selector_table(selector_rows)
-        )
+        if json:
+            print(json_format.dumps(selector_rows, indent=2))
+        else:
+            Console().print(table.selector_table(selector_rows))
         return
     missing = whole.run(max_runs)
     runs = whole.finished()
