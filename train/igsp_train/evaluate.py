@@ -176,7 +176,9 @@ def find_test_items(record: TaskRecord, source: str | None = None) -> Items:
     try:
         data = load_task_data(record.name, source or record.source, **settings)
     except UserError as error:
-        raise UserError(f"{error} If the images are elsewhere now: --task {record.name}=FOLDER") from error
+        raise UserError(
+            f"{error} If they are elsewhere now, `igsp evaluate` and `igsp report` take --task {record.name}=FOLDER."
+        ) from error
     if data.classes != record.classes:
         raise UserError(
             f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., "
