@@ -28,6 +28,8 @@ from igsp_deploy.files import new_folder
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import count_experts
 from igsp_deploy.model.selector import PLAIN
+from igsp_deploy.runtime.engine import Engine
+from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
 from igsp_export.compact import compact, expert_layout, selector_table, task_sizes, used_ids
 from igsp_export.graphs import PRECISIONS, write_graphs
 from igsp_export.images import CheckImages, check_images
@@ -37,8 +39,6 @@ from igsp_export.parity import check_parity, make_reference
 from igsp_export.shapes import add_adapters
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
-from igsp_serve.engine import Engine
-from igsp_serve.providers import CPU, CUDA, choose_provider
 
 STORED: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
 """What experts can be stored in. Graphs take them in their own precision; the gate says what the rounding costs."""

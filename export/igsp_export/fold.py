@@ -20,15 +20,15 @@ from igsp_deploy.bundle.reference import FEATURE_TOLERANCE, largest_difference
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder, write_json, write_sums
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.runtime.graph import SessionSettings, provider_list
+from igsp_deploy.runtime.providers import CPU, choose_provider
+from igsp_deploy.runtime.tasks import find_task
 from igsp_export.fold_graph import FoldedImage, FoldedText
 from igsp_export.images import CheckImages, check_images
 from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, write_onnx
 from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
 from igsp_export.tokenizer import write_tokenizer
 from igsp_export.towers import Towers
-from igsp_serve.graph import SessionSettings, provider_list
-from igsp_serve.providers import CPU, choose_provider
-from igsp_serve.tasks import find_task
 
 IMAGE, TEXT, LABELS = "image.onnx", "text.onnx", "labels.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

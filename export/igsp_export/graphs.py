@@ -8,13 +8,13 @@ from torch import Tensor
 
 from igsp_deploy.bundle.manifest import Variant
 from igsp_deploy.bundle.stacks import blank_selector, blank_stacks
+from igsp_deploy.runtime.providers import CPU, CUDA
 from igsp_export.compact import expert_layout
 from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph
 from igsp_export.onnx_file import Signature, write_onnx
 from igsp_export.quantize import quantize_int8
 from igsp_export.text_graph import TextGraph
 from igsp_export.towers import Towers
-from igsp_serve.providers import CPU, CUDA
 
 PRECISIONS = {"fp32": (CPU, CUDA), "fp16": (CUDA,), "bf16": (CUDA,), "int8": (CPU,)}
 """Precision -> execution providers its graphs may run on.

@@ -24,7 +24,7 @@ One ONNX graph for {count}: {names}. It classifies an image without being told t
 From Python (no torch needed):
 
     from pathlib import Path
-    from igsp_serve.classifier import Classifier
+    from igsp_deploy.runtime.classifier import Classifier
 
     classifier = Classifier.open(Path("BUNDLE"))
     print(classifier.classify([Path("photo.jpg")])[0])

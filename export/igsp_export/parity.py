@@ -20,10 +20,10 @@ from igsp_deploy.bundle.reference import (
 )
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.selector import CHOOSE, PLAIN
+from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
 from igsp_export.towers import TowerOutput, Towers
-from igsp_serve.engine import Engine, ImageOutput
 
 CHUNK = 32
 """Images a call."""

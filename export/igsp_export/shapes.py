@@ -7,12 +7,12 @@ import numpy as np
 from igsp_deploy.bundle.manifest import Manifest, Variant, read_manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder
+from igsp_deploy.runtime.engine import STACK_TYPES
+from igsp_deploy.runtime.providers import CPU, CUDA
+from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.onnx_adapter import write_adapters
 from igsp_export.standalone import bake
 from igsp_export.triton import TritonSettings, graphs_of, write_triton
-from igsp_serve.engine import STACK_TYPES
-from igsp_serve.providers import CPU, CUDA
-from igsp_serve.tasks import TaskSet
 
 ADAPTERS = "adapters"
 """Folder of a bundle's `.onnx_adapter` files, one a precision."""

@@ -17,8 +17,8 @@ from igsp_deploy.bundle.manifest import CLASSES, TOKENIZER, Manifest, Variant, c
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder, write_json
+from igsp_deploy.runtime.providers import CPU, CUDA
 from igsp_export.standalone import bake
-from igsp_serve.providers import CPU, CUDA
 
 LABELS = "labels.json"
 TYPES = {

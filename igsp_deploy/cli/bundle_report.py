@@ -72,7 +72,7 @@ def print_folded(result: dict[str, Any], console: Console) -> None:
 
 
 def print_verification(report: dict[str, Any], console: Console) -> None:
-    """Print what `igsp_serve.verify.verify_bundle` returned."""
+    """Print what `igsp_deploy.runtime.verify.verify_bundle` returned."""
     table = _table(
         f"{report['files']} files are whole; {report['precision']} on {report['provider']}",
         "asked for",

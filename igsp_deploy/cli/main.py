@@ -10,23 +10,26 @@ import typer
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "data",
-    "report",
-    "export",
-    "verify",
-    "inspect",
-    "predict",
-    "serve",
-    "demo",
-    "bench",
-    "compare",
-    "quickstart",
-    "doctor",
-)
-"""Each is the function of its name in the module of its name, which imports nothing heavy at the top."""
+COMMANDS = {
+    "train": "igsp_train.commands.train",
+    "evaluate": "igsp_train.commands.evaluate",
+    "data": "igsp_train.commands.data",
+    "report": "igsp_train.commands.report",
+    "export": "igsp_export.commands.export",
+    "verify": "igsp_deploy.cli.verify",
+    "inspect": "igsp_deploy.cli.inspect",
+    "predict": "igsp_deploy.cli.predict",
+    "serve": "igsp_serve.commands.serve",
+    "demo": "igsp_serve.commands.demo",
+    "bench": "igsp_export.commands.bench",
+    "compare": "igsp_train.commands.compare",
+    "quickstart": "igsp_deploy.cli.quickstart",
+    "doctor": "igsp_deploy.cli.doctor",
+}
+"""Command -> module that holds the function of its name; it imports nothing heavy at the top.
+
+The one place where this package points at the parts that stand on it.
+"""
 
 EXTRAS = {
     "gradio": "serve",
@@ -77,8 +80,8 @@ def igsp(
     """Keep teaching one frozen CLIP new recognition tasks, and ship it as one ONNX bundle."""
 
 
-for _name in COMMANDS:
-    _module = importlib.import_module(f"igsp_deploy.cli.{_name}")
+for _name, _place in COMMANDS.items():
+    _module = importlib.import_module(_place)
     app.command(_name, epilog=getattr(_module, "EXAMPLES", None))(getattr(_module, _name))
 
 

@@ -39,8 +39,8 @@ def predict(
     chosen = check_provider(provider)
 
     from igsp_deploy.errors import UserError
-    from igsp_serve.classifier import BATCH, Classifier
-    from igsp_serve.files import find_images
+    from igsp_deploy.runtime.classifier import BATCH, Classifier
+    from igsp_deploy.runtime.image_files import find_images
 
     paths = find_images(images)
     classifier = Classifier.open(bundle, chosen)

@@ -46,10 +46,10 @@ def run_quickstart(out: Path, model: ModelConfig, steps: int, console: Console) 
     """
     import time
 
-    from igsp_deploy.cli.tables import print_evaluation, table_console
     from igsp_deploy.config import LearnConfig, RunConfig
+    from igsp_deploy.runtime.verify import require, verify_bundle
     from igsp_export.export import export_bundle
-    from igsp_serve.verify import require, verify_bundle
+    from igsp_train.commands.tables import print_evaluation, table_console
     from igsp_train.evaluate import evaluate_model
     from igsp_train.quickstart_data import write_quickstart_data
     from igsp_train.sequence import train_sequence
@@ -99,7 +99,7 @@ def _print_predictions(bundle: Path, folders: dict[str, Path], console: Console)
     """Classify a few test images of every task with the exported bundle and print what was found."""
     from rich.table import Table
 
-    from igsp_serve.classifier import Classifier
+    from igsp_deploy.runtime.classifier import Classifier
 
     classifier = Classifier.open(bundle)
     table = Table(title="Classified with the bundle, nothing said about the task", title_justify="left")

@@ -27,7 +27,7 @@ def verify(
     from rich.console import Console
 
     from igsp_deploy.cli.bundle_report import print_verification
-    from igsp_serve.verify import require, verify_bundle
+    from igsp_deploy.runtime.verify import require, verify_bundle
 
     report = verify_bundle(bundle, chosen)
     if json:

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_serve.engine import ImageOutput
+from igsp_deploy.runtime.engine import ImageOutput
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 
 logger = logging.getLogger(__name__)

@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.classifier import Classifier, LabelSets, Prediction
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.runtime.providers import Provider
 from igsp_serve.batcher import Batcher, Job, Rows
-from igsp_serve.classifier import Classifier, LabelSets, Prediction
 from igsp_serve.decode import decode, known_formats
-from igsp_serve.engine import CHOOSE, PLAIN, Engine
 from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooLarge, Unavailable
-from igsp_serve.providers import Provider
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
 from igsp_serve.watchers import ImageSource, Sample, Watchers

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_serve.classifier import Classifier, LabelSets
-from igsp_serve.engine import PLAIN, ImageOutput, LoadedTasks
+from igsp_deploy.runtime.classifier import Classifier, LabelSets
+from igsp_deploy.runtime.engine import PLAIN, ImageOutput, LoadedTasks
 
 
 class Snapshot:

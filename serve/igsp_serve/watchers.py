@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igsp_serve.classifier import Prediction
+from igsp_deploy.runtime.classifier import Prediction
 
 logger = logging.getLogger(__name__)
 

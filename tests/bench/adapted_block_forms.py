@@ -30,7 +30,7 @@ from typing import Any, cast
 import onnxruntime
 
 from igsp_deploy.errors import UserError
-from igsp_serve.providers import CPU, Provider
+from igsp_deploy.runtime.providers import CPU, Provider
 from tests.bench.form_timing import FORMS, Bench, Measurement, Settings
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
-from igsp_serve.providers import CPU, CUDA, Provider, choose_provider
+from igsp_deploy.runtime.providers import CPU, CUDA, Provider, choose_provider
 from tests.bench.block_forms import masked_stacks, random_stacks, write_graphs
 
 FORMS = ("plain again", "gather", "common", "widened", "grouped", "masked")

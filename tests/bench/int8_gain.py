@@ -22,11 +22,11 @@ from rich.console import Console
 
 from igsp_deploy.bundle.manifest import Manifest, read_manifest
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.engine import Engine
 from igsp_export.bench.machine import describe_machine
 from igsp_export.bench.timing import Ratio, interleave, paired_ratio
 from igsp_export.export import export_bundle
 from igsp_export.images import synthetic_images
-from igsp_serve.engine import Engine
 
 FULL, SMALL = "fp32", "int8"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from igsp_deploy.runtime.engine import CHOOSE, Engine
 from igsp_export.bench.machine import describe_machine
 from igsp_export.images import synthetic_images
-from igsp_serve.engine import CHOOSE, Engine
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import write_sums
 from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.runtime.engine import Engine
+from igsp_deploy.runtime.verify import verify_bundle
 from igsp_export import export as export_module
 from igsp_export.compact import compact, selector_table
 from igsp_export.export import export_bundle
-from igsp_serve.engine import Engine
-from igsp_serve.verify import verify_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

@@ -11,10 +11,10 @@ import pytest
 
 from igsp_deploy.bundle.manifest import check_files, read_manifest
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
-from igsp_serve.classifier import Classifier
-from igsp_serve.engine import Engine
-from igsp_serve.providers import CPU
-from igsp_serve.verify import verify_bundle
+from igsp_deploy.runtime.classifier import Classifier
+from igsp_deploy.runtime.engine import Engine
+from igsp_deploy.runtime.providers import CPU
+from igsp_deploy.runtime.verify import verify_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

@@ -16,7 +16,7 @@ from PIL import Image
 from igsp_deploy.bundle.manifest import list_files, read_manifest
 from igsp_deploy.cli.inspect import describe
 from igsp_deploy.errors import UserError
-from igsp_serve.verify import verify_bundle
+from igsp_deploy.runtime.verify import verify_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

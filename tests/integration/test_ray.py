@@ -91,7 +91,7 @@ def photos(bundled: Any) -> list[bytes]:
 @pytest.fixture(scope="module")
 def expected(bundled: Any, photos: list[bytes]) -> list[str]:
     """What the classifier says without any server."""
-    from igsp_serve.classifier import Classifier
+    from igsp_deploy.runtime.classifier import Classifier
 
     classifier = Classifier.open(bundled.bundle, "cpu")
     pixels = [classifier.load(photo) for photo in photos]

@@ -421,7 +421,7 @@ class TestTriton:
 
     @pytest.fixture
     def pixels(self, bundled: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        from igsp_serve.classifier import Classifier
+        from igsp_deploy.runtime.classifier import Classifier
 
         classifier = Classifier.open(bundled.bundle, "cpu")
         return np.stack([classifier.load(path) for path in bundled.images("colors")[:3]])
@@ -448,7 +448,7 @@ class TestTriton:
     def test_binary_tensors_go_in_and_out(
         self, client: Any, pixels: Any, bundled: Any, compression: str | None
     ) -> None:
-        from igsp_serve.engine import Engine
+        from igsp_deploy.runtime.engine import Engine
 
         task = np.array([-1, 1, -2])
         expected = Engine.open(bundled.bundle, "cpu").run_images(pixels, task)

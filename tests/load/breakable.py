@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from igsp_deploy.cli.main import main
-from igsp_serve.engine import Engine
+from igsp_deploy.runtime.engine import Engine
 
 
 def break_when_told(folder: Path) -> None:

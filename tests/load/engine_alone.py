@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from igsp_deploy.runtime.engine import CHOOSE, Engine
 from igsp_serve.decode import decode, known_formats
-from igsp_serve.engine import CHOOSE, Engine
 
 
 def images_per_second(engine: Engine, files: Sequence[bytes], batch: int, seconds: float) -> float:

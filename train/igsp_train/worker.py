@@ -11,9 +11,9 @@ import signal
 import sys
 from typing import Any
 
-from igsp_deploy.cli.tasks import parse_tasks
 from igsp_deploy.config import RunConfig, apply_overrides, build_config
 from igsp_deploy.errors import UserError
+from igsp_train.commands.tasks import parse_tasks
 
 SHOWN = ("val_accuracy", "val_zero_shot", "experts_new", "experts_reused", "phase1_steps", "seconds")
 """What is told of a learned task."""

@@ -19,12 +19,12 @@ from igsp_deploy.bundle.stacks import expert_stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.towers import normalize_images
+from igsp_deploy.runtime.graph import Graph, SessionSettings
+from igsp_deploy.runtime.providers import CPU
 from igsp_export.compact import compact, expert_layout, selector_table, used_ids
 from igsp_export.graphs import DTYPES, write_plain_graph
 from igsp_export.image_graph import ImageGraph
 from igsp_export.towers import Towers
-from igsp_serve.graph import Graph, SessionSettings
-from igsp_serve.providers import CPU
 
 Embed = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
 """Images `[B, S, S, 3]` and a task each `[B]` -> normalised embeddings `[B, D]`."""

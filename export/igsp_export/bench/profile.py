@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_serve.engine import Engine
-from igsp_serve.graph import Graph, SessionSettings
+from igsp_deploy.runtime.engine import Engine
+from igsp_deploy.runtime.graph import Graph, SessionSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,9 @@ from rich.console import Console
 
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.runtime.graph import SessionSettings
+from igsp_deploy.runtime.providers import Provider, choose_provider
 from igsp_export.bench.graphs import (
     Embed,
     compiled_module,
@@ -29,9 +32,6 @@ from igsp_export.bench.profile import OperatorTime, profile_images
 from igsp_export.bench.timing import Ratio, interleave, paired_ratio
 from igsp_export.graphs import DTYPES
 from igsp_export.images import synthetic_images
-from igsp_serve.engine import CHOOSE, PLAIN, Engine
-from igsp_serve.graph import SessionSettings
-from igsp_serve.providers import Provider, choose_provider
 
 BATCHES = (1, 8, 32)
 """Batch sizes measured unless others are asked for."""

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from igsp_serve.classifier import Prediction
+from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.demo.ask import Answer, Question
 
 NO_THRESHOLD = 1e29

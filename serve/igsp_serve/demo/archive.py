@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from igsp_deploy.errors import UserError
-from igsp_serve.files import SUFFIXES
+from igsp_deploy.runtime.image_files import SUFFIXES
 
 SPLITS = ("train", "val", "test")
 ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"})

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.errors import UserError
-from igsp_serve.classifier import Classifier, Prediction
+from igsp_deploy.runtime.classifier import Classifier, Prediction
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 from igsp_serve.service import Service
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import ImageError, load_image
+from igsp_deploy.runtime.image_files import SUFFIXES
 from igsp_serve.demo.model_files import ModelTask
-from igsp_serve.files import SUFFIXES
 
 CARD_SIDE = 112
 """Side of a small picture on a card, in pixels; shown at half of it, for sharp screens."""

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from igsp_deploy.errors import UserError
-from igsp_serve.classifier import Classifier
+from igsp_deploy.runtime.classifier import Classifier
+from igsp_deploy.runtime.image_files import find_images
+from igsp_deploy.runtime.providers import Provider
 from igsp_serve.demo.backend import ClassifierBackend
 from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks
 from igsp_serve.demo.pictures import copy_examples, example_files
 from igsp_serve.demo.teacher import Teacher
-from igsp_serve.files import find_images
-from igsp_serve.providers import Provider
 
 EXAMPLES_SHOWN = 14
 """Images to try out."""

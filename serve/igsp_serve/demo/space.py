@@ -7,7 +7,7 @@ from igsp_deploy import __version__
 from igsp_deploy.bundle.manifest import Manifest, check_files, read_manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder
-from igsp_serve.files import find_images
+from igsp_deploy.runtime.image_files import find_images
 
 APP = '''"""The page of a Hugging Face Space; Spaces run this file and look at port 7860."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from igsp_deploy import __version__
-from igsp_serve.engine import CHOOSE
+from igsp_deploy.runtime.engine import CHOOSE
 from igsp_serve.failures import RequestError, TooLarge
 from igsp_serve.http.context import Context, Has, body_of
 from igsp_serve.http.problems import problem

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.config import ModelConfig
+from igsp_deploy.runtime.engine import Engine
+from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.export import export_bundle
-from igsp_serve.engine import Engine
-from igsp_serve.tasks import TaskSet
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled, MakeModel

@@ -12,11 +12,11 @@ from rich.console import Console
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN
 from igsp_export.bench import run as bench_run
 from igsp_export.bench.graphs import torch_embed
 from igsp_export.bench.report import markdown, plot
 from igsp_export.bench.run import Bench, latency_table, run_bench
-from igsp_serve.engine import CHOOSE, PLAIN
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled, MakeModel

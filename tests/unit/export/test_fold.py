@@ -20,12 +20,12 @@ from igsp_deploy.files import check_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.towers import adapted_block
+from igsp_deploy.runtime.engine import Engine
 from igsp_export import fold as fold_module
 from igsp_export.fold import IMAGE, LABELS, TEXT, check_options, fold, folded_task
 from igsp_export.fold_graph import WidenedMlp, widen
 from igsp_export.images import synthetic_images
 from igsp_export.towers import Towers
-from igsp_serve.engine import Engine
 from tests.conftest import Bundled, MakeModel
 
 

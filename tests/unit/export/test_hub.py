@@ -18,8 +18,8 @@ from huggingface_hub import constants
 
 from igsp_deploy.bundle.manifest import list_files
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.runtime.engine import Engine
 from igsp_export.hub import push
-from igsp_serve.engine import Engine
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

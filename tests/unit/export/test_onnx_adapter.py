@@ -9,8 +9,8 @@ import pytest
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN
 from igsp_export.onnx_adapter import only_task, write_adapter, write_adapters
-from igsp_serve.engine import CHOOSE, PLAIN
 
 if TYPE_CHECKING:
     from tests.unit.export.conftest import Opened

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.images import synthetic_images
 from igsp_export.quantize import COSINE_FLOOR, Quantized, quantize_int8, weight_products
-from igsp_serve.tasks import TaskSet
 from tests.conftest import Bundled
 
 OUTPUTS = ["features", "used_task", "task_scores"]

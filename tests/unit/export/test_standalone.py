@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export import standalone
 from igsp_export.standalone import bake
-from igsp_serve.tasks import TaskSet
 
 if TYPE_CHECKING:
     from tests.unit.export.conftest import Opened

@@ -18,9 +18,9 @@ from tritonclient.grpc import model_config_pb2
 
 from igsp_deploy.bundle.manifest import Variant, read_manifest
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.classifier import Classifier
+from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.triton import TritonSettings, graphs_of, write_triton
-from igsp_serve.classifier import Classifier
-from igsp_serve.tasks import TaskSet
 
 if TYPE_CHECKING:
     from tests.unit.export.conftest import Opened

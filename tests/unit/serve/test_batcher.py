@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from igsp_deploy.runtime.engine import ImageOutput
 from igsp_serve.batcher import Batcher, Job, Rows
-from igsp_serve.engine import ImageOutput
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 
 FAR = 1e12

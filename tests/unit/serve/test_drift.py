@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from igsp_serve.classifier import Prediction
+from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.drift import Drift
 from igsp_serve.settings import Settings
 from igsp_serve.watchers import Sample

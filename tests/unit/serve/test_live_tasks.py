@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import EXPERTS, list_files, read_manifest
 from igsp_deploy.errors import UserError
-from igsp_serve.classifier import Classifier
-from igsp_serve.engine import CHOOSE, PLAIN, Engine, LoadedTasks
-from igsp_serve.fixed_batches import FixedBatches
-from igsp_serve.graph import SessionSettings, provider_list
-from igsp_serve.providers import CPU, CUDA, TENSORRT
+from igsp_deploy.runtime.classifier import Classifier
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, LoadedTasks
+from igsp_deploy.runtime.fixed_batches import FixedBatches
+from igsp_deploy.runtime.graph import SessionSettings, provider_list
+from igsp_deploy.runtime.providers import CPU, CUDA, TENSORRT
 from tests.unit.serve.conftest import DEBUG, Export
 
 if TYPE_CHECKING:

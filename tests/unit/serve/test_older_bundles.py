@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, ImageOutput
+from igsp_deploy.runtime.verify import verify_bundle
 from igsp_export.export import export_bundle
 from igsp_export.shapes import write_standalone
-from igsp_serve.engine import CHOOSE, PLAIN, Engine, ImageOutput
-from igsp_serve.verify import verify_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from igsp_deploy.errors import UserError
-from igsp_serve.classifier import Classifier
-from igsp_serve.engine import CHOOSE, PLAIN, Engine, ImageOutput
+from igsp_deploy.runtime.classifier import Classifier
+from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, ImageOutput
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, RequestError, TooLarge, Unavailable
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from igsp_deploy.cli.serve import serve
 from igsp_deploy.errors import UsageError
+from igsp_serve.commands.serve import serve
 from igsp_serve.settings import Settings, table, variable
 
 README = Path(__file__).parents[3] / "serve" / "README.md"

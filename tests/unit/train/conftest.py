@@ -6,8 +6,8 @@ import pytest
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, SelectorConfig
 from igsp_deploy.model.backbone import load_backbone
-from igsp_train.study.method import Setting
-from igsp_train.study.tokens import TaskTokens, load_tokens
+from igsp_train.research.study.method import Setting
+from igsp_train.research.study.tokens import TaskTokens, load_tokens
 
 LEARN = LearnConfig(
     steps=8, batch_size=8, warmup_steps=2, num_candidates=2, phase1_max_share=0.5, convergence_window=2, cached_views=2

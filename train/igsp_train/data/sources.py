@@ -69,7 +69,7 @@ def parse_source(text: str) -> Source:
 
         return TorchvisionSource(parts)
     if parts.kind == "mtil":
-        from igsp_train.data.mtil.source import MtilSource
+        from igsp_train.research.mtil.source import MtilSource
 
         return MtilSource(parts)
     return _path_source(Path(parts.name))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from igsp_deploy.errors import UserError
-from igsp_serve.classifier import Classifier
+from igsp_deploy.runtime.classifier import Classifier
 from igsp_serve.demo.answer_html import answer_html
 from igsp_serve.demo.ask import Answer, Question, ask
 from igsp_serve.demo.backend import ClassifierBackend

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from igsp_serve.classifier import Classifier
+from igsp_deploy.runtime.classifier import Classifier
 from igsp_serve.http.schemas import ClassifyAnswer, EmbedAnswer, Problem
 
 Ask = Callable[..., TestClient]

@@ -1,0 +1,1 @@
+"""The commands of export: one a file."""

@@ -1,0 +1,1 @@
+"""What runs a bundle with onnxruntime, without torch."""

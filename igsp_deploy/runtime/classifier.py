@@ -1,0 +1,238 @@
+"""From images to labels: `Classifier.open(bundle).classify(images)`. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from igsp_deploy.bundle.manifest import TOKENIZER
+from igsp_deploy.bundle.preprocess import load_image, to_uint8
+from igsp_deploy.bundle.tokenizer import ClipTokenizer
+from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.engine import PLAIN, Engine, LoadedTasks
+from igsp_deploy.runtime.providers import Provider
+
+ImageSource = Path | bytes | Image.Image | NDArray[np.uint8]
+"""A file, its bytes, an opened image, or pixels that `Classifier.load` has prepared."""
+
+BATCH = 32
+"""Images a call of the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was found for one image.
+
+    Attributes:
+        labels: the best labels, best first.
+        scores: their probabilities; those that were not asked for are not in it, so they need not sum to 1.
+        label_tasks: the task each label belongs to; None for a prompt.
+        task: the task whose experts were used; None for plain CLIP.
+        task_scores: the evidence: for each task the selector's score minus the task's threshold. At least 0 means
+            that the task would take the image. Empty where the task was given and choosing needs a pass of its own.
+        zero_shot: no learned task was used: plain CLIP compared the image with the words alone.
+    """
+
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    label_tasks: tuple[str | None, ...]
+    task: str | None
+    task_scores: dict[str, float]
+    zero_shot: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        rows = zip(self.labels, self.scores, self.label_tasks, strict=True)
+        return {
+            "task": self.task,
+            "zero_shot": self.zero_shot,
+            "predictions": [{"label": label, "score": score, "task": task} for label, score, task in rows],
+            "task_scores": self.task_scores,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Candidate labels with their embeddings `[C, D]`."""
+
+    names: tuple[str, ...]
+    tasks: tuple[str | None, ...]
+    embeddings: NDArray[np.float32]
+
+
+class Classifier:
+    """A bundle, ready to classify.
+
+    Example:
+        >>> classifier = Classifier.open(Path("bundle"))
+        >>> classifier.classify([Path("photo.jpg")])[0].labels[0]
+        'sneaker'
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Take an open engine."""
+        self.engine = engine
+        self.manifest = engine.manifest
+        self._tokenizer: ClipTokenizer | None = None
+        self._learned: LabelSets | None = None
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path,
+        providers: Provider = "auto",
+        *,
+        allow_fallback: bool = False,
+        num_threads: int = 0,
+        check: bool = True,
+    ) -> "Classifier":
+        """Load a bundle; see `Engine.open`."""
+        return cls(Engine.open(bundle, providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check))
+
+    def task_index(self, task: str) -> int:
+        """Index of the task called `task`; `auto` gives `CHOOSE`, `none` gives `PLAIN`.
+
+        Raises:
+            UserError: unknown; suggests the nearest.
+        """
+        return self.engine.tasks.tasks.index(task)
+
+    def load(self, source: Path | bytes | Image.Image) -> NDArray[np.uint8]:
+        """Decode and cut one image: uint8 `[S, S, 3]`.
+
+        Raises:
+            ImageError: it cannot be used; says why.
+        """
+        return to_uint8(load_image(source), self.manifest.preprocess)
+
+    def classify(
+        self,
+        images: Sequence[ImageSource],
+        task: str | Sequence[str] = "auto",
+        prompts: Sequence[str] | None = None,
+        top_k: int = 5,
+    ) -> list[Prediction]:
+        """Classify images.
+
+        With a task given or chosen, among that task's classes; where no task takes the image, or with `none`, among the
+        classes of all tasks by plain CLIP; with `prompts`, among those, under the given or chosen task's experts.
+
+        Args:
+            images: files, bytes, opened images, or pixels from `load`.
+            task: `auto`, `none` or the name of a task, for all images or one each.
+            prompts: texts to choose among instead of learned classes, as whole sentences.
+            top_k: labels to return for an image; fewer where there are fewer.
+
+        Raises:
+            UserError: unknown task, no prompts, or another number of tasks than images.
+            ImageError: an image cannot be used.
+        """
+        tasks = [task] * len(images) if isinstance(task, str) else list(task)
+        if len(tasks) != len(images):
+            raise UserError(f"give one task for all images or one each: got {len(tasks)} for {len(images)} images.")
+        if top_k < 1:
+            raise UserError(f"top_k must be at least 1, got {top_k}.")
+        if prompts is not None and not any(prompt.strip() for prompt in prompts):
+            raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
+        known = self.engine.tasks
+        index = np.array([known.tasks.index(name) for name in tasks], dtype=np.int64)
+        labels = self.learned(known) if prompts is None else LabelSets(self, known, prompts)
+        found: list[Prediction] = []
+        for start in range(0, len(images), BATCH):
+            rows = [i if isinstance(i, np.ndarray) else self.load(i) for i in images[start : start + BATCH]]
+            output = self.engine.run_images(np.stack(rows), index[start : start + BATCH], tasks=known)
+            for features, used, evidence in zip(output.features, output.task, output.task_scores, strict=True):
+                found.append(self.predict(features, int(used), evidence, labels, top_k))
+        return found
+
+    def learned(self, known: LoadedTasks) -> "LabelSets":
+        """The learned classes of a task set."""
+        labels = self._learned
+        if labels is None or labels.known is not known:
+            self._learned = labels = LabelSets(self, known, None)
+        return labels
+
+    def embed_text(
+        self, texts: Sequence[str], task: int = PLAIN, *, tasks: LoadedTasks | None = None
+    ) -> NDArray[np.float32]:
+        """L2-normalised embeddings `[N, D]` of texts under a task's experts, or plain CLIP's.
+
+        Args:
+            texts: whole sentences.
+            task: index of a task, or `PLAIN`.
+            tasks: what the index refers to; by default the tasks known now.
+        """
+        if self._tokenizer is None:
+            length = self.manifest.backbone.context_length
+            self._tokenizer = ClipTokenizer.from_file(self.engine.folder / TOKENIZER, length)
+        ids = self._tokenizer(texts)
+        parts = [
+            self.engine.embed_text(chunk, np.full(len(chunk), task, np.int64), tasks=tasks)
+            for chunk in (ids[start : start + 256] for start in range(0, len(ids), 256))
+        ]
+        return np.concatenate(parts)
+
+    def predict(
+        self, features: NDArray[np.float32], used: int, evidence: NDArray[np.float32], labels: "LabelSets", top_k: int
+    ) -> Prediction:
+        """From one row of an `ImageOutput` to labels.
+
+        Args:
+            features: `[D]`.
+            used: index of the task used, or `PLAIN`.
+            evidence: task scores, `[T]`.
+            labels: what to choose among.
+            top_k: labels to return; fewer where there are fewer.
+        """
+        candidates = labels.of(used)
+        logits = self.manifest.backbone.logit_scale * (candidates.embeddings @ features).astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[:top_k]
+        names = labels.known.tasks.names()
+        # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
+        finite = np.nan_to_num(evidence, posinf=1e30, neginf=-1e30).tolist()
+        return Prediction(
+            labels=tuple(candidates.names[i] for i in best),
+            scores=tuple(float(shares[i]) for i in best),
+            label_tasks=tuple(candidates.tasks[i] for i in best),
+            task=None if used == PLAIN else names[used],
+            task_scores={} if np.isnan(evidence).all() else dict(zip(names, finite, strict=True)),
+            zero_shot=used == PLAIN,
+        )
+
+
+class LabelSets:
+    """What each task's images are compared with: learned classes, or given prompts under that task's experts."""
+
+    def __init__(self, classifier: Classifier, known: LoadedTasks, prompts: Sequence[str] | None) -> None:
+        """Prompts are embedded when a task first needs them."""
+        self.known = known
+        self._classifier = classifier
+        self._prompts = None if prompts is None else tuple(prompt.strip() for prompt in prompts if prompt.strip())
+        self._made: dict[int, Labels] = {}
+
+    def of(self, used: int) -> Labels:
+        """Candidates for images of task `used`; for `PLAIN`, the classes of all tasks."""
+        if used not in self._made:
+            self._made[used] = self._make(used)
+        return self._made[used]
+
+    def _make(self, used: int) -> Labels:
+        if self._prompts is not None:
+            embeddings = self._classifier.embed_text(self._prompts, used, tasks=self.known)
+            return Labels(names=self._prompts, tasks=(None,) * len(self._prompts), embeddings=embeddings)
+        tasks = self.known.tasks
+        if used != PLAIN:
+            task = tasks.tasks[used]
+            names: tuple[str | None, ...] = (task.name,) * len(task.classes)
+            return Labels(names=task.classes, tasks=names, embeddings=tasks.class_embeddings[used])
+        return Labels(
+            names=tuple(name for task in tasks.tasks for name in task.classes),
+            tasks=tuple(task.name for task in tasks.tasks for _ in task.classes),
+            embeddings=np.concatenate(tasks.plain_embeddings),
+        )

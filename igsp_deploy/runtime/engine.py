@@ -1,0 +1,431 @@
+"""Running a bundle's graphs with onnxruntime, for a set of tasks that may change meanwhile. No torch.
+
+Shapes: B images, S image side, N texts, D embedding width, T tasks.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igsp_deploy.bundle.manifest import (
+    CLASSES,
+    REMEDY,
+    SELECTOR,
+    BundleTask,
+    Manifest,
+    Variant,
+    check_files,
+    check_sizes,
+    read_manifest,
+)
+from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.fixed_batches import FixedBatches
+from igsp_deploy.runtime.graph import Graph, SessionSettings, Values
+from igsp_deploy.runtime.providers import CPU, Provider, choose_provider, choose_variant
+from igsp_deploy.runtime.tasks import CHOOSE, PLAIN, TASK_FILES, TaskSet, find_task
+
+__all__ = ["CHOOSE", "MAX_TASKS", "PLAIN", "Engine", "ImageOutput", "LoadedTasks"]
+
+MAX_TASKS = 1000
+"""Tasks an engine takes unless told otherwise: a bound on its memory."""
+STACK_TYPES: dict[str, Any] = {"fp16": np.float16}
+"""Precision of the graphs -> type of the experts' stacks; float32 for all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOutput:
+    """What the image graph gives for a batch.
+
+    Attributes:
+        features: L2-normalised embeddings, float32 `[B, D]`.
+        task: index of the task used, or `PLAIN`, int64 `[B]`.
+        task_scores: the selector's score of each task minus the task's threshold, float32 `[B, T]`; at least 0 means
+            that the task would take the image. NaN in rows for which nothing was to be chosen, where the choice needs a
+            pass of its own.
+    """
+
+    features: NDArray[np.float32]
+    task: NDArray[np.int64]
+    task_scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTasks:
+    """A task set with its stacks on the device: what task indices refer to.
+
+    Attributes:
+        tasks: the task set.
+        image: stacks of the image graph.
+        text: stacks of the text graph; empty until a text comes.
+        select: stacks of the graph that chooses, where there is one.
+        batches: fixed batches of the image graph and of the one that chooses, where they are used.
+    """
+
+    tasks: TaskSet
+    image: Values
+    text: Values
+    select: Values
+    batches: dict[str, FixedBatches]
+
+
+class Engine:
+    """The sessions of one bundle on one execution provider. Its methods may be called from several threads.
+
+    Attributes:
+        folder: the bundle.
+        manifest: what it held when it was opened.
+        provider: execution provider in use, verified.
+        variant: graphs in use.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        variant: Variant,
+        settings: SessionSettings,
+        *,
+        checked: bool = False,
+        batch_sizes: Sequence[int] = (),
+        max_tasks: int = MAX_TASKS,
+    ) -> None:
+        """Use `open`."""
+        self.folder = folder
+        self.manifest = manifest
+        self.variant = variant
+        self.provider = settings.provider
+        self._settings = settings
+        self._checked = checked
+        self._batch_sizes = tuple(batch_sizes)
+        self._max_tasks = max_tasks
+        self._image = Graph(folder / variant.image, settings)
+        self._select = Graph(folder / variant.select, settings) if variant.select is not None else None
+        self._text: Graph | None = None
+        self._text_lock = threading.Lock()
+        self._changing = threading.Lock()
+        self._check_image_graph()
+        self._loaded = self._load(self._read(folder, manifest, None))
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        providers: Provider = "auto",
+        *,
+        allow_fallback: bool = False,
+        precision: str | None = None,
+        num_threads: int = 0,
+        spinning: bool = True,
+        check: bool = True,
+        batch_sizes: Sequence[int] = (),
+        cuda_graph: bool = False,
+        engine_cache: Path | None = None,
+        max_tasks: int = MAX_TASKS,
+        profile: str | None = None,
+    ) -> "Engine":
+        """Load a bundle.
+
+        Args:
+            folder: the bundle.
+            providers: `auto`, `cpu`, `cuda` or `tensorrt`.
+            allow_fallback: with `cuda` or `tensorrt`, take what works here instead of failing.
+            precision: use this one only (`fp32`, `fp16`, ...); default the best the provider may run.
+            num_threads: CPU threads of one operator; 0 lets onnxruntime decide.
+            spinning: CPU threads wait for work by spinning.
+            check: compare every file with its checksum first.
+            batch_sizes: run images in batches of these sizes only, padding to the next one; empty takes any.
+            cuda_graph: capture a CUDA graph for each of `batch_sizes`.
+            engine_cache: folder where TensorRT keeps the engines it builds.
+            max_tasks: refuse to hold more tasks than these.
+            profile: write onnxruntime's profile to files with this prefix.
+
+        Raises:
+            UserError: the bundle is missing, damaged or of another version, or the provider cannot be had.
+        """
+        manifest = read_manifest(folder)
+        if check:
+            check_files(folder, manifest)
+        provider = choose_provider(providers, allow_fallback=allow_fallback)
+        variant = choose_variant(manifest.variants, provider, precision)
+        if cuda_graph and (provider == CPU or not batch_sizes):
+            raise UserError("CUDA graphs need the provider cuda and batch sizes, for example 1, 8 and 32.")
+        settings = SessionSettings(
+            provider=provider,
+            num_threads=num_threads,
+            spinning=spinning,
+            cuda_graph=cuda_graph,
+            engine_cache=engine_cache,
+            profile=profile,
+        )
+        return cls(folder, manifest, variant, settings, checked=check, batch_sizes=batch_sizes, max_tasks=max_tasks)
+
+    @classmethod
+    def open_unoptimized(cls, folder: Path, variant: Variant) -> "Engine":
+        """Load any graphs on the CPU without graph optimisation: slow, for checking half precision without a GPU.
+
+        It is the optimisation of half-precision graphs for the CPU that can crash onnxruntime.
+        """
+        return cls(folder, read_manifest(folder), variant, SessionSettings(provider=CPU, optimize=False))
+
+    @property
+    def tasks(self) -> LoadedTasks:
+        """The tasks known now. Hold on to it to resolve a name and classify with the same tasks."""
+        return self._loaded
+
+    def add_task(self, bundle: Path, name: str) -> None:
+        """Learn a task while running, without another session: calls under way keep the tasks they began with.
+
+        Afterwards the engine computes what it would if it had been opened on `bundle` with these tasks alone.
+
+        Of the experts, only those of the new task are read and compared with their checksum, and the others' stacks
+        stay where they are, if the manifest says of every task that is here that its experts are the same. Else (a
+        bundle of an earlier version, other digits) all are read.
+
+        Args:
+            bundle: an export of the same model after it learned the task. It must hold every task the engine has:
+                the selector is shared by all of a model's tasks.
+            name: the task to add.
+
+        Raises:
+            UserError: the bundle is damaged or of another model, there is no such task, it is known already, or there
+                would be too many; the engine is as it was.
+        """
+        with self._changing:
+            manifest = self._compatible(bundle)
+            find_task(name, manifest.task_names())
+            tasks = self._loaded.tasks
+            present = tasks.names()
+            if name in present:
+                raise UserError(f"the engine already has a task {name!r}. Remove it first to take another version.")
+            self._same_tasks(bundle, manifest, tasks.tasks)
+            self._check_count(len(present) + 1)
+            if self._checked and tasks.is_part_of(manifest) and _says_experts(manifest, name):
+                check_sizes(bundle, manifest, TASK_FILES)
+                check_files(bundle, manifest, (CLASSES, SELECTOR))
+                tasks = tasks.plus(bundle, manifest, name)
+            else:
+                order = [task for task in manifest.task_names() if task in present or task == name]
+                tasks = self._read_checked(bundle, manifest, order)
+            self._loaded = self._load(tasks)
+            self._checked = True  # whatever was read before, all of it now is what the manifest says
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task while running; calls under way keep it to their end.
+
+        Raises:
+            UserError: unknown, or the only one; the engine is as it was.
+        """
+        with self._changing:
+            self._loaded = self._load(self._loaded.tasks.without(name))
+
+    def replace_tasks(self, bundle: Path) -> None:
+        """Take all tasks of another bundle for the same graphs instead, in one step.
+
+        Raises:
+            UserError: it is damaged, or of another backbone or placement; the engine is as it was.
+        """
+        with self._changing:
+            manifest = self._compatible(bundle)
+            self._loaded = self._load(self._read_checked(bundle, manifest, None))
+            self._checked = True
+
+    def _check_count(self, count: int) -> None:
+        if count > self._max_tasks:
+            raise UserError(
+                f"{count} tasks are more than the {self._max_tasks} this engine may hold (max_tasks). "
+                "Remove some, or open it with a larger number."
+            )
+
+    def _read_checked(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
+        check_files(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
+        return self._read(bundle, manifest, names)
+
+    def _read(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
+        self._check_count(len(names) if names is not None else len(manifest.tasks))
+        return TaskSet.read(bundle, manifest, names, STACK_TYPES.get(self.variant.precision, np.float32))
+
+    def _load(self, tasks: TaskSet) -> LoadedTasks:
+        choosing = self._select if self._select is not None else self._image
+        # Bundles of format 2 know no background; their graphs take none.
+        fitting = tasks.selector.fitting("selector.background" in choosing.defaults)
+        tasks = dataclasses.replace(tasks, selector=fitting)
+        selector = tasks.selector_stacks()
+        batches: dict[str, FixedBatches] = {}
+        image = self._image.bind(tasks.image if self._select is not None else tasks.image | selector)
+        select = self._select.bind(selector) if self._select is not None else {}
+        text = self._text.bind(tasks.text) if self._text is not None else {}
+        if self._batch_sizes:
+            capture = self._settings.cuda_graph
+            batches["image"] = FixedBatches(self._image, image, self._batch_sizes, capture=capture)
+            if self._select is not None:
+                batches["select"] = FixedBatches(self._select, select, self._batch_sizes, capture=capture)
+        return LoadedTasks(tasks=tasks, image=image, text=text, select=select, batches=batches)
+
+    def _compatible(self, bundle: Path) -> Manifest:
+        """The manifest of a bundle whose tasks fit this engine's graphs."""
+        manifest = read_manifest(bundle)
+        ours, theirs = self.manifest, manifest
+        differing = [
+            what
+            for what, a, b in (
+                ("backbone", ours.backbone.weight_hash, theirs.backbone.weight_hash),
+                ("rank or adapted blocks", ours.experts, theirs.experts),
+                ("preprocessing", ours.preprocess, theirs.preprocess),
+                ("place of the selector", ours.selector_place, theirs.selector_place),
+            )
+            if a != b
+        ]
+        if differing:
+            raise UserError(
+                f"{bundle} cannot be used by the engine of {self.folder}: another {' and another '.join(differing)}. "
+                "Open an engine of its own for it."
+            )
+        return manifest
+
+    def _same_tasks(self, bundle: Path, manifest: Manifest, tasks: Sequence[BundleTask]) -> None:
+        known = {task.name: task.fingerprint for task in manifest.tasks}
+        missing = [task.name for task in tasks if known.get(task.name) != task.fingerprint]
+        if missing:
+            raise UserError(
+                f"{bundle} was not made from the model this engine's tasks come from: it lacks {', '.join(missing)} as "
+                "it is here. Learn the new task in the same model folder and export that, or open an engine of its own."
+            )
+
+    def _check_image_graph(self) -> None:
+        shapes = self._image.shapes()
+        size = self.manifest.preprocess.size
+        expected = {"images": [size, size, 3], "features": [self.manifest.backbone.embed_dim]}
+        found = {name: shapes.get(name, [])[1:] for name in expected}
+        if expected != found:
+            raise UserError(
+                f"{self._image.path} is a graph for another backbone: the manifest says {expected}, "
+                f"the graph {found}. {REMEDY}"
+            )
+
+        layout = self.manifest.experts
+        for name, (_, rows, width) in (
+            (name, shape) for name, shape in self._image.stack_shapes().items() if name.endswith(".down")
+        ):
+            # The number of experts is free, their rank is a factor in the graph; a factor of 1 is not written.
+            factor, times, _ = str(rows).partition("*")
+            if (int(factor) if times else 1, width) != (layout.rank, layout.vision_width):
+                raise UserError(
+                    f"{self._image.path} takes stacks of another rank or width than the manifest says: {name} is "
+                    f"[{rows}, {width}] a task, the manifest has rank {layout.rank} and width {layout.vision_width}. "
+                    f"{REMEDY}"
+                )
+
+    def run_images(
+        self, images: NDArray[np.uint8], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None
+    ) -> ImageOutput:
+        """Embed images, each under its own task.
+
+        Args:
+            images: uint8 `[B, S, S, 3]`, as `igsp_deploy.bundle.preprocess.to_uint8` gives them.
+            task: int64 `[B]`: index of a task, `CHOOSE` or `PLAIN`.
+            tasks: what the indices refer to; by default the tasks known now.
+
+        Raises:
+            UserError: wrong type or shape, or no such task.
+        """
+        tasks = tasks or self._loaded
+        size, total = self.manifest.preprocess.size, len(tasks.tasks.tasks)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise UserError(
+                f"images must be uint8 [B, {size}, {size}, 3], got {images.dtype} {list(images.shape)}. "
+                "Prepare them with igsp_deploy.bundle.preprocess.to_uint8."
+            )
+        _check_task(task, len(images), total, CHOOSE)
+        if not len(images):
+            return ImageOutput(
+                features=np.zeros((0, self.manifest.backbone.embed_dim), np.float32),
+                task=np.zeros(0, np.int64),
+                task_scores=np.zeros((0, total), np.float32),
+            )
+        if self._select is not None:
+            return self._run_pair(images, task, tasks)
+        slots = tasks.tasks.image_slots
+        inputs: dict[str, NDArray[Any]] = {"images": images, "task": slots.slot(task)}
+        features, used, scores = self._run(self._image, "image", inputs, tasks)
+        return ImageOutput(features=features, task=slots.task(used), task_scores=slots.columns(scores))
+
+    def _run_pair(self, images: NDArray[np.uint8], task: NDArray[np.int64], tasks: LoadedTasks) -> ImageOutput:
+        """Choose where that was asked, then run the experts' graph for the rows that need it."""
+        assert self._select is not None
+        used, slots = task.copy(), tasks.tasks.image_slots
+        features = np.zeros((len(images), self.manifest.backbone.embed_dim), np.float32)
+        scores = np.full((len(images), len(tasks.tasks.tasks)), np.nan, np.float32)
+        todo = np.ones(len(images), np.bool_)
+        if (task == CHOOSE).any():
+            # The first graph gives plain CLIP's embedding too: rows that stay plain are done after it.
+            first = np.flatnonzero(task < 0)
+            features[first], chosen, margins = self._run(self._select, "select", {"images": images[first]}, tasks)
+            asked = task[first] == CHOOSE
+            used[first[asked]] = slots.task(chosen[asked])
+            scores[first[asked]] = slots.columns(margins[asked])
+            todo = used != PLAIN
+        if todo.any():
+            inputs: dict[str, NDArray[Any]] = {"images": images[todo], "task": slots.slot(used[todo])}
+            (features[todo],) = self._run(self._image, "image", inputs, tasks)
+        return ImageOutput(features=features, task=used, task_scores=scores)
+
+    def _run(self, graph: Graph, kind: str, inputs: dict[str, NDArray[Any]], tasks: LoadedTasks) -> list[NDArray[Any]]:
+        if kind in tasks.batches:
+            return tasks.batches[kind].run(inputs)
+        return graph.run(inputs, tasks.image if kind == "image" else tasks.select)
+
+    def embed_text(
+        self, ids: NDArray[np.int64], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None
+    ) -> NDArray[np.float32]:
+        """Embed texts, each under its own task.
+
+        Args:
+            ids: int64 `[N, context_length]` of the bundle's tokenizer.
+            task: int64 `[N]`: index of a task, or `PLAIN`.
+            tasks: what the indices refer to; by default the tasks known now.
+
+        Returns:
+            L2-normalised embeddings `[N, D]`.
+
+        Raises:
+            UserError: wrong type or shape, or no such task.
+        """
+        tasks = tasks or self._loaded
+        length = self.manifest.backbone.context_length
+        if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape[1] != length:
+            raise UserError(f"token ids must be int64 [N, {length}], got {ids.dtype} {list(ids.shape)}.")
+        _check_task(task, len(ids), len(tasks.tasks.tasks), PLAIN)
+        if not len(ids):
+            return np.zeros((0, self.manifest.backbone.embed_dim), np.float32)
+        with self._text_lock:
+            if self._text is None:
+                # Open prompts are rare: the text tower is loaded when the first one comes. Never as a CUDA graph: a
+                # text's length is free.
+                self._text = Graph(
+                    self.folder / self.variant.text, dataclasses.replace(self._settings, cuda_graph=False)
+                )
+            if not tasks.text:
+                tasks.text.update(self._text.bind(tasks.tasks.text))
+        # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
+        # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
+        longest = max(2, int(ids.argmax(axis=1).max()) + 1)
+        (result,) = self._text.run({"ids": ids[:, :longest], "task": tasks.tasks.text_slots.slot(task)}, tasks.text)
+        return result
+
+
+def _says_experts(manifest: Manifest, name: str) -> bool:
+    return any(task.name == name and task.experts_sha256 for task in manifest.tasks)
+
+
+def _check_task(task: NDArray[np.int64], count: int, total: int, also: int) -> None:
+    if task.dtype != np.int64 or task.shape != (count,):
+        raise UserError(f"task must be int64 [{count}], one a row, got {task.dtype} {list(task.shape)}.")
+    wrong = task[((task < 0) & (task != PLAIN) & (task != also)) | (task >= total)]
+    if len(wrong):
+        raise UserError(f"there is no task {wrong[0]}: the bundle has tasks 0 to {total - 1}.")

@@ -1,0 +1,127 @@
+"""From images to labels."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igsp_deploy.bundle.preprocess import ImageError
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.towers import class_embeddings
+from igsp_deploy.runtime.classifier import Classifier, ImageSource
+from igsp_deploy.runtime.engine import PLAIN
+from igsp_deploy.runtime.image_files import find_images
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
+
+
+@pytest.fixture(scope="module")
+def classifier(bundled: "Bundled") -> Classifier:
+    return Classifier.open(bundled.bundle, "cpu", num_threads=1)
+
+
+def test_each_image_may_have_its_own_task(classifier: Classifier, bundled: "Bundled") -> None:
+    path = bundled.images("colors")[0]
+    tasks = ["colors", "stripes", "none", "auto"]
+    together = classifier.classify([path] * 4, tasks)
+    assert [p.task for p in together] == ["colors", "stripes", None, "colors"]
+    for task, prediction in zip(tasks, together, strict=True):
+        (alone,) = classifier.classify([path], task)
+        assert alone.labels == prediction.labels
+        assert alone.scores == pytest.approx(prediction.scores, abs=1e-5)
+    assert together[0].labels == together[3].labels
+    assert {*together[1].labels} == {"flat", "steep"}
+
+
+def test_scores_are_the_softmax_over_the_tasks_classes(classifier: Classifier, bundled: "Bundled") -> None:
+    path = bundled.images("stripes")[3]
+    (prediction,) = classifier.classify([path], "stripes")
+    folder = ModelFolder.open(bundled.model)
+    record, backbone = folder.tasks[1], folder.load_backbone()
+    classes = class_embeddings(backbone, folder.adapter(1), record.display_names, record.templates).numpy()
+    output = classifier.engine.run_images(classifier.load(path)[None], np.array([1]))
+    logits = backbone.logit_scale * classes @ output.features[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+    assert [scores[name] for name in record.classes] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_plain_clip_chooses_among_the_classes_of_all_tasks(classifier: Classifier, bundled: "Bundled") -> None:
+    (prediction,) = classifier.classify([bundled.images("colors")[0]], "none", top_k=9)
+    assert prediction.zero_shot
+    assert prediction.task is None
+    assert dict(zip(prediction.labels, prediction.label_tasks, strict=True)) == {
+        "red": "colors",
+        "blue": "colors",
+        "flat": "stripes",
+        "steep": "stripes",
+    }
+    assert sum(prediction.scores) == pytest.approx(1.0)
+
+
+def test_prompts_are_read_under_the_experts_of_the_images_task(classifier: Classifier, bundled: "Bundled") -> None:
+    path, prompts = bundled.images("colors")[0], ["a cat", "two dogs on a lawn"]
+    plain, colors, stripes = classifier.classify([path] * 3, ["none", "colors", "stripes"], prompts=prompts)
+    assert {*plain.labels} == {*colors.labels} == {*stripes.labels} == set(prompts)
+    assert plain.label_tasks == (None, None)
+    under = [classifier.embed_text(prompts, task) for task in (PLAIN, 0, 1)]
+    pixels = np.stack([classifier.load(path)] * 3)
+    features = classifier.engine.run_images(pixels, np.array([PLAIN, 0, 1])).features
+    for prediction, texts, feature in zip((plain, colors, stripes), under, features, strict=True):
+        logits = classifier.manifest.backbone.logit_scale * texts @ feature
+        expected = np.exp(logits) / np.exp(logits).sum()
+        scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+        assert [scores[prompt] for prompt in prompts] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert np.abs(under[0] - under[1]).max() > 1e-3
+    assert np.abs(under[1] - under[2]).max() > 1e-3
+
+
+def test_any_source_of_an_image_gives_the_same(classifier: Classifier, bundled: "Bundled") -> None:
+    path = bundled.images("colors")[1]
+    sources: list[ImageSource] = [path, path.read_bytes(), Image.open(path), classifier.load(path)]
+    predictions = classifier.classify(sources)
+    assert all(p.labels == predictions[0].labels for p in predictions)
+
+
+def test_top_k_limits_the_labels(classifier: Classifier, bundled: "Bundled") -> None:
+    (one,) = classifier.classify([bundled.images("colors")[0]], "none", top_k=1)
+    assert len(one.labels) == len(one.scores) == 1
+    assert one.scores[0] < 1.0
+
+
+def test_more_images_than_a_batch_come_back_in_order(classifier: Classifier, bundled: "Bundled") -> None:
+    paths = [*bundled.images("colors"), *bundled.images("stripes")] * 3
+    found = [p.task for p in classifier.classify(paths)]
+    assert found == (["colors"] * 8 + ["stripes"] * 8) * 3
+
+
+def test_no_images_give_no_predictions(classifier: Classifier) -> None:
+    assert classifier.classify([]) == []
+
+
+def test_mistakes_are_said(classifier: Classifier, bundled: "Bundled") -> None:
+    path = bundled.images("colors")[0]
+    with pytest.raises(UserError, match="Did you mean 'stripes'"):
+        classifier.classify([path], "stripe")
+    with pytest.raises(UserError, match="got 2 for 1 images"):
+        classifier.classify([path], ["auto", "auto"])
+    with pytest.raises(UserError, match="top_k must be at least 1, got 0"):
+        classifier.classify([path], top_k=0)
+    with pytest.raises(UserError, match="at least one text"):
+        classifier.classify([path], prompts=["", "  "])
+    with pytest.raises(ImageError, match="does not exist"):
+        classifier.classify([Path("absent.png")])
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(bundled: "Bundled", tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.JPG", "sub/a.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert find_images([tmp_path, Path("x.unknown")]) == [tmp_path / "b.JPG", tmp_path / "sub/a.png", Path("x.unknown")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no image"):
+        find_images([tmp_path / "sub", tmp_path / "empty"])

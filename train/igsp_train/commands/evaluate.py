@@ -1,0 +1,37 @@
+"""`igsp evaluate`: the accuracy matrix of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from igsp_train.commands.tasks import parse_tasks
+
+EXAMPLES = """Examples:
+
+igsp evaluate model
+
+igsp evaluate model --task digits=data/new_digits --json"""
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SOURCE", help="Test images of a task from elsewhere than where it was learned."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Measure MODEL on the test images of all its tasks, with the task given and with the task chosen."""
+    sources = parse_tasks(task or [])
+
+    import json as json_format
+
+    from igsp_train.commands.tables import print_evaluation, table_console
+    from igsp_train.evaluate import evaluate_model
+
+    result = evaluate_model(model, sources or None)
+    if json:
+        print(json_format.dumps(result, indent=2))
+    else:
+        print_evaluation(result, table_console(len(result["tasks"])))

@@ -1,0 +1,136 @@
+"""`igsp train`: learn tasks into a model folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from igsp_train.commands.tasks import parse_tasks
+
+EXAMPLES = """Examples:
+
+igsp train model --task digits=data/digits --task letters=data/letters
+
+igsp train model --config run.yaml --set learn.steps=100
+
+igsp train model --task digits=hf:ylecun/mnist --task planes='torchvision:FGVCAircraft?root=data'
+
+igsp train model --benchmark mtil --order 1 --data-root data"""
+
+
+def train(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder; made if it is not there, continued if it is.")
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE",
+            help="A task to learn: a folder of images (train/CLASS and test/CLASS, or CLASS alone), a CSV or Parquet "
+            "manifest, hf:NAME, or torchvision:CLASS?root=FOLDER. Repeat it for a sequence.",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings and tasks.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting, over the file's. May be repeated.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Learn the data sets of a benchmark with its settings: mtil. Takes no --task.")
+    ] = None,
+    order: Annotated[int, typer.Option(help="Order of the benchmark: 1 or 2.")] = 1,
+    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the benchmark's data sets.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Few-shot: learn from this many images a class.")] = None,
+    accept_differences: Annotated[
+        bool,
+        typer.Option(
+            "--accept-differences", help="Learn sets whose images or classes are not the published ones; not MTIL then."
+        ),
+    ] = False,
+    num_processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that learn together, one a GPU (or sharing the CPU's cores)."),
+    ] = 1,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Drop an unfinished task of other settings, instead of refusing.")
+    ] = False,
+) -> None:
+    """Learn tasks one after another into MODEL.
+
+    Tasks that MODEL has already are passed over, and an interrupted task goes on from its last checkpoint: after an
+    interruption give the same command again. Tasks of the file come first, then those of --task.
+    """
+    from igsp_deploy.config import RunConfig, apply_overrides, build_config, load_yaml
+    from igsp_deploy.errors import UsageError
+    from igsp_deploy.names import check_task_name
+    from igsp_deploy.yaml_keys import check_unique_keys
+
+    given = parse_tasks(task or [])
+    values, tasks_of_benchmark = _benchmark(benchmark, order, data_root, shots, accept_differences)
+    if benchmark and given:
+        raise UsageError("--benchmark brings its own tasks. Leave out --task.")
+    if config:
+        values = _over(values, load_yaml(config))
+        check_unique_keys(config)
+    source = str(config) if config else "--set"
+    if shots is not None:
+        values = _over(values, {"data": {"shots": shots}})
+    settings = build_config(RunConfig, apply_overrides(values, set_ or []), source)
+    if benchmark and settings.tasks:
+        raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
+    for name in settings.tasks:
+        check_task_name(name)
+    both = sorted(set(settings.tasks) & set(given))
+    if both:
+        raise UsageError(f"task {both[0]!r} is in {source} and in --task. Give it once.")
+    tasks = {**tasks_of_benchmark, **settings.tasks, **given}
+    if not tasks:
+        raise UsageError("there is nothing to learn. Give at least one task: --task shoes=data/shoes")
+
+    # Last, because torch takes seconds: what is wrong with the command is said before.
+    import dataclasses
+
+    from rich.console import Console
+
+    from igsp_train.launch import train_in_processes
+    from igsp_train.ranks import ranks_of_this_process
+    from igsp_train.sequence import train_sequence
+
+    settings = dataclasses.replace(settings, tasks=tasks)
+    if num_processes > 1:
+        train_in_processes(model, settings, num_processes, discard=discard)
+        print(model)
+        return
+    with ranks_of_this_process() as ranks:  # more than one under `accelerate launch`
+        train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
+        if ranks.first:
+            print(model)
+
+
+def _benchmark(
+    name: str | None, order: int, data_root: Path | None, shots: int | None, accept_differences: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and tasks of the benchmark, if one is asked for."""
+    from igsp_deploy.errors import UsageError
+
+    if name is None:
+        if data_root is not None or order != 1 or accept_differences:
+            raise UsageError("--order, --data-root and --accept-differences belong to --benchmark mtil.")
+        return {}, {}
+    if data_root is None:
+        raise UsageError(f"--benchmark {name} needs --data-root, the folder that holds its data sets.")
+
+    from igsp_deploy.config import load_yaml
+    from igsp_train.preset_files import preset_path
+    from igsp_train.research.benchmark import benchmark_preset, benchmark_tasks
+
+    tasks = benchmark_tasks(name, data_root, order=order, any_counts=accept_differences)
+    return load_yaml(preset_path(benchmark_preset(name, shots or 0))), tasks
+
+
+def _over(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`more` put over `values`, section by section."""
+    result = dict(values)
+    for key, value in more.items():
+        known = result.get(key)
+        result[key] = _over(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return result

@@ -1,0 +1,1 @@
+"""Baselines, studies, MTIL and the pretraining of nano: no product code imports them."""

@@ -1,0 +1,49 @@
+"""iGSP itself, as one of the methods of a comparison."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_train.learn import LearnResult
+from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
+from igsp_train.research.study.selector_cost import selector_report
+from igsp_train.research.study.tokens import TaskTokens
+
+
+def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+    """Identify, prune and fine-tune one task after another on one pool."""
+    adapters: dict[str, TaskAdapter] = {}
+    with scratch_folder(setting) as folder:
+        for task in tasks:
+            result = run_task(setting, folder, task, setting.learn)
+            record = add_to_pool(setting, folder, task, result)
+            adapters[task.name] = folder.adapter(record.index)
+            details = learning_details(result, setting.learn.num_candidates)
+            if len(folder.tasks) == len(tasks):
+                details["selector"] = selector_report(setting, folder, tasks)
+            yield Stage(
+                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                trained_phase1=result.trained_parameters,
+                trained_phase2=result.learner.num_parameters(),
+                kept=result.learner.num_parameters(),
+                details=details,
+            )
+
+
+def learning_details(result: LearnResult, num_candidates: int) -> dict[str, Any]:
+    """How learning one task went: experts reused, new and dropped in each tower, end of phase 1, curves."""
+    details: dict[str, Any] = {"phase1_steps": result.phase1_steps, "learn_seconds": round(result.seconds, 1)}
+    for tower in ("vision", "text"):
+        learners = [learner for site, learner in result.learner.items() if site[0] == tower]
+        kept = {site: mask for site, mask in result.kept.items() if site.startswith(tower)}
+        new = sum(learner.num_candidates for learner in learners)
+        reused = sum(learner.num_frozen for learner in learners)
+        considered = sum(len(mask) for mask in kept.values())
+        candidates = num_candidates * len(learners)
+        details[tower] = {"new": new, "candidates": candidates, "reused": reused, "considered": considered}
+    details["movement"] = [round(value, 4) for value in result.curves["movement"]]
+    details["mass"] = [round(value, 4) for value in result.curves["mass"]]
+    details["loss"] = [round(value, 4) for value in result.curves["loss"]]
+    return details

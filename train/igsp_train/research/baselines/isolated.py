@@ -1,0 +1,46 @@
+"""Experts of its own for every task, nothing shared: the bound on accuracy, and the explosion of parameters."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from igsp_deploy.config import LearnConfig
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import run_task, scratch_folder
+from igsp_train.research.study.tokens import TaskTokens
+
+RESTART = 0.4
+"""Share of the steps after which the learning rate starts anew, as in iGSP: better than one cosine."""
+
+
+def without_pruning(learn: LearnConfig) -> LearnConfig:
+    """The same settings, but every expert stays and nothing is penalised."""
+    return dataclasses.replace(
+        learn,
+        penalty="none",
+        prune_rule="cumulative",
+        keep_ratio=1.0,
+        phase1_min_share=RESTART,
+        phase1_max_share=RESTART,
+        phase2_restart=True,
+        phase2_candidate_mass=0.0,
+    )
+
+
+def learn_isolated(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+    """Learn every task with `num_candidates` experts a block and a router, on an empty pool, and keep all of them."""
+    adapters: dict[str, TaskAdapter] = {}
+    learn = without_pruning(setting.learn)
+    with scratch_folder(setting) as empty:
+        for task in tasks:
+            result = run_task(setting, empty, task, learn)
+            adapters[task.name] = result.learner.adapter().detach_to("cpu")
+            size = result.learner.num_parameters()
+            yield Stage(
+                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                trained_phase1=size,
+                trained_phase2=size,
+                kept=size,
+                details={"learn_seconds": round(result.seconds, 1)},
+            )

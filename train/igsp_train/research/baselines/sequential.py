@@ -1,0 +1,83 @@
+"""One adapter trained on and on (plain LoRA beside the MLPs), and full fine-tuning: what forgetting costs."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.experts import new_experts
+from igsp_deploy.model.pool import Site
+from igsp_train.research.baselines.training import train_on
+from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.tokens import TaskTokens
+
+FULL_RATE_SHARE = 0.05
+"""Peak learning rate of full fine-tuning, as a share of the experts' (1e-4 for 2e-3)."""
+
+
+def learn_sequentially(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+    """One expert of rank `num_candidates * rank` a block, trained on every task in turn and used for all of them.
+
+    It has as many numbers as all candidates of one task together, less the routers.
+    """
+    generator = torch.Generator().manual_seed(setting.learn.seed * 1000)
+    rank = setting.model.rank * setting.learn.num_candidates
+    experts: dict[Site, tuple[nn.Parameter, nn.Parameter]] = {}
+    for site in setting.sites:
+        down, up = new_experts(1, rank, setting.width(site), generator)
+        experts[site] = (nn.Parameter(down[0]), nn.Parameter(up[0]))
+
+    def adapter() -> TaskAdapter:
+        blocks = {site: _block(down, up, setting.model.scale) for site, (down, up) in experts.items()}
+        return TaskAdapter(
+            vision={site[1]: block for site, block in blocks.items() if site[0] == "vision"},
+            text={site[1]: block for site, block in blocks.items() if site[0] == "text"},
+        )
+
+    size = sum(p.numel() for pair in experts.values() for p in pair)
+    for number, task in enumerate(tasks):
+        groups = [([p for pair in experts.values() for p in pair], setting.learn.learning_rate)]
+        seed = setting.learn.seed * 1000 + number
+        train_on(task, setting.backbone, setting.first_block, setting.learn, seed, groups, adapter)
+        now = adapter().detach_to("cpu")
+        yield Stage(
+            predict=predictor(setting.backbone, {t.name: now for t in tasks}, setting.first_block),
+            trained_phase1=size,
+            trained_phase2=size,
+            kept=0 if number else size,
+        )
+
+
+def _block(down: Tensor, up: Tensor, scale: float) -> BlockAdapter:
+    return BlockAdapter(
+        down=down, up=up, router_weight=None, router_bias=torch.zeros(1), scale=scale, router_input="static"
+    )
+
+
+def learn_fully(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+    """Train all weights of both towers from the first adapted block on, task after task.
+
+    The trunk under that block stays as it is, because its features are what a study keeps on disk.
+    """
+    backbone = copy.deepcopy(setting.backbone)
+    visual, text = backbone.visual, backbone.text
+    trained: list[nn.Parameter] = []
+    for part in (*visual.transformer.resblocks[setting.first_block :], visual.ln_post, text.transformer, text.ln_final):
+        trained += list(part.parameters())
+    trained += [p for p in (visual.proj, text.text_projection) if isinstance(p, nn.Parameter)]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    size = sum(p.numel() for p in trained)
+    for number, task in enumerate(tasks):
+        groups = [(trained, setting.learn.learning_rate * FULL_RATE_SHARE)]
+        seed = setting.learn.seed * 1000 + number
+        train_on(task, backbone, setting.first_block, setting.learn, seed, groups, lambda: None)
+        yield Stage(
+            predict=predictor(backbone, {}, setting.first_block),
+            trained_phase1=size,
+            trained_phase2=size,
+            kept=0 if number else size,
+        )

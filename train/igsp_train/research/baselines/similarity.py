@@ -1,0 +1,86 @@
+"""Sharing driven by how alike two tasks' images look: what the paper argues against.
+
+A task uses all experts of the earlier task whose images look most like its own, and adds a fixed number of new ones.
+What it shares is decided before anything is learned, from features alone; router, penalty and pruning have no say.
+The experts of all other tasks are out of reach. Papers that share by similarity differ in what they compare
+(prototypes, task embeddings, Gaussians); here it is the cosine of the mean CLIP image embeddings, less the mean over
+all tasks seen.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.pool import Site
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.towers import encode_from_trunk
+from igsp_train.research.baselines.isolated import without_pruning
+from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
+from igsp_train.research.study.tokens import TaskTokens
+
+
+def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+    """Learn every task on the experts of its nearest predecessor, with one new expert a block less than the first."""
+    adapters: dict[str, TaskAdapter] = {}
+    means: list[Tensor] = []
+    learn = without_pruning(setting.learn)
+    with scratch_folder(setting) as folder:
+        for task in tasks:
+            mean = mean_embedding(setting, task)
+            near = nearest(mean, means)
+            means.append(mean)
+            reuse_ids: dict[Site, list[int]] = {}
+            if near is not None:
+                reuse_ids = router_ids(folder.tasks[near])
+                learn = dataclasses.replace(learn, num_candidates=max(1, setting.learn.num_candidates - 1))
+            result = run_task(setting, folder, task, learn, reuse_ids=reuse_ids)
+            record = add_to_pool(setting, folder, task, result)
+            adapters[task.name] = folder.adapter(record.index)
+            size = result.learner.num_parameters()
+            yield Stage(
+                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                trained_phase1=size,
+                trained_phase2=size,
+                kept=size,
+                details={
+                    "shares_with": None if near is None else tasks[near].name,
+                    "learn_seconds": round(result.seconds, 1),
+                },
+            )
+
+
+def mean_embedding(setting: Setting, task: TaskTokens) -> Tensor:
+    """Mean normalised CLIP embedding of the training images, `[D]`."""
+    with torch.no_grad():
+        parts = [
+            encode_from_trunk(setting.backbone, tokens, None, setting.first_block, normalize=True)
+            for tokens, _ in task.chunks("train")
+        ]
+    return torch.cat(parts).mean(0)
+
+
+def nearest(mean: Tensor, earlier: list[Tensor]) -> int | None:
+    """Index of the earlier task that looks most alike; None for the first task.
+
+    Args:
+        mean: mean embedding of the new task, `[D]`.
+        earlier: those of the earlier ones.
+    """
+    if not earlier:
+        return None
+    center = torch.stack([*earlier, mean]).mean(0)
+    alike = [float(F.cosine_similarity(mean - center, other - center, dim=0)) for other in earlier]
+    return max(range(len(alike)), key=lambda i: alike[i])
+
+
+def router_ids(record: TaskRecord) -> dict[Site, list[int]]:
+    """The experts a learned task uses, block by block."""
+    ids: dict[Site, list[int]] = {("vision", block): list(i) for block, i in record.vision_ids.items()}
+    ids.update({("text", block): list(i) for block, i in record.text_ids.items()})
+    return ids

@@ -1,0 +1,74 @@
+"""The loop of the baselines that do not learn into a pool: same images, steps, loss and schedule as `TaskRun`."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from igsp_deploy.config import LearnConfig
+from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
+from igsp_train.data.order import batch_indices
+from igsp_train.optimiser import learning_rate_factor, set_learning_rate
+from igsp_train.research.study.tokens import TaskTokens
+
+
+def train_on(
+    task: TaskTokens,
+    backbone: Backbone,
+    first_block: int,
+    config: LearnConfig,
+    seed: int,
+    groups: Sequence[tuple[Iterable[nn.Parameter], float]],
+    adapter: Callable[[], TaskAdapter | None],
+    *,
+    after_backward: Callable[[], None] | None = None,
+    watch: Callable[[Gates, Gates], None] | None = None,
+) -> None:
+    """Minimise the cross-entropy of one task.
+
+    Args:
+        task: images and prompts.
+        backbone: the CLIP to run.
+        first_block: first adapted vision block.
+        config: steps, batch size, schedule, label smoothing and clipping.
+        seed: of the order of the images.
+        groups: parameters to train, each with its peak learning rate.
+        adapter: gives the adapter of this step, attached to the graph; None trains the backbone alone.
+        after_backward: called when the gradients are there.
+        watch: gets the vision and text gates of every step.
+    """
+    parameters = [(list(members), rate) for members, rate in groups]
+    optimiser = torch.optim.AdamW(
+        [{"params": members, "base": rate} for members, rate in parameters if members],
+        weight_decay=config.weight_decay,
+    )
+    tokens = backbone.tokenize(task.prompts)
+    labels = torch.from_numpy(task.labels)
+    count = len(labels)
+    for step in range(config.steps):
+        indices = batch_indices(count, config.batch_size, step, seed)
+        epochs = (step * config.batch_size + np.arange(config.batch_size)) // count
+        current = adapter()
+        vision: Gates = {}
+        text: Gates = {}
+        images = encode_from_trunk(
+            backbone, task.batch(indices, epochs), current, first_block, normalize=True, gates_out=vision
+        )
+        classes = encode_text(backbone, tokens, current, normalize=True, gates_out=text, crop=True)
+        logits = backbone.logit_scale * images @ classes.T
+        loss = F.cross_entropy(logits, labels[indices], label_smoothing=config.label_smoothing)
+        set_learning_rate(optimiser, learning_rate_factor(step, config.steps, config.warmup_steps))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if after_backward is not None:
+            after_backward()
+        if config.max_grad_norm:
+            with_gradient: list[Tensor] = [p for members, _ in parameters for p in members if p.grad is not None]
+            nn.utils.clip_grad_norm_(with_gradient, config.max_grad_norm)
+        optimiser.step()
+        if watch is not None:
+            watch({b: g.detach() for b, g in vision.items()}, {b: g.detach() for b, g in text.items()})

@@ -1,0 +1,95 @@
+"""One task learned by `TaskRun` into a pool of experts, inside a study: no images, no checkpoints."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from igsp_deploy.config import LearnConfig
+from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.pool import Site
+from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import selector_features
+from igsp_train.consolidate import consolidate
+from igsp_train.learn import LearnResult, Reporter, TaskRun
+from igsp_train.research.study.method import Setting
+from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.statistics import spread
+
+
+@contextmanager
+def scratch_folder(setting: Setting) -> Iterator[ModelFolder]:
+    """An empty model folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="igsp-study-") as root:
+        yield ModelFolder.create(Path(root) / "model", setting.backbone, setting.model, setting.selector)
+
+
+def run_task(
+    setting: Setting,
+    folder: ModelFolder,
+    task: TaskTokens,
+    learn: LearnConfig,
+    *,
+    report: Reporter | None = None,
+    reuse_ids: dict[Site, list[int]] | None = None,
+) -> LearnResult:
+    """Learn one task on top of `folder`, which stays as it is."""
+    run = make_run(setting, folder, task, learn, reuse_ids=reuse_ids)
+    return run.run(report)
+
+
+def make_run(
+    setting: Setting,
+    folder: ModelFolder,
+    task: TaskTokens,
+    learn: LearnConfig,
+    *,
+    reuse_ids: dict[Site, list[int]] | None = None,
+) -> TaskRun:
+    """The run of `run_task`, before its first step."""
+    rows = _calibration(setting, task)
+    tokens, labels = task.splits["val"]
+    return TaskRun(
+        setting.backbone,
+        folder,
+        dataclasses.replace(learn, checkpoint_every=learn.steps + 1),
+        views=task,
+        labels=task.labels,
+        prompts=task.prompts,
+        fingerprint=task.key,
+        held_out=(tokens[rows], labels[rows]),
+        reuse_ids=reuse_ids,
+    )
+
+
+def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result: LearnResult) -> TaskRecord:
+    """Freeze what was learned and take it into the pool, with the task's selector statistics."""
+    return consolidate(
+        folder,
+        result,
+        name=task.name,
+        classes=task.classes,
+        display_names=task.classes,
+        templates=task.templates,
+        train=(split_features(setting, task, "train"), task.splits["train"][1]),
+        held_out=split_features(setting, task, "val")[_calibration(setting, task)],
+    )
+
+
+def _calibration(setting: Setting, task: TaskTokens) -> Tensor:
+    """Which held-out images prune and calibrate, as `igsp train` picks them."""
+    return torch.from_numpy(spread(len(task.splits["val"][1]), setting.selector.calibration_images))
+
+
+def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
+    """What the selector reads of a split's images, `[N, F]`."""
+    with torch.no_grad():
+        parts = [
+            selector_features(setting.backbone, tokens, setting.first_block, setting.model.selector_place)
+            for tokens, _ in task.chunks(split)
+        ]
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
