@@ -74,12 +74,12 @@ def make_model(task_data: Path) -> MakeModel:
         import torch
 
         from igsp_deploy.config import SelectorConfig
+        from igsp_deploy.data import load_task_data, read_eval_images
         from igsp_deploy.model.backbone import load_backbone
         from igsp_deploy.model.folder import LearnedTask, ModelFolder
         from igsp_deploy.model.record import TaskRecord
         from igsp_deploy.model.selector import selector_features, task_statistics
         from igsp_deploy.model.towers import normalize_images, trunk_tokens
-        from igsp_train.data import load_task_data, read_eval_images
 
         backbone = load_backbone(config.backbone, config.pretrained)
         folder = ModelFolder.create(path, backbone, config, SelectorConfig())

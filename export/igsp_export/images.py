@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from igsp_deploy.data.test_items import read_test_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.record import TaskRecord
@@ -38,10 +39,8 @@ def check_images(record: TaskRecord, backbone: Backbone, console: Console, limit
         console: gets a line where images are missing.
         limit: take this many at most, spread evenly; 0 takes all.
     """
-    from igsp_train.evaluate import read_test_images
-
     try:
-        images, labels = read_test_images(record, backbone, None, console)
+        images, labels = read_test_images(record, backbone.preprocess, None, console)
     except UserError as error:
         console.print(
             f"{record.name}: checked with synthetic images, because its own are not there ({error})",

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from igsp_deploy.data import eval_chunks
+from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import PLAIN, Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
-from igsp_train.data import Items, eval_chunks, load_task_data, read_eval_images
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 
@@ -152,42 +152,6 @@ def evaluate_model(
         counts.append(_total([evaluation.count(record.index, images, labels) for images, labels in chunks]))
         console.print(f"{record.name}: {counts[-1].images} test images", markup=False, highlight=False)
     return _report(folder, counts)
-
-
-def read_test_images(
-    record: TaskRecord, backbone: Backbone, source: str | None, console: Console
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Test images `[N, S, S, 3]` and labels of a learned task, from where it was learned or from `source`.
-
-    Raises:
-        UserError: the images are gone, or their classes are not the learned ones.
-    """
-    images, labels, _ = read_eval_images(find_test_items(record, source), backbone.preprocess, on_skip=_say(console))
-    return images, labels
-
-
-def find_test_items(record: TaskRecord, source: str | None = None) -> Items:
-    """Where the test images of a learned task are, from where it was learned or from `source`.
-
-    Raises:
-        UserError: the images are gone, or their classes are not the learned ones.
-    """
-    settings = {key: record.data[key] for key in ("val_share", "test_share", "seed") if key in record.data}
-    try:
-        data = load_task_data(record.name, source or record.source, **settings)
-    except UserError as error:
-        raise UserError(
-            f"{error} If they are elsewhere now, `igsp evaluate` and `igsp report` take --task {record.name}=FOLDER."
-        ) from error
-    if data.classes != record.classes:
-        raise UserError(
-            f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., "
-            f"learned were {', '.join(record.classes[:5])}... "
-            f"Give the images it was learned from: --task {record.name}=FOLDER"
-        )
-    if not len(data.test):
-        raise UserError(f"task {record.name!r}: {source or record.source} has no test images.")
-    return data.test
 
 
 def _say(console: Console) -> Callable[[str], None]:

@@ -16,6 +16,8 @@ from rich.console import Console
 from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
+from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
+from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import explain_os_error
 from igsp_deploy.model.adapter import TaskAdapter
@@ -26,9 +28,8 @@ from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracies
 from igsp_train.consolidate import consolidate
-from igsp_train.data import TaskData, TrainViews, canonical_source, eval_chunks, load_task_data
-from igsp_train.data.items import Items
 from igsp_train.data.order import step_pairs
+from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished

@@ -52,7 +52,7 @@ def build_nano(weights: Path | None = None) -> CLIP:
     """Build the frozen backbone.
 
     Args:
-        weights: a file that `python -m igsp_train.research.pretrain` wrote; default the one that ships with the package.
+        weights: a file that `python -m igsp_train.research.pretrain` wrote; default the one in the package.
 
     Returns:
         The model in eval mode; no parameter requires a gradient. Images are [B, 3, 128, 128], normalised as its

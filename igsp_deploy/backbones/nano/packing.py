@@ -92,7 +92,9 @@ def load_packed(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, unreadable or damaged.
     """
-    remedy = "Reinstall igsp-deploy, or make the file again with: python -m igsp_train.research.pretrain --images DIR --out FILE"
+    remedy = (
+        "Reinstall igsp-deploy, or make the file again: python -m igsp_train.research.pretrain --images DIR --out FILE"
+    )
     try:
         return unpack(load_file(path))
     except FileNotFoundError as error:

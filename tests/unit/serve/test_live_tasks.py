@@ -19,7 +19,7 @@ from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, LoadedTasks
 from igsp_deploy.runtime.fixed_batches import FixedBatches
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, CUDA, TENSORRT
-from tests.unit.serve.conftest import DEBUG, Export
+from tests.unit.conftest import DEBUG, Export
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igsp_deploy.data.sources import load_task_data
 from igsp_deploy.errors import UserError
 from igsp_train import quickstart_data
-from igsp_train.data.sources import load_task_data
 
 
 def _digest(folder: Path) -> str:

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.data.images import Report, Skipped, decode_all, open_image, report_skipped
+from igsp_deploy.data.items import ImageRef, Items
 from igsp_deploy.errors import UserError
-from igsp_train.data.images import Report, Skipped, decode_all, open_image, report_skipped
-from igsp_train.data.items import ImageRef, Items
 from igsp_train.data.order import seeded
 
 RATIOS = (3 / 4, 4 / 3)

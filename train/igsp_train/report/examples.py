@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from igsp_deploy.data import read_eval_images
+from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import PLAIN, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
-from igsp_train.data import read_eval_images
-from igsp_train.evaluate import find_test_items
 from igsp_train.features import trunk_chunks
 
 LOOKED_AT = 96

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from igsp_deploy.data.source_text import SourceText
 from igsp_deploy.errors import UsageError
-from igsp_train.data.source_text import SourceText
 from igsp_train.research.mtil.facts import ORDERS
 
 BENCHMARKS = ("mtil",)

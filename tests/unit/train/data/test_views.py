@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
-from igsp_train.data.items import Items
+from igsp_deploy.data.items import Items
 from igsp_train.data.order import seeded
 from igsp_train.data.views import RATIOS, TrainViews, _crop_box
 

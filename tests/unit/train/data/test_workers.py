@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_train.data.items import Items
 from igsp_train.data.order import batch_indices, step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
-from tests.unit.train.data.conftest import write_image
+from tests.unit.data.conftest import write_image
 
 SPEC = PreprocessSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torchvision import datasets as torchvision_datasets
 
+from igsp_deploy.data import TaskData, load_task_data, open_image
+from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_train.data import TaskData, load_task_data, open_image
-from igsp_train.data.items import Items
 from igsp_train.research.benchmark import benchmark_tasks
 from igsp_train.research.mtil import ORDERS, SETS
 from igsp_train.research.mtil.check import check_set

@@ -12,9 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 from igsp_deploy.config import DataConfig, RunConfig, SelectorConfig
+from igsp_deploy.data import load_task_data
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.folder import ModelFolder
-from igsp_train.data import TrainViews, load_task_data
+from igsp_train.data.views import TrainViews
 from igsp_train.evaluate import evaluate_model
 from igsp_train.features import TrunkViews
 from igsp_train.research.study import grid

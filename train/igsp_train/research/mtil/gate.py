@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from igsp_deploy.data.images import eval_chunks
 from igsp_deploy.model.backbone import Backbone
 from igsp_train.classify import accuracies
-from igsp_train.data.images import eval_chunks
 from igsp_train.research.mtil.check import SetCheck
 from igsp_train.research.mtil.facts import plain_name
 

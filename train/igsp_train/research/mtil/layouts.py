@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from igsp_deploy.data.items import Items
+from igsp_deploy.data.torchvision_sets import class_names_of, list_data_set
 from igsp_deploy.errors import UserError
-from igsp_train.data.items import Items
-from igsp_train.data.torchvision_sets import class_names_of, list_data_set
 from igsp_train.research.mtil.facts import BenchmarkSet
 
 BACKGROUND = "BACKGROUND_Google"

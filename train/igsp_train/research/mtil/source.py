@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from igsp_deploy.data.class_names import ClassNames
+from igsp_deploy.data.file_sources import FolderSource
+from igsp_deploy.data.hugging_face import HuggingFaceSource, is_saved_data_set
+from igsp_deploy.data.items import Items
+from igsp_deploy.data.listing import Listing, check_classes
+from igsp_deploy.data.source_text import SourceText
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import ClassNames
-from igsp_train.data.file_sources import FolderSource
-from igsp_train.data.hugging_face import HuggingFaceSource, is_saved_data_set
-from igsp_train.data.items import Items
-from igsp_train.data.listing import Listing, check_classes
-from igsp_train.data.source_text import SourceText
 from igsp_train.research.mtil.facts import SETS, SPLIT_SEED, SPLIT_SHARE, BenchmarkSet, plain_name
 from igsp_train.research.mtil.layouts import read_layout
 

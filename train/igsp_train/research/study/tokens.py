@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from igsp_deploy.config import DataConfig
+from igsp_deploy.data import TaskData, load_task_data, read_eval_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_bytes_atomic
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.towers import run_blocks
-from igsp_train.data import TaskData, TrainViews, load_task_data, read_eval_images
+from igsp_train.data.views import TrainViews
 from igsp_train.features import TrunkViews, trunk_chunks
 
 CHUNK = 256

@@ -11,8 +11,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.data import canonical_source, load_task_data, open_image, read_eval_images
 from igsp_deploy.errors import UserError
-from igsp_train.data import canonical_source, load_task_data, open_image, read_eval_images
 from igsp_train.data.views import TrainViews
 
 SPEC = PreprocessSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

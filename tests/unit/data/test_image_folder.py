@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igsp_deploy.data.sources import load_task_data
 from igsp_deploy.errors import UserError
-from igsp_train.data.sources import load_task_data
 
 MakeFolder = Callable[..., Path]
 

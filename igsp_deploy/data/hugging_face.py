@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from igsp_deploy.data.class_names import given_words
+from igsp_deploy.data.items import Items, StoredImage
+from igsp_deploy.data.listing import Listing, check_classes
+from igsp_deploy.data.source_text import SourceText, is_local
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import given_words
-from igsp_train.data.items import Items, StoredImage
-from igsp_train.data.listing import Listing, check_classes
-from igsp_train.data.source_text import SourceText, is_local
 
 OPTIONS = ("image", "label", "train", "val", "test", "words")
 """Columns of images and labels, names of the splits, and a `classes.json`."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from igsp_deploy.data.class_names import load_class_names
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import load_class_names
 
 
 def test_without_a_file_folder_names_become_words(tmp_path: Path) -> None:

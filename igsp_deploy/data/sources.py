@@ -1,16 +1,17 @@
 """A task's data from its source: which images are in which split, and the words for the classes."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 
+from igsp_deploy.data.few_shot import take_shots
+from igsp_deploy.data.file_sources import FolderSource, ManifestSource
+from igsp_deploy.data.items import Items, TaskData
+from igsp_deploy.data.listing import Source
+from igsp_deploy.data.source_text import GROUP, SourceText, split_source
+from igsp_deploy.data.splits import split_off
 from igsp_deploy.errors import UserError
-from igsp_train.data.few_shot import take_shots
-from igsp_train.data.file_sources import FolderSource, ManifestSource
-from igsp_train.data.items import Items, TaskData
-from igsp_train.data.listing import Source
-from igsp_train.data.source_text import SourceText, split_source
-from igsp_train.data.splits import split_off
 
 MIN_IMAGES_TO_HOLD_OUT = 5
 """A class with fewer images gives none to validation unless its rounded share says so."""
@@ -61,18 +62,23 @@ def parse_source(text: str) -> Source:
     """
     parts = split_source(text)
     if parts.kind == "hf":
-        from igsp_train.data.hugging_face import HuggingFaceSource
+        from igsp_deploy.data.hugging_face import HuggingFaceSource
 
         return HuggingFaceSource(parts)
     if parts.kind == "torchvision":
-        from igsp_train.data.torchvision_sets import TorchvisionSource
+        from igsp_deploy.data.torchvision_sets import TorchvisionSource
 
         return TorchvisionSource(parts)
-    if parts.kind == "mtil":
-        from igsp_train.research.mtil.source import MtilSource
-
-        return MtilSource(parts)
+    if parts.kind:
+        return _installed_source(parts)
     return _path_source(Path(parts.name))
+
+
+def _installed_source(parts: SourceText) -> Source:
+    """A source that a package brings: entry point `igsp.sources`, a class that takes the `SourceText`."""
+    (place,) = [point for point in entry_points(group=GROUP) if point.name == parts.kind]
+    source: Source = place.load()(parts)
+    return source
 
 
 def canonical_source(text: str) -> str:
@@ -81,7 +87,7 @@ def canonical_source(text: str) -> str:
 
 
 def _path_source(path: Path) -> Source:
-    from igsp_train.data.hugging_face import HuggingFaceSource, is_saved_data_set, is_table_of_images
+    from igsp_deploy.data.hugging_face import HuggingFaceSource, is_saved_data_set, is_table_of_images
 
     if not path.exists():
         raise UserError(f"{path} does not exist. {_EXPECTED}")

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from igsp_deploy.errors import UserError
 
-KINDS = ("hf", "torchvision", "mtil")
-"""What may stand before the colon."""
+GROUP = "igsp.sources"
+"""Entry points of packages that bring kinds of sources: a name, and a class that takes a `SourceText`."""
 
 _PATHS = ("root", "words")
 """Options that are paths; they are made absolute."""
@@ -19,7 +20,7 @@ class SourceText:
     """The parts of a source.
 
     Attributes:
-        kind: one of `KINDS`, or an empty text for a path.
+        kind: one of `known_kinds()`, or an empty text for a path.
         name: what stands between colon and question mark, or the path.
         options: what stands after the question mark; paths are absolute.
     """
@@ -52,6 +53,11 @@ class SourceText:
                 raise UserError(f"{text} needs the option {option}, for example {text}?{option}=...")
 
 
+def known_kinds() -> set[str]:
+    """What may stand before the colon: our own kinds, and those that installed packages bring."""
+    return {"hf", "torchvision", *(point.name for point in entry_points(group=GROUP))}
+
+
 def split_source(text: str) -> SourceText:
     """Take a source apart.
 
@@ -59,17 +65,18 @@ def split_source(text: str) -> SourceText:
         UserError: an option without a value, or given twice.
     """
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in KINDS:
+    if not colon or kind not in known_kinds():
         return SourceText("", str(Path(text).expanduser().resolve()), {})
     name, _, tail = rest.partition("?")
+    example = _EXAMPLES.get(kind, f"{kind}:NAME?root=data")
     if not name:
-        raise UserError(f"{text!r} names nothing after {kind}:. Example: {_EXAMPLES[kind]}")
+        raise UserError(f"{text!r} names nothing after {kind}:. Example: {example}")
     options: dict[str, str] = {}
     for part in filter(None, tail.split("&")):
         pairs = parse_qsl(part, keep_blank_values=True)
         key, value = pairs[0] if pairs else ("", "")
         if not value or key in options:
-            raise UserError(f"{text!r}: {part!r} must be KEY=VALUE, each key once. Example: {_EXAMPLES[kind]}")
+            raise UserError(f"{text!r}: {part!r} must be KEY=VALUE, each key once. Example: {example}")
         options[key] = str(Path(value).expanduser().resolve()) if key in _PATHS else value
     if kind == "hf" and is_local(name):
         name = str(Path(name).expanduser().resolve())

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
+from igsp_deploy.data.image_folder import SPLITS, ClassFiles
 from igsp_deploy.errors import UserError
-from igsp_train.data.image_folder import SPLITS, ClassFiles
 
 COLUMNS = ("path", "label")
 _SPLIT_NAMES = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
+from igsp_deploy.data.class_names import ClassNames
+from igsp_deploy.data.image_folder import ClassFiles
+from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import ClassNames
-from igsp_train.data.image_folder import ClassFiles
-from igsp_train.data.items import Items
 
 
 @dataclass(frozen=True)

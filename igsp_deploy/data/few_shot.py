@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from igsp_train.data.items import Items
-from igsp_train.data.splits import class_generator
+from igsp_deploy.data.items import Items
+from igsp_deploy.data.splits import class_generator
 
 
 def take_shots(items: Items, classes: list[str], *, shots: int, seed: int) -> Items:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from igsp_deploy.data.class_names import given_words
+from igsp_deploy.data.items import ImageRef, Items, StoredImage
+from igsp_deploy.data.listing import Listing, check_classes
+from igsp_deploy.data.source_text import SourceText
 from igsp_deploy.errors import UserError
-from igsp_train.data.class_names import given_words
-from igsp_train.data.items import ImageRef, Items, StoredImage
-from igsp_train.data.listing import Listing, check_classes
-from igsp_train.data.source_text import SourceText
 
 OPTIONS = ("root", "train", "test", "words")
 """Folder of the data, names of the splits of training and testing, and a `classes.json`."""

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from igsp_train.data.items import Items
+from igsp_deploy.data.items import Items
 
 
 def split_off(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from igsp_train.data import load_task_data
-from igsp_train.data.few_shot import take_shots
-from igsp_train.data.items import Items
-from tests.unit.train.data.conftest import MakeFolder
+from igsp_deploy.data import load_task_data
+from igsp_deploy.data.few_shot import take_shots
+from igsp_deploy.data.items import Items
+from tests.unit.data.conftest import MakeFolder
 
 NAMES = ["a", "b", "c"]
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from igsp_train.data.class_names import load_class_names
-from igsp_train.data.image_folder import read_image_folder
-from igsp_train.data.listing import Listing, check_classes, items_by_class
-from igsp_train.data.manifest import read_manifest
+from igsp_deploy.data.class_names import load_class_names
+from igsp_deploy.data.image_folder import read_image_folder
+from igsp_deploy.data.listing import Listing, check_classes, items_by_class
+from igsp_deploy.data.manifest import read_manifest
 
 
 @dataclass(frozen=True)

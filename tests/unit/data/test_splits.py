@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igsp_train.data.items import Items
-from igsp_train.data.splits import split_off
+from igsp_deploy.data.items import Items
+from igsp_deploy.data.splits import split_off
 
 
 def _items(counts: list[int]) -> tuple[Items, list[str]]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, to_uint8
+from igsp_deploy.data.items import ImageRef, Items, StoredImage
 from igsp_deploy.errors import UserError
-from igsp_train.data.items import ImageRef, Items, StoredImage
 
 T = TypeVar("T")
 

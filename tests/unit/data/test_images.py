@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec, load_image, to_uint8
+from igsp_deploy.data import images
+from igsp_deploy.data.images import read_eval_images
+from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_train.data import images
-from igsp_train.data.images import read_eval_images
-from igsp_train.data.items import Items
 from igsp_train.data.views import TrainViews
 
 SPEC = PreprocessSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

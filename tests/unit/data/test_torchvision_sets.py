@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from igsp_deploy.data import load_task_data, open_image
 from igsp_deploy.errors import UserError
-from igsp_train.data import load_task_data, open_image
 from tests.mtil_replicas import TEST, TRAIN, build_replicas
 
 
