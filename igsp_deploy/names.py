@@ -1,11 +1,22 @@
-"""What a task may be called: the name is a folder, an option's value and a key in JSON."""
+"""What a task may be called, and what stands where a task's name or index does. Needs no torch.
+
+A task's name is a folder, an option's value and a key in JSON.
+"""
 
 import re
 
 from igsp_deploy.errors import UsageError
 
-RESERVED = ("auto", "none", "plain")
-"""Names that mean something else wherever a task is asked for."""
+AUTO = -1
+"""In place of a task's index: let the selector choose."""
+PLAIN = -2
+"""In place of a task's index: plain CLIP, no task's experts."""
+SPECIAL = {"auto": AUTO, "none": PLAIN}
+"""Their names, wherever a task's name is asked for."""
+RESERVED = (*SPECIAL, "plain")
+"""Names that no task may have."""
+DEFAULT_TEMPLATE = "a photo of a {}."
+"""The prompt around a class name where nobody gave another."""
 
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 

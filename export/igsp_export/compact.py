@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats, Site
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats
 from igsp_deploy.bundle.manifest import ExpertLayout
 from igsp_deploy.bundle.stacks import SelectorTable
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
@@ -16,6 +16,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.router import static_gates
 from igsp_deploy.model.selector import Selector
+from igsp_deploy.sites import Site
 
 Ids = dict[Site, list[int]]
 """Block -> pool ids of the experts a task uses in it."""

@@ -27,7 +27,7 @@ from igsp_deploy.errors import UsageError
 from igsp_deploy.files import new_folder
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import count_experts
-from igsp_deploy.model.selector import PLAIN
+from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
 from igsp_export.compact import compact, expert_layout, selector_table, task_sizes, used_ids

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import SelectorTable, Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.selector import CHOOSE, PLAIN, selector_features
+from igsp_deploy.model.selector import selector_features
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block, stacked_experts
 
 
@@ -164,7 +165,7 @@ class ImageGraph(_ImageTower):
         used, scores = task, None
         if self.selector is not None:
             chosen, scores = self.selector(selector_features(self.backbone, x.float(), self.first_block, "trunk"))
-            used = torch.where(task == CHOOSE, chosen, task)
+            used = torch.where(task == AUTO, chosen, task)
         index = slots(used, self.num_slots())
         for number in range(self.first_block, len(blocks)):
             if str(number) in self.experts:

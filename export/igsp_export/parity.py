@@ -19,7 +19,7 @@ from igsp_deploy.bundle.reference import (
     wrong_choices,
 )
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.selector import CHOOSE, PLAIN
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
@@ -137,7 +137,7 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
             asked: dict[str, NDArray[np.int64]] = {
                 "named": np.full(len(batch), t),
                 "plain": np.full(len(batch), PLAIN),
-                "auto": np.full(len(batch), CHOOSE),
+                "auto": np.full(len(batch), AUTO),
             }
             if start == 0:
                 asked["mixed"] = np.arange(len(batch)) % (len(images) + 2) - 2
@@ -145,7 +145,7 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
                 ours, theirs = engine.run_images(batch, task), towers.run(tokens, task)
                 count = own if name == "named" else counts[name]
                 # A graph of its own that chooses runs only for rows that ask for it.
-                chosen = (task == CHOOSE) | (towers.place == "trunk")
+                chosen = (task == AUTO) | (towers.place == "trunk")
                 count.compare(ours, theirs, thresholds, score_tolerance, chosen)
                 labels = check.labels if name == "named" else None
                 count.compare_classes(ours, theirs, classes, None if labels is None else labels[start : start + CHUNK])
@@ -239,7 +239,7 @@ def make_reference(towers: Towers, num_images: int = 4) -> Reference:
     images = synthetic_images(num_images, towers.backbone.preprocess.size, seed=1234)
     total = len(towers.adapters)
     tokens = towers.tokens(images)
-    asked = np.array([CHOOSE, PLAIN, *range(total)], dtype=np.int64)
+    asked = np.array([AUTO, PLAIN, *range(total)], dtype=np.int64)
     outputs = [towers.run(tokens, np.full(num_images, task, np.int64)) for task in asked]
     texts = [record.templates[0].format(record.display_names[0]) for record in towers.folder.tasks]
     ids = towers.backbone.tokenize(texts).numpy()

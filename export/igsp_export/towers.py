@@ -14,8 +14,9 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import CHOOSE, PLAIN, Selector, selector_features
+from igsp_deploy.model.selector import Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk, encode_text, normalize_images, trunk_tokens
+from igsp_deploy.names import AUTO, PLAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class Towers:
         """Embed the images behind `tokens`, each under its own task (`[B]`; -1 chooses, -2 is plain CLIP)."""
         read = selector_features(self.backbone, tokens, self.first_block, self.place)
         asked = torch.from_numpy(task)
-        used = torch.where(asked == CHOOSE, self.selector.choose(read), asked)
+        used = torch.where(asked == AUTO, self.selector.choose(read), asked)
         features = torch.zeros(len(tokens), self.backbone.embed_dim)
         for t in used.unique().tolist():
             rows = used == t

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,8 @@ from safetensors.numpy import load_file, save
 
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
+from igsp_deploy.sites import Site, site_name
 
-Tower = Literal["vision", "text"]
-Site = tuple[Tower, int]
-"""A block: its tower and its index."""
 Floats = NDArray[np.floating[Any]]
 
 
@@ -64,11 +62,11 @@ class ExpertTable:
         """
         tensors: dict[str, NDArray[Any]] = {}
         for site, down in self.down.items():
-            tensors[f"{_key(site)}.down"] = _cast(down, dtype, site)
-            tensors[f"{_key(site)}.up"] = _cast(self.up[site], dtype, site)
+            tensors[f"{site_name(site)}.down"] = _cast(down, dtype, site)
+            tensors[f"{site_name(site)}.up"] = _cast(self.up[site], dtype, site)
         for t, uses in enumerate(self.tasks):
             for site, use in uses.items():
-                key = f"task.{t}.{_key(site)}"
+                key = f"task.{t}.{site_name(site)}"
                 tensors[f"{key}.experts"] = use.experts.astype(np.int64)
                 for name in ("router_weight", "router_bias", "gates"):
                     value = getattr(use, name)
@@ -102,13 +100,13 @@ class ExpertTable:
                 own = [name for name in file.keys() if name.startswith(f"task.{task}.")]  # noqa: SIM118
                 tensors.update({name: file.get_tensor(name) for name in own})
                 for site in sites(layout):
-                    experts = tensors.get(f"task.{task}.{_key(site)}.experts")
+                    experts = tensors.get(f"task.{task}.{site_name(site)}.experts")
                     if experts is None:
                         continue
-                    for name in (f"{_key(site)}.down", f"{_key(site)}.up"):
+                    for name in (f"{site_name(site)}.down", f"{site_name(site)}.up"):
                         rows = file.get_slice(name)
                         tensors[name] = np.concatenate([rows[0:0], *(rows[e : e + 1] for e in experts.tolist())])
-                    tensors[f"task.{task}.{_key(site)}.experts"] = np.arange(len(experts))
+                    tensors[f"task.{task}.{site_name(site)}.experts"] = np.arange(len(experts))
         except (SafetensorError, OSError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
         return cls._of(tensors, layout, [task], path)
@@ -118,7 +116,7 @@ class ExpertTable:
         """The table of `tasks`, numbered as in the file's names."""
         table = cls(tasks=tuple({} for _ in tasks))
         for site in sites(layout):
-            key, width = _key(site), layout.width(site[0])
+            key, width = site_name(site), layout.width(site[0])
             if f"{key}.down" in tensors:
                 table.down[site] = _shaped(tensors, f"{key}.down", (None, layout.rank, width), path)
                 table.up[site] = _shaped(tensors, f"{key}.up", (len(table.down[site]), width, layout.rank), path)
@@ -148,7 +146,7 @@ class ExpertTable:
             }
             for name, value in values.items():
                 if value is not None:
-                    digest.update(f"{_key(site)}.{name} {value.dtype} {list(value.shape)}\n".encode())
+                    digest.update(f"{site_name(site)}.{name} {value.dtype} {list(value.shape)}\n".encode())
                     digest.update(np.ascontiguousarray(value).tobytes())
         return digest.hexdigest()
 
@@ -180,14 +178,10 @@ def _cast(value: Floats, dtype: type[np.floating[Any]], site: Site) -> Floats:
     largest = float(np.abs(value).max(initial=0.0))
     if not largest <= float(np.finfo(dtype).max):
         raise UserError(
-            f"the experts of {_key(site)} hold a number of size {largest:.3g}, too large for {np.dtype(dtype).name}. "
-            "Export with --experts fp32 and graphs in fp32."
+            f"the experts of {site_name(site)} hold a number of size {largest:.3g}, too large for "
+            f"{np.dtype(dtype).name}. Export with --experts fp32 and graphs in fp32."
         )
     return value.astype(dtype)
-
-
-def _key(site: Site) -> str:
-    return f"{site[0]}.{site[1]}"
 
 
 def _use(tensors: dict[str, Any], key: str, width: int, routed: bool, path: Path) -> BlockUse:

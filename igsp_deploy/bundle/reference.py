@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save
 
 from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import PLAIN
 
-PLAIN = -2
 FEATURE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 5e-2}
 """Largest difference of one number of a normalised embedding from fp32 PyTorch, by precision."""
 ROUNDED_TOLERANCE = 1e-3

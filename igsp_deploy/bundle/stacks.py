@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats, Tower
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
+from igsp_deploy.sites import Tower
 
 MASKED = -1e4
 """Bias of a padded router row: its gate is zero. Finite in half precision: a row of nothing else must not be NaN."""

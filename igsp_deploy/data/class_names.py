@@ -7,8 +7,8 @@ from typing import Any
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json
+from igsp_deploy.names import DEFAULT_TEMPLATE
 
-DEFAULT_TEMPLATE = "a photo of a {}."
 _KEYS = {"template", "templates", "classes"}
 
 

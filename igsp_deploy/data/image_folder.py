@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from igsp_deploy.errors import UserError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-"""What is taken for an image; other files are passed over."""
+from igsp_deploy.runtime.image_files import SUFFIXES
 
 SPLITS = ("train", "val", "test")
 

@@ -24,10 +24,11 @@ from igsp_deploy.files import check_sums, new_folder, read_json, sha256_file, wr
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.experts import concatenate_down, concatenate_up
-from igsp_deploy.model.pool import Pool, Site
+from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
 from igsp_deploy.model_path import require_model
+from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 1
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
@@ -275,7 +276,7 @@ class ModelFolder:
         biases: dict[Site, Tensor] = {}
         try:
             for site in self.sites:
-                key = f"{site[0]}.{site[1]}"
+                key = site_name(site)
                 if f"{key}.down" in experts:
                     new[site] = (experts[f"{key}.down"], experts[f"{key}.up"])
                     self.pool.add(site, *new[site])
@@ -320,16 +321,16 @@ def adapted_blocks(depth: int, last: int, option: str) -> list[int]:
 
 def _expert_tensors(learned: LearnedTask) -> dict[str, Tensor]:
     tensors = {}
-    for (tower, block), (down, up) in learned.experts.items():
+    for site, (down, up) in learned.experts.items():
         if len(down):
-            tensors[f"{tower}.{block}.down"] = down
-            tensors[f"{tower}.{block}.up"] = up
+            tensors[f"{site_name(site)}.down"] = down
+            tensors[f"{site_name(site)}.up"] = up
     return tensors
 
 
 def _router_tensors(learned: LearnedTask) -> dict[str, Tensor]:
-    tensors = {f"{tower}.{block}.bias": bias for (tower, block), bias in learned.router_biases.items()}
-    tensors.update({f"{tower}.{block}.weight": weight for (tower, block), weight in learned.router_weights.items()})
+    tensors = {f"{site_name(site)}.bias": bias for site, bias in learned.router_biases.items()}
+    tensors.update({f"{site_name(site)}.weight": weight for site, weight in learned.router_weights.items()})
     return tensors
 
 

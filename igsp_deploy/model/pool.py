@@ -1,13 +1,9 @@
 """The shared pool of frozen experts, a block at a time, in the order the tasks added them."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Tower = Literal["vision", "text"]
-Site = tuple[Tower, int]
-"""A block: its tower and its index."""
+from igsp_deploy.sites import Site
 
 
 class Pool:

@@ -18,13 +18,10 @@ from torch import Tensor
 from igsp_deploy.config import SelectorPlace
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.towers import encode_from_trunk
+from igsp_deploy.names import PLAIN
 
-PLAIN = -2
-"""Task index that means: plain CLIP."""
 MIN_VARIANCE = 1e-4
 """Least mean variance the covariance is shrunk to: below it whitening would blow rounding errors up into scores."""
-CHOOSE = -1
-"""Task index that means: let the selector choose."""
 
 
 def selector_features(backbone: Backbone, tokens: Tensor, first_block: int, place: SelectorPlace) -> Tensor:

@@ -13,7 +13,8 @@ from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
 from igsp_deploy.bundle.tokenizer import ClipTokenizer
 from igsp_deploy.errors import UserError
-from igsp_deploy.runtime.engine import PLAIN, Engine, LoadedTasks
+from igsp_deploy.names import PLAIN
+from igsp_deploy.runtime.engine import Engine, LoadedTasks
 from igsp_deploy.runtime.providers import Provider
 
 ImageSource = Path | bytes | Image.Image | NDArray[np.uint8]
@@ -94,7 +95,7 @@ class Classifier:
         return cls(Engine.open(bundle, providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check))
 
     def task_index(self, task: str) -> int:
-        """Index of the task called `task`; `auto` gives `CHOOSE`, `none` gives `PLAIN`.
+        """Index of the task called `task`; `auto` gives `AUTO`, `none` gives `PLAIN`.
 
         Raises:
             UserError: unknown; suggests the nearest.

@@ -25,12 +25,11 @@ from igsp_deploy.bundle.manifest import (
     read_manifest,
 )
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.fixed_batches import FixedBatches
 from igsp_deploy.runtime.graph import Graph, SessionSettings, Values
 from igsp_deploy.runtime.providers import CPU, Provider, choose_provider, choose_variant
-from igsp_deploy.runtime.tasks import CHOOSE, PLAIN, TASK_FILES, TaskSet, find_task
-
-__all__ = ["CHOOSE", "MAX_TASKS", "PLAIN", "Engine", "ImageOutput", "LoadedTasks"]
+from igsp_deploy.runtime.tasks import TASK_FILES, TaskSet, find_task
 
 MAX_TASKS = 1000
 """Tasks an engine takes unless told otherwise: a bound on its memory."""
@@ -328,7 +327,7 @@ class Engine:
 
         Args:
             images: uint8 `[B, S, S, 3]`, as `igsp_deploy.bundle.preprocess.to_uint8` gives them.
-            task: int64 `[B]`: index of a task, `CHOOSE` or `PLAIN`.
+            task: int64 `[B]`: index of a task, `AUTO` or `PLAIN`.
             tasks: what the indices refer to; by default the tasks known now.
 
         Raises:
@@ -341,7 +340,7 @@ class Engine:
                 f"images must be uint8 [B, {size}, {size}, 3], got {images.dtype} {list(images.shape)}. "
                 "Prepare them with igsp_deploy.bundle.preprocess.to_uint8."
             )
-        _check_task(task, len(images), total, CHOOSE)
+        _check_task(task, len(images), total, AUTO)
         if not len(images):
             return ImageOutput(
                 features=np.zeros((0, self.manifest.backbone.embed_dim), np.float32),
@@ -362,11 +361,11 @@ class Engine:
         features = np.zeros((len(images), self.manifest.backbone.embed_dim), np.float32)
         scores = np.full((len(images), len(tasks.tasks.tasks)), np.nan, np.float32)
         todo = np.ones(len(images), np.bool_)
-        if (task == CHOOSE).any():
+        if (task == AUTO).any():
             # The first graph gives plain CLIP's embedding too: rows that stay plain are done after it.
             first = np.flatnonzero(task < 0)
             features[first], chosen, margins = self._run(self._select, "select", {"images": images[first]}, tasks)
-            asked = task[first] == CHOOSE
+            asked = task[first] == AUTO
             used[first[asked]] = slots.task(chosen[asked])
             scores[first[asked]] = slots.columns(margins[asked])
             todo = used != PLAIN

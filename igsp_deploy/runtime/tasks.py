@@ -18,20 +18,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from igsp_deploy.bundle.experts import ExpertTable, Tower
+from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import CLASSES, EXPERTS, REMEDY, SELECTOR, BundleTask, Manifest
 from igsp_deploy.bundle.stacks import SelectorTable, Stacks, expert_stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import SPECIAL
 from igsp_deploy.runtime.slots import Slots, spare_slices
+from igsp_deploy.sites import Tower
 
-CHOOSE = -1
-"""Task index that means: let the selector choose."""
-PLAIN = -2
-"""Task index that means: plain CLIP."""
 TASK_FILES = (CLASSES, EXPERTS, SELECTOR)
 """Files of a bundle from which a `TaskSet` is read."""
-SPECIAL = {"auto": CHOOSE, "none": PLAIN}
-"""Names with a meaning of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ class TaskSet:
         return [task.name for task in self.tasks]
 
     def index(self, name: str) -> int:
-        """Index of the task called `name`; `auto` gives `CHOOSE`, `none` gives `PLAIN`.
+        """Index of the task called `name`; `auto` gives `AUTO`, `none` gives `PLAIN`.
 
         Raises:
             UserError: unknown; suggests the nearest.

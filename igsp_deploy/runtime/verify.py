@@ -16,8 +16,9 @@ from igsp_deploy.bundle.reference import (
 )
 from igsp_deploy.bundle.tokenizer import ClipTokenizer
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.classifier import Classifier
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import Provider
 
 
@@ -49,14 +50,14 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
         rows.append({"what": what, "inputs": inputs, "difference": difference, "allowed": allowed, "holds": holds})
 
     output = engine.run_images(reference.images[reference.image_index], reference.task)
-    names = {CHOOSE: "task auto", PLAIN: "plain CLIP", **{t: f"task {n}" for t, n in enumerate(manifest.task_names())}}
+    names = {AUTO: "task auto", PLAIN: "plain CLIP", **{t: f"task {n}" for t, n in enumerate(manifest.task_names())}}
     same = output.task == reference.used_task
     for task, name in names.items():
         asked = reference.task == task
         picked = asked & same
         add(name, int(asked.sum()), largest_difference(output.features[picked], reference.features[picked]), tolerance)
     # Where a graph of its own chooses, it runs only for rows that ask for it.
-    scored = (reference.task == CHOOSE) | (manifest.selector_place == "trunk")
+    scored = (reference.task == AUTO) | (manifest.selector_place == "trunk")
     scores = score_difference(output.task_scores[scored], reference.task_scores[scored], reference.score_sizes[scored])
     add("selector scores", int(scored.sum()), scores, score_tolerance)
     wrong, _ = wrong_choices(

@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.classifier import Classifier, LabelSets, Prediction
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import Provider
 from igsp_serve.batcher import Batcher, Job, Rows
 from igsp_serve.decode import decode, known_formats
@@ -282,7 +283,7 @@ class Service:
                 Sample(
                     source=source,
                     prediction=found,
-                    chosen=asked == CHOOSE,
+                    chosen=asked == AUTO,
                     prompted=texts is not None,
                     request_id=request_id,
                 )
@@ -319,7 +320,7 @@ class Service:
         self._check_ready()
         snapshot = self.snapshot()
         (index,) = _task_index(snapshot, task, 1).tolist()
-        if index == CHOOSE:
+        if index == AUTO:
             raise RequestError("a task is chosen from images, not from texts. Give task none or the name of a task.")
         given = self._check_texts(texts, "texts")
         deadline = self._deadline(start, timeout_s)
@@ -351,14 +352,14 @@ class Service:
 
         Args:
             images: bytes of files, opened images or prepared pixels.
-            task: index of a task of `snapshot`, `CHOOSE` or `PLAIN`.
+            task: index of a task of `snapshot`, `AUTO` or `PLAIN`.
             snapshot: what the indices refer to; what is served now by default.
             timeout_s: time to answer.
         """
         start = time.monotonic()
         self._check_ready()
         snapshot = snapshot or self.snapshot()
-        wrong = task[((task < 0) & (task != PLAIN) & (task != CHOOSE)) | (task >= len(snapshot.names))]
+        wrong = task[((task < 0) & (task != PLAIN) & (task != AUTO)) | (task >= len(snapshot.names))]
         if len(wrong):
             raise RequestError(f"there is no task {wrong[0]}: the model has tasks 0 to {len(snapshot.names) - 1}.")
         deadline = self._deadline(start, timeout_s)
@@ -437,13 +438,13 @@ class Service:
         sizes = {1, self.settings.max_batch} | {2**k for k in range(1, 12) if 2**k < self.settings.max_batch}
         for count in sorted(sizes):
             images = np.zeros((count, size, size, 3), np.uint8)
-            snapshot.run(images, np.full(count, CHOOSE, np.int64))
+            snapshot.run(images, np.full(count, AUTO, np.int64))
         for used in (PLAIN, *range(len(snapshot.names))):
             snapshot.labels.of(used)
 
     def _probe(self) -> None:
         size = self._snapshot.size
-        self._snapshot.run(np.zeros((1, size, size, 3), np.uint8), np.array([CHOOSE], np.int64))
+        self._snapshot.run(np.zeros((1, size, size, 3), np.uint8), np.array([AUTO], np.int64))
 
     def _check_ready(self) -> None:
         if not self._warm:

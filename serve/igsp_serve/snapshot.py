@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.classifier import Classifier, LabelSets
-from igsp_deploy.runtime.engine import PLAIN, ImageOutput, LoadedTasks
+from igsp_deploy.runtime.engine import ImageOutput, LoadedTasks
 
 
 class Snapshot:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from igsp_deploy.runtime.engine import CHOOSE, Engine
+from igsp_deploy.names import AUTO
+from igsp_deploy.runtime.engine import Engine
 from igsp_export.bench.machine import describe_machine
 from igsp_export.images import synthetic_images
 
@@ -29,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     engine = Engine.open(options.bundle, options.provider, num_threads=options.threads, spinning=False)
     image = synthetic_images(1, engine.manifest.preprocess.size)
-    task = np.array([CHOOSE], np.int64)
+    task = np.array([AUTO], np.int64)
     calls: list[tuple[float, float]] = []
     stop = threading.Event()
 

@@ -19,10 +19,10 @@ from igsp_deploy.config import ModelConfig, SelectorConfig, SelectorPlace
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
-from igsp_deploy.model.pool import Site
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics, selector_features, task_statistics
 from igsp_deploy.model.towers import normalize_images, trunk_tokens
+from igsp_deploy.sites import Site
 from igsp_export.images import synthetic_images
 
 MAX_TASKS = 100

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from igsp_deploy.runtime.engine import CHOOSE, Engine
+from igsp_deploy.names import AUTO
+from igsp_deploy.runtime.engine import Engine
 from igsp_serve.decode import decode, known_formats
 
 
@@ -22,7 +23,7 @@ def images_per_second(engine: Engine, files: Sequence[bytes], batch: int, second
     """Decode and run batches for some time, after a first one that is not counted."""
     spec, formats = engine.manifest.preprocess, known_formats()
     source = itertools.cycle(files)
-    task = np.full(batch, CHOOSE, np.int64)
+    task = np.full(batch, AUTO, np.int64)
 
     def run() -> None:
         pixels = [decode(next(source), spec, max_pixels=50_000_000, formats=formats) for _ in range(batch)]

@@ -28,6 +28,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def definitions(path: Path) -> set[str]:
+    """Constants, type names and classes that a file defines at its top."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                parts = target.elts if isinstance(target, ast.Tuple) else [target]
+                found |= {part.id for part in parts if isinstance(part, ast.Name)}
+        elif isinstance(node, (ast.AnnAssign, ast.ClassDef)):
+            found.add(node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else "")
+            found.add(node.name if isinstance(node, ast.ClassDef) else "")
+    return found
+
+
 def files(package: str) -> list[Path]:
     return sorted(path for path in SOURCES[package].rglob("*.py"))
 
@@ -55,6 +69,14 @@ def test_no_product_code_imports_research() -> None:
         if any(name.startswith("igsp_train.research") for name in imports(path))
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["AUTO", "PLAIN", "SPECIAL", "Site", "Tower", "SUFFIXES", "DEFAULT_TEMPLATE"])
+def test_what_all_parts_speak_of_is_defined_once(name: str) -> None:
+    places = [
+        path.relative_to(ROOT).as_posix() for package in SOURCES for path in files(package) if name in definitions(path)
+    ]
+    assert len(places) == 1, places
 
 
 @pytest.mark.parametrize("folder", ["igsp_deploy/runtime", "igsp_deploy/bundle", "serve/igsp_serve"])

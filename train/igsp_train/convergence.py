@@ -5,7 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 
 
 class GateTracker:

@@ -22,8 +22,9 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import PLAIN, Selector, selector_features
+from igsp_deploy.model.selector import Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_deploy.names import PLAIN
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.pool import Site
 from igsp_deploy.model.towers import encode_from_trunk, encode_text
+from igsp_deploy.sites import Site
 from igsp_train.learner import TaskLearner
 
 Masks = Mapping[Site, Tensor]

@@ -21,8 +21,8 @@ from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.pool import Site
 from igsp_deploy.model.towers import Gates, encode_from_text_trunk, encode_from_trunk, text_trunk
+from igsp_deploy.sites import Site, read_site, site_name
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
 from igsp_train.convergence import GateTracker
 from igsp_train.data.order import batch_indices
@@ -435,8 +435,8 @@ class TaskRun:
         masks = self.masks()
         for site, learner in self.learner.items():
             mean, mask = self.tracker.mean[site], masks[site]
-            progress.mean_gates[f"{site[0]}.{site[1]}"] = [round(v, 5) for v in mean.tolist()]
-            progress.kept[f"{site[0]}.{site[1]}"] = mask.tolist()
+            progress.mean_gates[site_name(site)] = [round(v, 5) for v in mean.tolist()]
+            progress.kept[site_name(site)] = mask.tolist()
             moved.update(learner.keep(mask))
             learner.open_gates(mean[mask], config.phase2_candidate_mass)
         old = self.optimiser
@@ -462,7 +462,7 @@ class TaskRun:
         tensors: dict[str, Tensor] = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
         tensors.update({f"optimiser.{k}": v for k, v in optimiser_tensors(self.optimiser, self._names()).items()})
         for age, gates in enumerate(self.tracker.state()):
-            tensors.update({f"gates.{age:04d}.{tower}.{block}": g for (tower, block), g in gates.items()})
+            tensors.update({f"gates.{age:04d}.{site_name(site)}": g for site, g in gates.items()})
         state = {
             "fingerprint": self.fingerprint,
             "learned": len(self.folder.tasks),
@@ -491,9 +491,8 @@ class TaskRun:
         ages: dict[str, dict[Site, Tensor]] = {}
         for name in sorted(tensors):
             if name.startswith("gates."):
-                _, age, tower, block = name.split(".")
-                site: Site = ("vision" if tower == "vision" else "text", int(block))
-                ages.setdefault(age, {})[site] = tensors[name]
+                _, age, site = name.split(".", 2)
+                ages.setdefault(age, {})[read_site(site)] = tensors[name]
         self.tracker.load([ages[age] for age in sorted(ages)], state["tracker_curve"])
         self.reuse.value = float(state["reuse_strength"])
 

@@ -13,8 +13,9 @@ from igsp_deploy.config import RouterInput
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.experts import concatenate_down, concatenate_up, new_experts
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
-from igsp_deploy.model.pool import Pool, Site
+from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.selector import TaskStatistics
+from igsp_deploy.sites import Site
 
 
 class SiteLearner(nn.Module):

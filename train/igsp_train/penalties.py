@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 from igsp_train.learner import TaskLearner
 
 ENERGY = 0.9

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import PruneRule
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 from igsp_train.importance import Masks
 
 HALVINGS = 7
@@ -27,6 +27,9 @@ def experts_to_keep(mean_gates: Tensor, rule: PruneRule, keep_ratio: float, seed
             at random (a control).
         keep_ratio: level kappa.
         seed: for `random`.
+
+    Raises:
+        ValueError: another rule, such as those that measure a loss.
     """
     count = len(mean_gates)
     if rule in ("cumulative", "random"):
@@ -38,8 +41,10 @@ def experts_to_keep(mean_gates: Tensor, rule: PruneRule, keep_ratio: float, seed
             drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(mask.sum())]
             mask = torch.zeros(count, dtype=torch.bool)
             mask[drawn] = True
-    else:
+    elif rule in ("relative", "absolute"):
         mask = mean_gates >= (keep_ratio / count if rule == "relative" else keep_ratio)
+    else:
+        raise ValueError(f"experts are not kept by their gates under the rule {rule!r}")
     mask[mean_gates.argmax()] = True
     return mask
 

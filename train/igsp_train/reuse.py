@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import LearnConfig
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 
 
 def candidate_mass(gates: dict[Site, Tensor], num_frozen: dict[Site, int]) -> Tensor:

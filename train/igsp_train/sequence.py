@@ -220,7 +220,6 @@ def learn_task(
         metrics=metrics,
     )
     clear_checkpoint(folder.path)
-    _append_history(folder, record)
     reused, new = result.learner.num_experts()
     zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
@@ -304,15 +303,6 @@ def _check_shared(model_path: Path, ranks: Ranks) -> None:
             f"process {ranks.rank} does not see {model_path}, which process 0 made. All machines must see the model "
             "folder under the same path, on a shared file system."
         )
-
-
-def _append_history(folder: ModelFolder, record: TaskRecord) -> None:
-    line = json.dumps({"time": time.time(), "task": record.name, "kept_parameters": record.kept_parameters})
-    try:
-        with (folder.path / "history.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-    except OSError as error:
-        raise explain_os_error(error, folder.path / "history.jsonl") from error
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.errors import UsageError, UserError
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.graph import SessionSettings
 from igsp_deploy.runtime.providers import Provider, choose_provider
 from igsp_export.bench.graphs import (
@@ -38,7 +39,7 @@ BATCHES = (1, 8, 32)
 SECONDS = 20.0
 """Time for one batch size, in seconds."""
 ALONE, SLICE = "plain CLIP alone", "plain CLIP in the graph"
-NAMED, MIXED, AUTO = "one named task", "mixed tasks", "task chosen"
+NAMED, MIXED, CHOSEN = "one named task", "mixed tasks", "task chosen"
 OPEN_CLIP = "open_clip, plain CLIP"
 EAGER_NAMED, EAGER_MIXED, COMPILED = "PyTorch, named task", "PyTorch, mixed tasks", "torch.compile, mixed"
 AGREEMENT = {"fp32": 1e-3, "fp16": 5e-2}
@@ -278,7 +279,7 @@ def _asked(batch: int, total: int) -> dict[str, NDArray[np.int64]]:
         NAMED: np.full(batch, 0, np.int64),
         # From the last task down, so that a batch of one is not the named task again.
         MIXED: (total - 1 - np.arange(batch, dtype=np.int64)) % total,
-        AUTO: np.full(batch, CHOOSE, np.int64),
+        CHOSEN: np.full(batch, AUTO, np.int64),
     }
 
 

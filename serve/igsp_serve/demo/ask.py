@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 from igsp_deploy.bundle.manifest import BundleTask
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.demo.backend import DemoBackend
-from igsp_serve.demo.prompts import DEFAULT_TEMPLATE, check_template, read_prompts
+from igsp_serve.demo.prompts import check_template, read_prompts
 
 TOP_K = 5
 LabelKind = Literal["task", "all", "own"]

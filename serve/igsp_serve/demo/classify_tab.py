@@ -5,10 +5,10 @@ from typing import Any
 import gradio as gr
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_serve.demo.answer_html import answer_html, hint_html, problem_html
 from igsp_serve.demo.ask import Question, ask
 from igsp_serve.demo.context import Context
-from igsp_serve.demo.prompts import DEFAULT_TEMPLATE
 from igsp_serve.demo.uploads import read_upload
 
 LABEL_CHOICES = [

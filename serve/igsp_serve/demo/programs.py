@@ -7,11 +7,11 @@ import gradio as gr
 from gradio.events import api
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_serve.demo.ask import Question, ask
 from igsp_serve.demo.batch_tab import classify_files, write_csv
 from igsp_serve.demo.context import Context
 from igsp_serve.demo.learned import describe_tasks, shared_experts, sizes
-from igsp_serve.demo.prompts import DEFAULT_TEMPLATE
 from igsp_serve.demo.teach_tab import STEPS, teach_archive
 from igsp_serve.demo.uploads import read_upload
 

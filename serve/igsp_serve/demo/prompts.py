@@ -1,12 +1,12 @@
 """The user's own words: lines of text and a template become the sentences an image is compared with."""
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import DEFAULT_TEMPLATE
 
 MAX_PROMPTS = 500
 """Lines that are taken; each is a run of the text tower."""
 MAX_LENGTH = 300
 """Characters of one line."""
-DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 def read_prompts(text: str) -> list[str]:

@@ -9,13 +9,14 @@ import gradio as gr
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import explain_os_error, write_json
+from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.image_files import SUFFIXES
 from igsp_serve.demo.answer_html import hint_html, problem_html
 from igsp_serve.demo.archive import check_classes, check_label, read_archive, unpack
 from igsp_serve.demo.context import Context
 from igsp_serve.demo.lesson import Lesson
 from igsp_serve.demo.lesson_html import lessons_html
-from igsp_serve.demo.prompts import DEFAULT_TEMPLATE, check_template
+from igsp_serve.demo.prompts import check_template
 from igsp_serve.demo.teacher import Teacher
 from igsp_serve.demo.uploads import read_upload, upload_path
 

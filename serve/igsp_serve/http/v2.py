@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from igsp_deploy import __version__
-from igsp_deploy.runtime.engine import CHOOSE
+from igsp_deploy.names import AUTO
 from igsp_serve.failures import RequestError, TooLarge
 from igsp_serve.http.context import Context, Has, body_of
 from igsp_serve.http.problems import problem
@@ -177,7 +177,7 @@ async def version_infer(request: Request, name: Name, version: Version, has: Has
 async def _infer(request: Request, has: Context) -> Response:
     asked = read_request(await request.body(), request.headers.get("inference-header-content-length"), INPUTS)
     images = _images(asked, has)
-    task = asked.inputs.get("task", np.full(len(images), CHOOSE, np.int64))
+    task = asked.inputs.get("task", np.full(len(images), AUTO, np.int64))
     if task.size != len(images) or task.shape not in ((len(images),), (len(images), 1)):
         raise RequestError(f"task must have the shape [{len(images)}], one an image, got {list(task.shape)}.")
     unknown = sorted(set(asked.outputs or ()) - set(OUTPUTS))

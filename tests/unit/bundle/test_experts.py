@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Site
+from igsp_deploy.bundle.experts import BlockUse, ExpertTable
 from igsp_deploy.bundle.manifest import ExpertLayout
 from igsp_deploy.bundle.stacks import MASKED, SelectorTable, expert_stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.sites import Site
 
 LAYOUT = ExpertLayout(rank=2, vision_blocks=(3,), text_blocks=(0,), vision_width=4, text_width=3, routed=True)
 SITE: Site = ("vision", 3)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from igsp_deploy.bundle.reference import PLAIN, Reference, largest_difference, score_difference, wrong_choices
+from igsp_deploy.bundle.reference import Reference, largest_difference, score_difference, wrong_choices
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import PLAIN
 
 THRESHOLDS = np.array([-10.0, -20.0], np.float32)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UsageError, UserError
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_export.bench import run as bench_run
 from igsp_export.bench.graphs import torch_embed
 from igsp_export.bench.report import markdown, plot
@@ -87,7 +87,7 @@ def test_mixed_asks_for_every_task_and_never_only_the_named_one() -> None:
     asked = bench_run._asked(8, 3)
     assert set(asked["mixed tasks"].tolist()) == {0, 1, 2}
     assert set(asked["one named task"].tolist()) == {0}
-    assert set(asked["task chosen"].tolist()) == {CHOOSE}
+    assert set(asked["task chosen"].tolist()) == {AUTO}
     assert set(asked["plain CLIP in the graph"].tolist()) == {PLAIN}
     assert bench_run._asked(1, 3)["mixed tasks"].tolist() != bench_run._asked(1, 3)["one named task"].tolist()
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from igsp_deploy.bundle.experts import ExpertTable, Site
+from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import ExpertLayout
 from igsp_deploy.bundle.stacks import blank_selector, blank_stacks, expert_stacks
 from igsp_deploy.config import RouterInput, SelectorPlace
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
-from igsp_deploy.model.selector import PLAIN, Selector, selector_features, task_statistics
+from igsp_deploy.model.selector import Selector, selector_features, task_statistics
 from igsp_deploy.model.towers import adapted_block, encode_image, encode_text, normalize_images, trunk_tokens
+from igsp_deploy.names import PLAIN
+from igsp_deploy.sites import Site
 from igsp_export.blocks import StackedExperts
 from igsp_export.compact import compact, selector_table
 from igsp_export.image_graph import ImageGraph, PlainGraph, SelectGraph, SelectorGraph

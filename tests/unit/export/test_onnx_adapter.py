@@ -9,7 +9,7 @@ import pytest
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_export.onnx_adapter import only_task, write_adapter, write_adapters
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_an_adapter_of_one_task_gives_that_tasks_features_under_index_0(
 @pytest.mark.parametrize("index", [0, 1])
 def test_an_adapter_of_one_task_chooses_between_it_and_plain_clip(trunk: "Opened", tmp_path: Path, index: int) -> None:
     write_adapters(tmp_path, trunk.stacks, NAMES)
-    choose = np.full(16, CHOOSE)
+    choose = np.full(16, AUTO)
     path = tmp_path / f"{index:02d}-{NAMES[index]}" / "image.onnx_adapter"
     found = trunk.run(trunk.graph("image"), {"images": trunk.images, "task": choose}, path)
     scores = trunk.engine.run_images(trunk.images, choose).task_scores[:, index]
@@ -77,7 +77,7 @@ def test_both_graphs_of_two_passes_take_adapters(embedding: "Opened", tmp_path: 
     task = chosen["used_task"]
     feeds = {"images": embedding.images, "task": task}
     found = embedding.run(embedding.graph("image"), feeds, tmp_path / "image.onnx_adapter")
-    expected = embedding.engine.run_images(embedding.images, np.full(16, CHOOSE))
+    expected = embedding.engine.run_images(embedding.images, np.full(16, AUTO))
     np.testing.assert_array_equal(task, expected.task)
     np.testing.assert_allclose(found["features"], expected.features, atol=1e-5)
 

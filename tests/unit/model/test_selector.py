@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from igsp_deploy.model.selector import PLAIN, Selector, task_statistics
+from igsp_deploy.model.selector import Selector, task_statistics
+from igsp_deploy.names import PLAIN
 
 
 def cloud(center: float, seed: int, count: int = 200) -> tuple[Tensor, Tensor]:

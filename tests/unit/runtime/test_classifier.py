@@ -11,8 +11,8 @@ from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.towers import class_embeddings
+from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.classifier import Classifier, ImageSource
-from igsp_deploy.runtime.engine import PLAIN
 from igsp_deploy.runtime.image_files import find_images
 
 if TYPE_CHECKING:

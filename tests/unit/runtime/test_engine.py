@@ -14,8 +14,9 @@ from igsp_deploy.bundle.manifest import Variant, list_files, read_manifest
 from igsp_deploy.bundle.preprocess import normalize
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime import providers
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine
+from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider, choose_variant
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def test_rows_of_a_mixed_batch_equal_the_same_rows_alone(
         np.testing.assert_allclose(together.features[row], alone.features[0], atol=1e-5)
         np.testing.assert_allclose(together.task_scores[row], alone.task_scores[0], atol=1e-2, rtol=1e-4)
         assert together.task[row] == alone.task[0]
-    assert (together.task[task != CHOOSE] == task[task != CHOOSE]).all()
+    assert (together.task[task != AUTO] == task[task != AUTO]).all()
 
 
 def test_the_selector_tells_the_tasks_apart(engine: Engine, images: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    output = engine.run_images(images, np.full(len(images), CHOOSE))
+    output = engine.run_images(images, np.full(len(images), AUTO))
     assert output.task.tolist() == [0] * 8 + [1] * 8
     assert (output.task_scores.argmax(1) == output.task).all()
 
@@ -58,7 +59,7 @@ def test_a_plain_row_equals_open_clip(engine: Engine, images: np.ndarray[Any, np
 
 def test_an_image_far_from_every_task_is_left_to_plain_clip(engine: Engine) -> None:
     checker = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[None, :, :, None].repeat(3, 3)
-    output = engine.run_images(checker, np.array([CHOOSE]))
+    output = engine.run_images(checker, np.array([AUTO]))
     assert output.task[0] == PLAIN
     assert (output.task_scores < 0).all()
 
@@ -70,7 +71,7 @@ def test_no_rows_give_no_rows(engine: Engine) -> None:
 
 
 def test_threads_share_one_engine(engine: Engine, images: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    task = np.full(len(images), CHOOSE)
+    task = np.full(len(images), AUTO)
     expected = engine.run_images(images, task).features
     with ThreadPoolExecutor(8) as pool:
         for output in pool.map(lambda _: engine.run_images(images, task), range(24)):
@@ -95,7 +96,7 @@ def test_a_wrong_batch_is_refused(engine: Engine, images: Any, task: list[int], 
 
 def test_texts_cannot_choose_a_task(engine: Engine) -> None:
     with pytest.raises(UserError, match="no task -1"):
-        engine.embed_text(np.ones((1, 24), np.int64), np.array([CHOOSE]))
+        engine.embed_text(np.ones((1, 24), np.int64), np.array([AUTO]))
     with pytest.raises(UserError, match=r"int64 \[N, 24\]"):
         engine.embed_text(np.ones((1, 10), np.int64), np.array([0]))
 

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import EXPERTS, list_files, read_manifest
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.classifier import Classifier
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, LoadedTasks
+from igsp_deploy.runtime.engine import Engine, LoadedTasks
 from igsp_deploy.runtime.fixed_batches import FixedBatches
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, CUDA, TENSORRT
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tests.conftest import Bundled
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
-AUTO, COLORS, STRIPES = CHOOSE, 0, 1
+COLORS, STRIPES = 0, 1
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
 from igsp_deploy.errors import UserError
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, ImageOutput
+from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_deploy.runtime.verify import verify_bundle
 from igsp_export.export import export_bundle
 from igsp_export.shapes import write_standalone
@@ -58,7 +59,7 @@ def old(modern: Path) -> Path:
 
 
 def ask(engine: Engine, images: Images) -> list[ImageOutput]:
-    return [engine.run_images(images, np.full(len(images), task)) for task in (CHOOSE, PLAIN, 0, 1)]
+    return [engine.run_images(images, np.full(len(images), task)) for task in (AUTO, PLAIN, 0, 1)]
 
 
 def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
@@ -96,7 +97,7 @@ def test_tasks_whose_selector_has_a_background_do_not_enter_it(old: Path, bundle
 def test_it_can_be_written_with_its_tasks_inside(old: Path, images: Images, tmp_path: Path) -> None:
     write_standalone(old, tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "image.fp32.onnx", providers=["CPUExecutionProvider"])
-    task = np.full(len(images), CHOOSE)
+    task = np.full(len(images), AUTO)
     _, used, scores = session.run(None, {"images": images, "task": task})
     expected = Engine.open(old, "cpu", num_threads=1).run_images(images, task)
     np.testing.assert_array_equal(used, expected.task)

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.classifier import Classifier
-from igsp_deploy.runtime.engine import CHOOSE, PLAIN, Engine, ImageOutput
+from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, RequestError, TooLarge, Unavailable
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
@@ -339,7 +340,7 @@ def test_a_damaged_bundle_is_refused_and_changes_nothing(
 
 def test_indices_are_run_as_given(make_service: Callable[..., Service], photos: list[bytes]) -> None:
     service = make_service()
-    ran = asyncio.run(service.run(photos[:3], np.array([CHOOSE, PLAIN, 1])))
+    ran = asyncio.run(service.run(photos[:3], np.array([AUTO, PLAIN, 1])))
     assert ran.rows.task[1:].tolist() == [PLAIN, 1]
     assert ran.rows.features.shape[0] == 3
     with pytest.raises(RequestError, match="no task 2"):

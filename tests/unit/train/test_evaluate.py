@@ -12,8 +12,9 @@ from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.data import load_task_data, read_eval_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import PLAIN, Selector, selector_features
+from igsp_deploy.model.selector import Selector, selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_image, normalize_images, trunk_tokens
+from igsp_deploy.names import PLAIN
 from igsp_train.evaluate import evaluate_model
 from igsp_train.metrics import summary
 from igsp_train.sequence import train_sequence

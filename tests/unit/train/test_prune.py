@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from igsp_deploy.config import PruneRule
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 from igsp_train.importance import Masks
 from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
 
@@ -25,6 +25,12 @@ GATES = torch.tensor([0.5, 0.02, 0.3, 0.08, 0.1])
 )
 def test_a_rule_keeps_what_it_says(rule: PruneRule, level: float, kept: list[int]) -> None:
     assert experts_to_keep(GATES, rule, level).nonzero().flatten().tolist() == kept
+
+
+def test_a_rule_that_does_not_go_by_gates_is_refused_and_not_taken_for_another() -> None:
+    for rule in ("held_out", "leave_one_out", "cumulativ"):
+        with pytest.raises(ValueError, match=rule):
+            experts_to_keep(GATES, rule, 0.5)  # type: ignore[arg-type]
 
 
 def test_the_random_control_keeps_as_many_as_the_cumulative_rule_plus_the_strongest() -> None:

@@ -15,8 +15,9 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import PLAIN, selector_features
+from igsp_deploy.model.selector import selector_features
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_deploy.names import PLAIN
 from igsp_train.features import trunk_chunks
 
 LOOKED_AT = 96

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.experts import new_experts
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 from igsp_train.research.baselines.training import train_on
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage

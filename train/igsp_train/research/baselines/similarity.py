@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from igsp_deploy.model.adapter import TaskAdapter
-from igsp_deploy.model.pool import Site
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.towers import encode_from_trunk
+from igsp_deploy.sites import Site
 from igsp_train.research.baselines.isolated import without_pruning
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from igsp_deploy.backbones.nano import NANO_CONFIG, build_nano
 from igsp_deploy.errors import UserError
+from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_train.research.pretrain.cache import normalise
 from igsp_train.research.pretrain.captions import NUMBER_WORDS
 from igsp_train.research.pretrain.rendered import (
@@ -32,8 +33,6 @@ from igsp_train.research.pretrain.rendered import (
     render,
 )
 from igsp_train.research.pretrain.views import list_images, open_image, plain_view, to_array
-
-DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 @torch.no_grad()

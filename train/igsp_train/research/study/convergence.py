@@ -12,7 +12,7 @@ from torch import Tensor
 
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site, read_site
 from igsp_train.learn import StepReport
 from igsp_train.research.baselines.igsp import learning_details
 from igsp_train.research.baselines.zero_shot import predictor
@@ -69,8 +69,8 @@ def agreement_curve(
             seen[report.step] = flat(run.masks())
 
     result = run.run(look)
-    final = flat({_site(name): torch.tensor(mask) for name, mask in result.kept.items()})
-    ordinary = flat({_site(name): torch.tensor(mask) for name, mask in kept.items()})
+    final = flat({read_site(name): torch.tensor(mask) for name, mask in result.kept.items()})
+    ordinary = flat({read_site(name): torch.tensor(mask) for name, mask in kept.items()})
     share_a, share_b = float(ordinary.double().mean()), float(final.double().mean())
     by_chance = share_a * share_b / (share_a + share_b - share_a * share_b)
     return {
@@ -91,8 +91,3 @@ def overlap(one: Tensor, other: Tensor) -> float:
     """Experts in both sets over experts in either, in percent."""
     either = int((one | other).sum())
     return round(100 * int((one & other).sum()) / either, 1) if either else 100.0
-
-
-def _site(name: str) -> Site:
-    tower, block = name.split(".")
-    return ("vision" if tower == "vision" else "text", int(block))

@@ -9,7 +9,7 @@ from torch import Tensor
 from igsp_deploy.config import LearnConfig, ModelConfig, SelectorConfig
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import adapted_blocks
-from igsp_deploy.model.pool import Site
+from igsp_deploy.sites import Site
 from igsp_train.research.study.tokens import TaskTokens
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from igsp_deploy.config import LearnConfig
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.pool import Site
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import selector_features
+from igsp_deploy.sites import Site
 from igsp_train.consolidate import consolidate
 from igsp_train.learn import LearnResult, Reporter, TaskRun
 from igsp_train.research.study.method import Setting

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import PLAIN, Selector
+from igsp_deploy.model.selector import Selector
 from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_deploy.names import PLAIN
 from igsp_train.metrics import summary
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.pooled import split_features

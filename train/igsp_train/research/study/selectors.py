@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import SelectorConfig
-from igsp_deploy.model.selector import PLAIN, Selector, selector_features, task_statistics
+from igsp_deploy.model.selector import Selector, selector_features, task_statistics
 from igsp_deploy.model.towers import run_blocks
+from igsp_deploy.names import PLAIN
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import TaskTokens
 
