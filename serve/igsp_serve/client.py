@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from PIL import Image
 
 from igsp_deploy.errors import UserError
@@ -191,7 +191,7 @@ class _Call(Generic[T]):
     repeatable: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """Of httpx."""
+        """Of httpx2."""
         return {"method": self.method, "url": self.path, "files": self.files, "data": self.data, "json": self.json}
 
 
@@ -225,7 +225,7 @@ class Client:
         timeout_s: float = 30.0,
         retry_for_s: float = 30.0,
         verify: ssl.SSLContext | bool = True,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """Connects with the first call.
 
@@ -239,7 +239,7 @@ class Client:
         """
         self._retry_for_s = retry_for_s
         self._timeout_s = timeout_s
-        self._http = httpx.Client(**_options(url, key, timeout_s), verify=verify, transport=transport)
+        self._http = httpx2.Client(**_options(url, key, timeout_s), verify=verify, transport=transport)
 
     def __enter__(self) -> "Client":
         """Itself."""
@@ -297,7 +297,7 @@ class Client:
         """Whether traffic may come; never tried again, never an error."""
         try:
             return self._http.get("/health/ready").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def add_task(self, bundle: str, task: str) -> Changed:
@@ -316,8 +316,8 @@ class Client:
         attempts = _Attempts(self._retry_for_s)
         while True:
             try:
-                response: httpx.Response | httpx.TransportError = self._http.request(**call.arguments())
-            except httpx.TransportError as error:
+                response: httpx2.Response | httpx2.TransportError = self._http.request(**call.arguments())
+            except httpx2.TransportError as error:
                 response = error
             wait = _again(call, response, attempts)
             if wait is None:
@@ -336,12 +336,12 @@ class AsyncClient:
         timeout_s: float = 30.0,
         retry_for_s: float = 30.0,
         verify: ssl.SSLContext | bool = True,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         """Connects with the first call; arguments as those of `Client`."""
         self._retry_for_s = retry_for_s
         self._timeout_s = timeout_s
-        self._http = httpx.AsyncClient(**_options(url, key, timeout_s), verify=verify, transport=transport)
+        self._http = httpx2.AsyncClient(**_options(url, key, timeout_s), verify=verify, transport=transport)
 
     async def __aenter__(self) -> "AsyncClient":
         """Itself."""
@@ -389,7 +389,7 @@ class AsyncClient:
         """See `Client.ready`."""
         try:
             return (await self._http.get("/health/ready")).status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     async def add_task(self, bundle: str, task: str) -> Changed:
@@ -408,8 +408,8 @@ class AsyncClient:
         attempts = _Attempts(self._retry_for_s)
         while True:
             try:
-                response: httpx.Response | httpx.TransportError = await self._http.request(**call.arguments())
-            except httpx.TransportError as error:
+                response: httpx2.Response | httpx2.TransportError = await self._http.request(**call.arguments())
+            except httpx2.TransportError as error:
                 response = error
             wait = _again(call, response, attempts)
             if wait is None:
@@ -432,25 +432,25 @@ def retry_after_s(value: str | None) -> float | None:
 def _options(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     # Requests queue in the server, which bounds them, and not here without a word.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    timeout = httpx.Timeout(timeout_s + MARGIN_S, connect=min(timeout_s, 5.0))
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    timeout = httpx2.Timeout(timeout_s + MARGIN_S, connect=min(timeout_s, 5.0))
     return {"base_url": url.rstrip("/"), "headers": headers, "limits": limits, "timeout": timeout}
 
 
-def _again(call: _Call[Any], response: httpx.Response | httpx.TransportError, attempts: _Attempts) -> float | None:
+def _again(call: _Call[Any], response: httpx2.Response | httpx2.TransportError, attempts: _Attempts) -> float | None:
     """Seconds to wait before the same request is sent again; None when its answer stands."""
-    if isinstance(response, httpx.TransportError):
+    if isinstance(response, httpx2.TransportError):
         # Without a connection nothing was sent; after that only what changes nothing may be sent twice.
-        unsent = isinstance(response, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
-        again = unsent or (call.repeatable and not isinstance(response, httpx.TimeoutException))
-        return attempts.wait_s(None) if again and not isinstance(response, httpx.UnsupportedProtocol) else None
+        unsent = isinstance(response, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
+        again = unsent or (call.repeatable and not isinstance(response, httpx2.TimeoutException))
+        return attempts.wait_s(None) if again and not isinstance(response, httpx2.UnsupportedProtocol) else None
     if response.status_code not in RETRIED:
         return None
     return attempts.wait_s(retry_after_s(response.headers.get("retry-after")))
 
 
-def _result(call: _Call[T], response: httpx.Response | httpx.TransportError, url: str) -> T:
-    if isinstance(response, httpx.TransportError):
+def _result(call: _Call[T], response: httpx2.Response | httpx2.TransportError, url: str) -> T:
+    if isinstance(response, httpx2.TransportError):
         raise ServerUnreachable(
             f"{url} did not answer ({type(response).__name__}: {response}). Is `igsp serve` running there?"
         ) from response
@@ -462,7 +462,7 @@ def _result(call: _Call[T], response: httpx.Response | httpx.TransportError, url
     raise _problem(response)
 
 
-def _problem(response: httpx.Response) -> ServerProblem:
+def _problem(response: httpx2.Response) -> ServerProblem:
     try:
         values = response.json()
     except ValueError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from igsp_deploy.errors import UsageError
@@ -181,13 +181,13 @@ def test_another_bundle_comes_without_a_gap(
 
 
 def test_the_rest_of_the_server_is_there(cluster: Cluster) -> None:
-    assert httpx.get(f"{cluster.url}/health/ready").status_code == 200
-    assert httpx.get(f"{cluster.url}/v2/models/igsp").status_code == 200
-    assert httpx.get(f"{cluster.url}/openapi.json").status_code == 200
-    bad = httpx.post(f"{cluster.url}/v1/classify", files={"images": b"no image"})
+    assert httpx2.get(f"{cluster.url}/health/ready").status_code == 200
+    assert httpx2.get(f"{cluster.url}/v2/models/igsp").status_code == 200
+    assert httpx2.get(f"{cluster.url}/openapi.json").status_code == 200
+    bad = httpx2.post(f"{cluster.url}/v1/classify", files={"images": b"no image"})
     assert bad.status_code == 422
     assert bad.headers["content-type"] == "application/problem+json"
-    assert httpx.post(f"{cluster.url}/v1/models", json={"bundle": "x"}).status_code == 403
+    assert httpx2.post(f"{cluster.url}/v1/models", json={"bundle": "x"}).status_code == 403
 
 
 @pytest.mark.parametrize(

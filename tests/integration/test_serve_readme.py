@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 README = (Path(__file__).parents[2] / "serve" / "README.md").read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def test_the_shown_answer_has_the_fields_of_a_real_one(url: str, folder: Path) -
     shown = re.search(r"answers like\n\n((?:    .*\n)+)", README)
     assert shown is not None
     values = json.loads(shown[1].replace(", ...]", "]"))
-    real = httpx.post(f"{url}/v1/classify", files={"images": (folder / "photo.jpg").read_bytes()}, timeout=30).json()
+    real = httpx2.post(f"{url}/v1/classify", files={"images": (folder / "photo.jpg").read_bytes()}, timeout=30).json()
 
     def shape(value: Any) -> Any:
         if isinstance(value, dict):

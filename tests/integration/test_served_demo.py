@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
+import httpx2
 
 from tests.load.process import serving
 
@@ -17,7 +17,7 @@ os.environ["NO_PROXY"] = "*"
 
 
 def images_seen(url: str) -> float:
-    metrics = httpx.get(f"{url}/metrics", headers=KEY).text
+    metrics = httpx2.get(f"{url}/metrics", headers=KEY).text
     return sum(float(value) for value in re.findall(r"^igsp_images_total\{[^}]*\} (\S+)$", metrics, re.MULTILINE))
 
 
@@ -25,8 +25,8 @@ def test_the_demo_asks_for_the_key_and_classifies_through_the_batcher(bundled: "
     from gradio_client import Client, handle_file
 
     with serving(bundled.bundle, tmp_path / "server", "--demo", environment={"IGSP_API_KEYS": "secret"}) as server:
-        assert httpx.get(f"{server.url}/demo/").status_code == 401
-        page = httpx.get(f"{server.url}/demo/", headers=KEY)
+        assert httpx2.get(f"{server.url}/demo/").status_code == 401
+        page = httpx2.get(f"{server.url}/demo/", headers=KEY)
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         before = images_seen(server.url)
@@ -36,7 +36,7 @@ def test_the_demo_asks_for_the_key_and_classifies_through_the_batcher(bundled: "
         found = client.predict(image, api_name="/classify")
         assert found["task"] == "stripes"
         assert images_seen(server.url) > before
-        direct = httpx.post(
+        direct = httpx2.post(
             f"{server.url}/v1/classify", headers=KEY, files={"images": bundled.images("stripes")[0].read_bytes()}
         ).json()["results"][0]
         assert [p["label"] for p in found["predictions"]] == [p["label"] for p in direct["predictions"]]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -44,7 +44,7 @@ class Server:
     def wait_ready(self, **options: Any) -> None:
         """Until it says so."""
         end = time.monotonic() + 60
-        while httpx.get(f"{self.url}/health/ready", **options).status_code != 200:
+        while httpx2.get(f"{self.url}/health/ready", **options).status_code != 200:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
 
@@ -111,7 +111,7 @@ def photos(bundled: Any) -> list[bytes]:
     return [path.read_bytes() for path in [*bundled.images("colors"), *bundled.images("stripes")]]
 
 
-def classify(client: httpx.Client, url: str, *images: bytes, **options: Any) -> httpx.Response:
+def classify(client: httpx2.Client, url: str, *images: bytes, **options: Any) -> httpx2.Response:
     files = [("images", (f"{k}.png", data)) for k, data in enumerate(images)]
     return client.post(f"{url}/v1/classify", files=files, data=options, timeout=30)
 
@@ -136,7 +136,7 @@ def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def test_it_answers_logs_and_counts(server: Server, photos: list[bytes]) -> None:
-    with httpx.Client() as client:
+    with httpx2.Client() as client:
         answer = classify(client, server.url, *photos[:3], top_k=1)
         assert answer.status_code == 200
         assert len(answer.json()["results"]) == 3
@@ -162,7 +162,7 @@ def test_a_slow_client_holds_nobody(strict: Server, photos: list[bytes]) -> None
     threads = [threading.Thread(target=send, args=item) for item in sent.items()]
     for thread in threads:
         thread.start()
-    with httpx.Client() as client:
+    with httpx2.Client() as client:
         assert classify(client, strict.url, photos[0]).status_code == 200
     for thread in threads:
         thread.join(20)
@@ -184,8 +184,8 @@ def test_open_connections_are_bounded(strict: Server) -> None:
         assert b" 503 " in raw(strict.port, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").splitlines()[0]
     end = time.monotonic() + 20
     while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{strict.url}/health/live").status_code == 200:
+        with contextlib.suppress(httpx2.HTTPError):
+            if httpx2.get(f"{strict.url}/health/live").status_code == 200:
                 break
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -196,23 +196,23 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(server: Server) -> N
         for _ in range(100):
             yield bytes(100_000)
 
-    response = httpx.post(
+    response = httpx2.post(
         f"{server.url}/v1/classify", content=endless(), headers={"content-type": "application/json"}, timeout=20
     )
     assert response.status_code == 413
 
 
 def test_a_bundle_is_replaced_under_load(server: Server, bundled: Any, first_only: Path, photos: list[bytes]) -> None:
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     stop = threading.Event()
 
     def client() -> None:
-        with httpx.Client() as http:
+        with httpx2.Client() as http:
             while not stop.is_set():
                 answers.append(classify(http, server.url, photos[0]))
 
     def replace(bundle: Path) -> str:
-        reply = httpx.post(f"{server.url}/v1/models", json={"bundle": str(bundle)}, headers=ADMIN, timeout=60)
+        reply = httpx2.post(f"{server.url}/v1/models", json={"bundle": str(bundle)}, headers=ADMIN, timeout=60)
         assert reply.status_code == 200, reply.text
         version = str(reply.json()["model"]["version"])
         end = time.monotonic() + 30
@@ -246,11 +246,11 @@ def test_sigterm_under_load_answers_what_was_accepted(start: Start, photos: list
     statuses: list[int] = []
 
     def client() -> None:
-        with httpx.Client() as http:
+        with httpx2.Client() as http:
             while True:
                 try:
                     statuses.append(classify(http, server.url, *photos[:4]).status_code)
-                except httpx.HTTPError:
+                except httpx2.HTTPError:
                     return  # it takes no more connections
 
     threads = [threading.Thread(target=client) for _ in range(6)]
@@ -259,7 +259,7 @@ def test_sigterm_under_load_answers_what_was_accepted(start: Start, photos: list
     time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
     end = time.monotonic() + 1.5
-    while (unready := httpx.get(f"{server.url}/health/ready").status_code) == 200 and time.monotonic() < end:
+    while (unready := httpx2.get(f"{server.url}/health/ready").status_code) == 200 and time.monotonic() < end:
         time.sleep(0.02)
     assert server.process.wait(30) == 0
     for thread in threads:
@@ -277,7 +277,7 @@ def test_pressure_gives_429_and_504_and_then_it_is_over(start: Start, photos: li
     statuses: list[int] = []
 
     def client(timeout_s: float) -> None:
-        with httpx.Client() as http:
+        with httpx2.Client() as http:
             for _ in range(6):
                 answer = classify(http, server.url, *photos[:4], timeout_s=timeout_s)
                 statuses.append(answer.status_code)
@@ -290,7 +290,7 @@ def test_pressure_gives_429_and_504_and_then_it_is_over(start: Start, photos: li
     for thread in threads:
         thread.join(60)
     assert set(statuses) == {200, 429, 504}
-    with httpx.Client() as http:
+    with httpx2.Client() as http:
         assert classify(http, server.url, *photos[:4]).status_code == 200
         metrics = http.get(f"{server.url}/metrics").text
     assert "igsp_queue_images 0.0" in metrics
@@ -305,7 +305,7 @@ def test_a_client_that_leaves_frees_its_place(start: Start, photos: list[bytes])
     head += f"content-length: {len(body)}\r\n\r\n"
 
     def metrics() -> str:
-        return httpx.get(f"{server.url}/metrics").text
+        return httpx2.get(f"{server.url}/metrics").text
 
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + body)
@@ -357,7 +357,7 @@ def test_tls_keys_and_environment(start: Start, photos: list[bytes], tmp_path: P
         }
     )
     assert server.url.startswith("https://")
-    with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
+    with httpx2.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
         assert classify(client, server.url, photos[0]).status_code == 401
         client.headers["X-API-Key"] = "secret"
         assert classify(client, server.url, photos[0]).json()["model"]["name"] == "shop"
@@ -394,13 +394,13 @@ def test_a_full_disk_under_the_log_stops_nothing(bundled: Any, photos: list[byte
     try:
         end = time.monotonic() + 60
         while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+            with contextlib.suppress(httpx2.HTTPError):
+                if httpx2.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
                     break
             assert time.monotonic() < end
             assert process.poll() is None
             time.sleep(0.05)
-        with httpx.Client() as client:
+        with httpx2.Client() as client:
             for _ in range(5):
                 assert classify(client, f"http://127.0.0.1:{port}", photos[0]).status_code == 200
         process.terminate()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from igsp_serve.client import Client, ServerProblem
@@ -127,9 +127,9 @@ def test_a_lost_device_is_not_ready_says_503_and_comes_back(
     breakable: ServerProcess, photo: bytes, tmp_path: Path
 ) -> None:
     server = breakable
-    with httpx.Client(timeout=60) as client:
+    with httpx2.Client(timeout=60) as client:
 
-        def ask() -> httpx.Response:
+        def ask() -> httpx2.Response:
             return client.post(f"{server.url}/v1/classify", files={"images": photo})
 
         expected = ask().json()["results"]
@@ -157,7 +157,7 @@ def test_a_call_that_never_ends_makes_the_server_not_live(
     breakable: ServerProcess, photo: bytes, tmp_path: Path
 ) -> None:
     server = breakable
-    with httpx.Client(timeout=60) as client:
+    with httpx2.Client(timeout=60) as client:
         (tmp_path / "stuck").touch()
         # Its time runs out whatever the model does.
         assert client.post(f"{server.url}/v1/classify", files={"images": photo}).status_code == 504
@@ -170,6 +170,6 @@ def test_a_call_that_never_ends_makes_the_server_not_live(
 def test_sigterm_while_the_model_is_stuck_ends_in_time(breakable: ServerProcess, photo: bytes, tmp_path: Path) -> None:
     """What is in the model cannot be stopped; the process ends nevertheless, before a supervisor has to kill it."""
     (tmp_path / "stuck").touch()
-    with httpx.Client(timeout=60) as client:
+    with httpx2.Client(timeout=60) as client:
         assert client.post(f"{breakable.url}/v1/classify", files={"images": photo}).status_code == 504
     assert breakable.stop() == 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 START_S = 120.0
 """Longest wait for a server on a busy machine."""
@@ -50,8 +50,8 @@ class ServerProcess:
 
     def status(self, path: str = "/health/ready") -> int:
         """Status of a GET; 0 when nobody answers."""
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self.url + path, timeout=10).status_code
+        with contextlib.suppress(httpx2.HTTPError):
+            return httpx2.get(self.url + path, timeout=10).status_code
         return 0
 
     def wait_status(self, status: int, path: str = "/health/ready", seconds: float = START_S) -> None:
@@ -72,7 +72,7 @@ class ServerProcess:
 
     def metrics(self) -> str:
         """Prometheus' text."""
-        return httpx.get(f"{self.url}/metrics", timeout=30).text
+        return httpx2.get(f"{self.url}/metrics", timeout=30).text
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -70,7 +70,7 @@ def test_bad_requests_are_refused_and_the_next_good_one_answers(
     private = [str(bundled.bundle).encode(), str(Path(__file__).parents[2]).encode(), sys.prefix.encode(), KEY.encode()]
     wrong: list[str] = []
     refused = 0
-    with httpx.Client(timeout=60) as client:
+    with httpx2.Client(timeout=60) as client:
         expected = client.post(f"{server.url}/v1/classify", files={"images": good}).json()["results"]
         for request in requests:
             status, answer = ask(server.port, request.raw)
@@ -109,7 +109,7 @@ def malformed(request: Hostile, status: int, answer: bytes) -> Iterator[str]:
 
 def test_a_hundred_bad_requests_on_one_connection(server: ServerProcess, bundled: Any) -> None:
     image = base64.b64encode(bundled.images("colors")[0].read_bytes()).decode()
-    with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=1)) as client:
+    with httpx2.Client(timeout=60, limits=httpx2.Limits(max_connections=1)) as client:
         for turn in range(100):
             bad = [{"images": ["!"]}, {"images": [image], "task": "nothing"}, {"images": []}][turn % 3]
             assert client.post(f"{server.url}/v1/classify", json=bad).status_code == 422

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -174,7 +174,7 @@ def test_images_come_in_three_forms_and_one_is_a_list(bundled: Any, tmp_path: Pa
 
     async def run() -> None:
         await app.state.context.service.warm_up()
-        transport = httpx.ASGITransport(app)
+        transport = httpx2.ASGITransport(app)
         async with AsyncClient("http://server", transport=transport, timeout_s=20) as client:
             opened = Image.open(path)
             sources = [path, path.read_bytes(), opened, opened.convert("CMYK"), opened.convert("YCbCr")]
