@@ -6,15 +6,17 @@ STAMP := $(VENV)/.installed
 # Processes of pytest; each uses one thread of torch.
 WORKERS ?= auto
 OUT ?= quickstart-out
+# Which onnxruntime: `gpu` brings CUDA too, and exists for Linux on x86-64 and Windows alone. Its tests need no GPU.
+RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 
 .PHONY: help install quickstart test lint format browser clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
 	@echo "make quickstart  learn, export and classify small real tasks offline; writes $(OUT)/"
-	@echo "make test        ruff, mypy and pytest"
+	@echo "make test        ruff, mypy, deptry and pytest"
 	@echo "make browser     Debian's chromium for the tests that look at pages (make test calls it)"
-	@echo "make lint        ruff and mypy alone"
+	@echo "make lint        ruff, mypy and deptry alone"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
 
@@ -25,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,dev]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,$(RUNTIME),dev]" -c constraints.txt
 	touch $(STAMP)
 
 quickstart: install
@@ -35,6 +37,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 
 browser:
 	sh tests/browser/install.sh

@@ -11,6 +11,7 @@ from typing import Any
 
 from igsp_deploy.bundle.manifest import MANIFEST, check_files, read_manifest
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.installed import install_command
 
 LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)."
 _PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -71,7 +72,7 @@ def _push(bundle: Path, files: list[str], repo_id: str, private: bool, token: st
             enable_progress_bars,
         )
     except ImportError as error:
-        raise UserError("pushing needs huggingface_hub 2. Install it with: pip install 'igsp-deploy[hub]'") from error
+        raise UserError(f"pushing needs huggingface_hub 2. Install it with: {install_command('hub')}") from error
 
     token = token or get_token()
     if token is None:

@@ -15,7 +15,8 @@ One ONNX graph for {count}: {names}. It classifies an image without being told t
 
 ## Use
 
-    pip install igsp-deploy
+With igsp-deploy, whose README says which line installs it on which machine:
+
     igsp predict BUNDLE photo.jpg
     igsp predict BUNDLE photo.jpg --task {first}
     igsp predict BUNDLE photo.jpg --prompts "a photo of a cat, a photo of a dog"

@@ -206,7 +206,9 @@ out; normalisation is in the graph. `task` and `used_task` are int64 `[B, 1]`: t
 {choose}-2 for plain CLIP. A request holds up to {max_batch_size} rows
 and may mix tasks; requests of different tasks share batches.
 
-    pip install "tritonclient[http]" safetensors pillow igsp-deploy
+Beside igsp-deploy (its README says how to install it):
+
+    pip install "tritonclient[http]"
 
 ```python
 import json

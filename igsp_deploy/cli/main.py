@@ -32,23 +32,34 @@ The one place where this package points at the parts that stand on it.
 """
 
 EXTRAS = {
-    "gradio": "serve",
+    "onnxruntime": "cpu",
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",
     "matplotlib": "train",
     "jinja2": "train",
     "markupsafe": "train",
-    "sklearn": "train",
-    "skimage": "train",
+    "scipy": "train",
+    "accelerate": "train",
+    "sklearn": "quickstart",
+    "skimage": "quickstart",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxscript": "export",
+    "regex": "export",
+    "huggingface_hub": "hub",
+    "datasets": "data",
+    "pyarrow": "data",
     "fastapi": "serve",
+    "starlette": "serve",
+    "pydantic": "serve",
+    "anyio": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
-    "datasets": "data",
-    "pyarrow": "data",
+    "httpx2": "serve",
+    "gradio": "demo",
+    "ray": "ray",
 }
 """Module that only some commands need -> extra that brings it."""
 
@@ -85,6 +96,16 @@ for _name, _place in COMMANDS.items():
     app.command(_name, epilog=getattr(_module, "EXAMPLES", None))(getattr(_module, _name))
 
 
+def _remedy(module: str) -> str:
+    """What to type when a module of `EXTRAS` is missing."""
+    from igsp_deploy.installed import install_command
+
+    remedy = f"Install it with: {install_command(EXTRAS[module])}"
+    if module == "onnxruntime":
+        return f"{remedy} (without a GPU), or {install_command('gpu')} (with an NVIDIA GPU), never both."
+    return remedy
+
+
 def main() -> None:
     """Run `igsp`: exit 0, 1 for what the user can mend, 2 for a wrong command, 130 when interrupted."""
     # Idle threads of torch sleep instead of spinning: on a machine that does other work too, spinning made learning
@@ -96,11 +117,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(error.name or "")
-        if extra is None:
+        if error.name not in EXTRAS:
             raise
-        print(f"error: this command needs {error.name}, which is not installed. ", end="", file=sys.stderr)
-        print(f"Install it with: pip install 'igsp-deploy[{extra}]'", file=sys.stderr)
+        print(f"error: this command needs {error.name}, which is not installed. {_remedy(error.name)}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:

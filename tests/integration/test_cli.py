@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from igsp_deploy.installed import install_command
+
 RUN = [sys.executable, "-m", "igsp_deploy.cli.main"]
 
 
@@ -120,7 +122,7 @@ def test_a_missing_extra_names_the_remedy() -> None:
         "m.main()"
     )
     assert result.returncode == 1
-    assert "igsp-deploy[train]" in result.stderr
+    assert f"Install it with: {install_command('train')}" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from igsp_deploy.installed import requirement_line
 from tests.browser.site import running_demo
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_a_space_starts_with_its_bundle(bundled: "Bundled", igsp: Callable[..., 
     header = (space / "README.md").read_text().split("---")[1]
     assert "sdk: gradio\n" in header
     assert "app_file: app.py\n" in header
-    assert "igsp-deploy[serve]==" in (space / "requirements.txt").read_text()
+    assert (space / "requirements.txt").read_text() == requirement_line("demo,cpu") + "\n"
     assert len(list((space / "examples").iterdir())) == 8
     with running_demo(
         [], command=["-c", f"{NO_TORCH}\nrunpy.run_path({str(space / 'app.py')!r}, run_name='__main__')"]

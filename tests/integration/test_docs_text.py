@@ -80,3 +80,13 @@ def problem_of(line: str, synopsis: bool = False) -> str | None:
     except SystemExit:
         return None
     return None
+
+
+def test_no_page_or_message_names_an_install_that_does_not_exist() -> None:
+    """There is no release: every line is typed in a checkout, or made by `igsp_deploy.installed`."""
+    places = [*DOCUMENTS, *FOLDER_DOCUMENTS, ROOT / "Makefile", *(p for p in (ROOT / "serve").iterdir() if p.is_file())]
+    for package in ("igsp_deploy", "train/igsp_train", "export/igsp_export", "serve/igsp_serve"):
+        places += sorted((ROOT / package).rglob("*.py"))
+    wrong = re.compile(r"igsp-deploy\[|pip install [^\n]*\bigsp-deploy\b")
+    named = {place.relative_to(ROOT).as_posix(): wrong.findall(place.read_text(encoding="utf-8")) for place in places}
+    assert {place: found for place, found in named.items() if found} == {}

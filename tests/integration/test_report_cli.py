@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from igsp_deploy.config import ModelConfig, SelectorConfig
+from igsp_deploy.installed import install_command
 from tests.unit.train.report.page_parts import Parts, external
 
 
@@ -129,4 +130,4 @@ def test_without_jinja2_the_extra_is_named(
     with pytest.raises(SystemExit) as leaving:
         igsp_deploy.cli.main.main()
     assert leaving.value.code == 1
-    assert "pip install 'igsp-deploy[train]'" in capsys.readouterr().err
+    assert f"Install it with: {install_command('train')}" in capsys.readouterr().err

@@ -1,11 +1,17 @@
 """The wheel holds our four packages and nothing that could collide with other people's."""
 
+import importlib.metadata
 import re
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from igsp_deploy.cli.main import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,3 +58,26 @@ def test_constraints_are_plain_versions() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     for line in lines:
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
+
+
+def test_each_module_that_a_command_may_miss_names_the_extra_that_declares_it() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = {extra: {canonicalize_name(Requirement(line).name) for line in lines} for extra, lines in extras.items()}
+    distributions = importlib.metadata.packages_distributions()
+    for module, extra in EXTRAS.items():
+        names = {canonicalize_name(name) for name in distributions[module]}
+        names |= {"onnxruntime"} if module == "onnxruntime" else set()
+        assert names & declared[extra], f"the extra {extra} does not bring {module}"
+
+
+def test_every_declared_extra_that_brings_modules_can_be_named() -> None:
+    """Each distribution of an extra is in the table, or nothing imports it by itself (deptry: DEP002)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    unused = set(project["tool"]["deptry"]["per_rule_ignores"]["DEP002"])
+    named = {
+        canonicalize_name(name) for module in EXTRAS for name in importlib.metadata.packages_distributions()[module]
+    }
+    for extra, lines in project["project"]["optional-dependencies"].items():
+        if extra != "dev":
+            names = {canonicalize_name(Requirement(line).name) for line in lines}
+            assert names - named - unused - {"igsp-deploy", "onnxruntime", "onnxruntime-gpu"} == set(), extra

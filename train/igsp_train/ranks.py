@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.installed import install_command
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def ranks_of_this_process() -> Iterator[Ranks]:
     try:
         from accelerate import PartialState  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise UserError("several processes need accelerate: pip install 'igsp-deploy[train]'") from error
+        raise UserError(f"several processes need accelerate: {install_command('train')}") from error
     # Set before accelerate looks: it warns where it has to choose.
     threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", str(count))))
     if "OMP_NUM_THREADS" not in os.environ:

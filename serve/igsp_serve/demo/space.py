@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from igsp_deploy import __version__
 from igsp_deploy.bundle.manifest import Manifest, check_files, read_manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder
+from igsp_deploy.installed import requirement_line
 from igsp_deploy.runtime.image_files import find_images
 
 APP = '''"""The page of a Hugging Face Space; Spaces run this file and look at port 7860."""
@@ -57,7 +57,7 @@ def write_space(bundle: Path, space: Path, *, evaluation: Path | None = None, ex
         except shutil.Error as error:
             raise UserError(f"{bundle} cannot be copied ({error}). Check that you may read it.") from error
         (scratch / "app.py").write_text(APP, encoding="utf-8")
-        (scratch / "requirements.txt").write_text(f"igsp-deploy[serve]=={__version__}\n", encoding="utf-8")
+        (scratch / "requirements.txt").write_text(requirement_line("demo,cpu") + "\n", encoding="utf-8")
         (scratch / ".gitattributes").write_text(
             "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("onnx", "data", "safetensors")),
             encoding="utf-8",
@@ -71,7 +71,7 @@ def _readme(manifest: Manifest) -> str:
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
-        gradio = "6.0.0"
+        gradio = "6.29.1"
     tasks = ", ".join(f"{task.name} ({len(task.classes)} classes)" for task in manifest.tasks)
     return f"""---
 title: One model that keeps learning

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
+from igsp_deploy.installed import install_command
 from igsp_serve.drift import Drift
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 from igsp_serve.http import admin, classify, embed, health, tasks, v2
@@ -106,7 +107,7 @@ def mount_demo(app: FastAPI, service: Service) -> None:
         )
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the demo needs {error.name}, which is not installed. Install it with: pip install 'igsp-deploy[serve]'"
+            f"the demo needs {error.name}, which is not installed. Install it with: {install_command('demo')}"
         ) from error
     mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)))
 
