@@ -66,7 +66,7 @@ def test_each_module_that_a_command_may_miss_names_the_extra_that_declares_it() 
     distributions = importlib.metadata.packages_distributions()
     for module, extra in EXTRAS.items():
         names = {canonicalize_name(name) for name in distributions[module]}
-        names |= {"onnxruntime"} if module == "onnxruntime" else set()
+        names |= {canonicalize_name("onnxruntime")} if module == "onnxruntime" else set()
         assert names & declared[extra], f"the extra {extra} does not bring {module}"
 
 
