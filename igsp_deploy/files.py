@@ -1,10 +1,12 @@
 """Files that are either whole or absent: atomic writes, folder commits, checksums."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +26,19 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+"""What CIFS, FUSE and others answer to fsync, of folders above all: they order their writes themselves."""
+
+
 def _fsync(path: Path) -> None:
+    if sys.platform == "win32" and path.is_dir():
+        return  # a folder cannot be opened there, and needs no flush
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -49,10 +60,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        temporary.write_bytes(data)
+        _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
@@ -110,6 +119,8 @@ def check_sums(folder: Path, remedy: str) -> None:
 
 def _remove_left_behind(final: Path) -> None:
     """Remove the scratch folders of `new_folder` for `final` whose process on this machine is gone."""
+    if sys.platform == "win32":
+        return  # there, signal 0 would end the process that is asked after
     for scratch in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
         process = scratch.name.split(".")[-2]
         if not process.isdecimal():

@@ -1,8 +1,14 @@
-"""Whether a path is a model folder: the question every command that takes a MODEL asks first. Needs no torch."""
+"""Whether a path is a model folder, and the lock of one: what every command that takes a MODEL asks first. No torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.files import explain_os_error
+from igsp_deploy.locks import try_lock
+
+LOCK = ".lock"
 
 
 def require_model(path: Path) -> None:
@@ -21,3 +27,44 @@ def require_model(path: Path) -> None:
     if (path / "manifest.json").is_file():
         raise UserError(f"{path} is not a model folder but a bundle. Give the model folder it was exported from.")
     raise UserError(f"{path} is not a model folder (it has no config.json). Give the folder that `igsp train` made.")
+
+
+@contextmanager
+def locked_model(path: Path) -> Iterator[None]:
+    """Keep every other process from changing the model folder: from opening it to committing what was learned.
+
+    The folder is made if it is not there, and goes again if nothing was put into it. What holds the lock may take it
+    again.
+
+    Raises:
+        UserError: another process is learning into it, or it cannot be written.
+    """
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    with try_lock(path / LOCK) as ours:
+        if not ours:
+            raise UserError(f"another process is learning into {path}. Wait for it, or stop it first.")
+        try:
+            yield
+        finally:
+            if made and not (path / "config.json").exists():
+                with suppress(OSError):  # not empty: not ours to remove
+                    _remove_empty(path)
+
+
+def is_unused(path: Path) -> bool:
+    """Whether a folder holds nothing but a lock, an empty `tasks`, and what a file system puts into each."""
+    return all(
+        entry.name.startswith(".") or entry.name == "lost+found" or (entry.name == "tasks" and not any(entry.iterdir()))
+        for entry in path.iterdir()
+    )
+
+
+def _remove_empty(path: Path) -> None:
+    if {entry.name for entry in path.iterdir()} <= {LOCK, f"{LOCK}.soft"}:
+        (path / LOCK).unlink()
+        (path / f"{LOCK}.soft").unlink(missing_ok=True)
+        path.rmdir()

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, SelectorConfig, build_config
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, new_folder, read_json, sha256_file, write_json, write_sums
+from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.experts import concatenate_down, concatenate_up
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
-from igsp_deploy.model_path import require_model
+from igsp_deploy.model_path import is_unused, locked_model, require_model
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 1
@@ -72,15 +72,11 @@ class ModelFolder:
         """Start an empty model for `backbone` at `path`.
 
         Raises:
-            UserError: `path` exists and is not an empty folder, cannot be written, or the placement does not fit.
+            UserError: `path` exists and is not an empty folder, cannot be written, the placement does not fit, or
+                another process is at it.
         """
         adapted_blocks(backbone.vision_depth, model.vision_blocks, "model.vision_blocks")
         adapted_blocks(backbone.text_depth, model.text_blocks, "model.text_blocks")
-        if path.is_dir() and not any(path.iterdir()):
-            try:
-                path.rmdir()
-            except OSError as error:
-                raise UserError(f"cannot use {path}: {error.strerror}. Choose another folder.") from error
         values = {
             "format_version": FORMAT_VERSION,
             "backbone": {
@@ -93,10 +89,16 @@ class ModelFolder:
             "model": dataclasses.asdict(model),
             "selector": dataclasses.asdict(selector),
         }
-        with new_folder(path) as scratch:
-            write_json(scratch / "config.json", values)
-            (scratch / "tasks").mkdir()
-        return cls.open(path)
+        with locked_model(path):
+            try:
+                if not is_unused(path):
+                    raise UserError(f"{path} exists already and is not empty. Choose another name or empty it first.")
+                (path / "tasks").mkdir(exist_ok=True)
+            except OSError as error:
+                raise explain_os_error(error, path / "tasks") from error
+            # Last, and whole or absent: it is what makes the folder a model. The folder itself may be a mount point.
+            write_json(path / "config.json", values)
+            return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> "ModelFolder":
@@ -133,14 +135,16 @@ class ModelFolder:
         Raises:
             UserError: a file of theirs is missing, truncated or changed.
         """
-        tasks = self.path / "tasks"
-        names = (
-            sorted((p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_position)
-            if tasks.is_dir()
-            else []
-        )
+        names = self._task_folders()
         for index, name in enumerate(names[len(self.tasks) :], start=len(self.tasks)):
-            self._load_task(index, tasks / name)
+            self._load_task(index, self.path / "tasks" / name)
+
+    def _task_folders(self) -> list[str]:
+        """Names of the tasks' folders on disk, in order."""
+        tasks = self.path / "tasks"
+        if not tasks.is_dir():
+            return []
+        return sorted((p.name for p in tasks.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_position)
 
     def load_backbone(self) -> Backbone:
         """Load the backbone this model was made with.
@@ -238,12 +242,18 @@ class ModelFolder:
         """Write a task's folder and take it into the pool. The folder appears whole or not at all.
 
         Raises:
-            UserError: the name is taken, or the disk is full or cannot be written; the model is as before.
+            UserError: the name is taken, another process is changing the model or has changed it since it was
+                opened, or the disk is full or cannot be written; the model is as before.
         """
         if record.index != len(self.tasks) or record.name in [t.name for t in self.tasks]:
             raise UserError(f"{self.path} already has a task {record.name!r} or another task {record.index}.")
         target = self.path / "tasks" / f"{record.index:02d}-{record.name}"
-        with new_folder(target) as scratch:
+        with locked_model(self.path), new_folder(target) as scratch:
+            if len(self._task_folders()) != len(self.tasks):
+                raise UserError(
+                    f"another process has added a task to {self.path} meanwhile; {record.name!r} was not added. "
+                    "Give the same command again."
+                )
             _save(scratch / "experts.safetensors", _expert_tensors(learned))
             _save(scratch / "router.safetensors", _router_tensors(learned))
             statistics = learned.statistics

@@ -1,12 +1,11 @@
 """Learning a sequence of tasks into one model folder: what `igsp train` does."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import explain_os_error
 from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model_path import locked_model
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.classify import accuracies
@@ -86,26 +85,22 @@ def train_sequence(
         for name, source in config.tasks.items()
     }
     fresh = not (model_path / "config.json").exists()
-    ranks.wait()  # all have looked before the first makes it
-    if fresh and ranks.first:
-        backbone = load_backbone(config.model.backbone, config.model.pretrained)
-        folder = ModelFolder.create(model_path, backbone, config.model, config.selector)
+    # Before the folder is made, for what is wrong with it is said before anything is written.
+    backbone = load_backbone(config.model.backbone, config.model.pretrained) if fresh and ranks.first else None
+    with locked_model(model_path) if ranks.first else nullcontext():
+        if ranks.first:
+            folder, backbone = _open_or_create(model_path, config, backbone)
+            if discard:
+                discard_unfinished(model_path)
         ranks.wait()
-    else:
-        if fresh:
-            ranks.wait()
+        if not ranks.first:
             _check_shared(model_path, ranks)
-        folder = ModelFolder.open(model_path)
-        _check_same_settings(folder, config)
-        backbone = folder.load_backbone()
-    if ranks.device is not None:
-        backbone.to(ranks.device)
-    elif torch.cuda.is_available():
-        backbone.to("cuda")
-    with locked(model_path) if ranks.first else nullcontext():
-        if discard and ranks.first:
-            discard_unfinished(model_path)
-        ranks.wait()
+            folder, backbone = _open_or_create(model_path, config, None)
+        assert backbone is not None
+        if ranks.device is not None:
+            backbone.to(ranks.device)
+        elif torch.cuda.is_available():
+            backbone.to("cuda")
         for name, task in data.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
@@ -118,6 +113,19 @@ def train_sequence(
                 continue
             learn_task(backbone, folder, task, config, console=console, report=report, stop=stop, ranks=ranks)
     return folder
+
+
+def _open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | None) -> tuple[ModelFolder, Backbone]:
+    """The model as it is under the lock: another process may have made it, or added to it, since the first look."""
+    if not (model_path / "config.json").exists():
+        backbone = backbone or load_backbone(config.model.backbone, config.model.pretrained)
+        return ModelFolder.create(model_path, backbone, config.model, config.selector), backbone
+    folder = ModelFolder.open(model_path)
+    _check_same_settings(folder, config)
+    if backbone is None:
+        return folder, folder.load_backbone()
+    folder.check_backbone(backbone)
+    return folder, backbone
 
 
 def learn_task(
@@ -303,25 +311,6 @@ def _check_shared(model_path: Path, ranks: Ranks) -> None:
             f"process {ranks.rank} does not see {model_path}, which process 0 made. All machines must see the model "
             "folder under the same path, on a shared file system."
         )
-
-
-@contextmanager
-def locked(model_path: Path) -> Iterator[None]:
-    """Keep a second training process out of the same model folder.
-
-    Raises:
-        UserError: another process is learning into it, or it cannot be written.
-    """
-    try:
-        handle = (model_path / ".lock").open("w")
-    except OSError as error:
-        raise explain_os_error(error, model_path / ".lock") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another process is learning into {model_path}. Wait for it, or stop it first.") from error
-        yield
 
 
 def unfinished_task(model_path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """A model folder as files: what its tasks are and where their images lie. Read without torch."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -12,7 +11,8 @@ from typing import Any
 from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json, sha256_file
-from igsp_deploy.model_path import require_model
+from igsp_deploy.locks import try_lock
+from igsp_deploy.model_path import LOCK, require_model
 
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
 
@@ -94,10 +94,8 @@ def take_back_last(model: Path, name: str, source: Path) -> bool:
     Returns:
         Whether it was there and is gone.
     """
-    with (model / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with try_lock(model / LOCK) as ours:
+        if not ours:
             return False  # somebody is learning the next task already
         folders = sorted((p for p in (model / "tasks").glob("*-*") if not p.name.startswith(".")), key=_number)
         if not folders or folders[-1].name.partition("-")[2] != name:

@@ -1,15 +1,22 @@
 """Folders that appear whole or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from igsp_deploy.files import new_folder
+import pytest
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import new_folder, write_bytes_atomic
 
 DIES = """
 import os, pathlib, sys
-from igsp_deploy.files import new_folder
+import pytest
+
+from igsp_deploy.errors import UserError
+from igsp_deploy.files import new_folder, write_bytes_atomic
 with new_folder(pathlib.Path(sys.argv[1])) as scratch:
     (scratch / "half").write_text("x")
     os._exit(9)
@@ -32,3 +39,27 @@ def test_what_a_killed_process_left_behind_is_removed_and_nothing_else(tmp_path:
     assert not left.exists()
     assert alive.exists()
     assert other.exists()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_flush_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes_atomic(tmp_path / "a", b"x")
+    with new_folder(tmp_path / "folder") as scratch:
+        (scratch / "b").write_text("y")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "folder"]
+
+
+def test_a_full_disk_on_flushing_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk is not full"):
+        write_bytes_atomic(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics
+from igsp_deploy.model_path import locked_model
 
 
 def learned_task(folder: ModelFolder, seed: int) -> tuple[TaskRecord, LearnedTask]:
@@ -173,6 +175,45 @@ def test_a_name_that_is_taken_is_refused(model: ModelFolder) -> None:
         model.add_task(record, learned)
 
 
+def test_a_task_that_another_process_added_meanwhile_is_not_overwritten(model: ModelFolder) -> None:
+    other = ModelFolder.open(model.path)
+    other.add_task(*learned_task(other, 7))
+    with pytest.raises(UserError, match="another process has added a task"):
+        model.add_task(*learned_task(model, 8))
+    assert [task.name for task in ModelFolder.open(model.path).tasks] == ["task0", "task1", "task7"]
+
+
+def test_a_folder_that_somebody_holds_is_not_changed(model: ModelFolder) -> None:
+    with ThreadPoolExecutor(1) as pool, locked_model(model.path):
+        adding = pool.submit(model.add_task, *learned_task(model, 2))
+        assert isinstance(adding.exception(), UserError)
+        assert "another process is learning into" in str(adding.exception())
+    model.add_task(*learned_task(model, 2))
+
+
+@pytest.mark.parametrize("inside", [None, "lost+found", ".snapshot", "tasks"])
+def test_a_model_may_be_made_in_an_empty_folder_which_stays_where_it_is(tmp_path: Path, inside: str | None) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+    if inside:
+        (place / inside).mkdir()
+    before = place.stat().st_ino
+    config = ModelConfig(backbone="debug", rank=2, vision_blocks=2)
+    ModelFolder.create(place, load_backbone("debug"), config, SelectorConfig())
+    assert place.stat().st_ino == before
+    assert ModelFolder.open(place).tasks == []
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    with pytest.raises(UserError, match="is not empty"):
+        ModelFolder.create(
+            tmp_path / "letters", load_backbone("debug"), ModelConfig(backbone="debug"), SelectorConfig()
+        )
+    assert [p.name for p in (tmp_path / "letters").iterdir() if not p.name.startswith(".")] == ["a.txt"]
+
+
 def test_an_unknown_task_suggests_the_nearest(model: ModelFolder) -> None:
     with pytest.raises(UserError, match="Did you mean 'task1'"):
         model.task_index("taks1")
@@ -187,7 +228,7 @@ def test_too_many_blocks_are_refused(tmp_path: Path) -> None:
 
 
 def test_safetensors_alone_are_written(model: ModelFolder) -> None:
-    suffixes = {p.suffix for p in model.path.rglob("*") if p.is_file() and p.name != "SHA256SUMS"}
+    suffixes = {p.suffix for p in model.path.rglob("*") if p.is_file() and p.name not in ("SHA256SUMS", ".lock")}
     assert suffixes == {".json", ".safetensors"}
     safetensors.torch.load_file(model.path / "tasks" / "00-task0" / "experts.safetensors")
 

@@ -1,6 +1,7 @@
 """A model folder, read without torch."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,11 @@ def test_only_the_last_task_is_taken_back(model: Path, bundled: "Bundled", tmp_p
 
 
 def test_nothing_is_taken_back_while_somebody_learns(model: Path, bundled: "Bundled") -> None:
-    from igsp_train.sequence import locked
+    from igsp_deploy.model_path import locked_model
 
     stripes = Path(read_model_tasks(bundled.model)[1].source)
-    with locked(model):
-        assert not take_back_last(model, "stripes", stripes)
+    with ThreadPoolExecutor(1) as somebody, locked_model(model):
+        assert not somebody.submit(take_back_last, model, "stripes", stripes).result()
     assert len(read_model_tasks(model)) == 2
 
 

@@ -1,7 +1,6 @@
 """One run of a study: one method, one seed, one order; measured after every task, and written as one JSON file."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import time
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from igsp_deploy.config import RunConfig
 from igsp_deploy.files import explain_os_error, read_json, write_json
+from igsp_deploy.locks import try_lock
 from igsp_train.research.baselines.registry import METHODS
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import STRUCTURE, Predict, Setting, Stage
@@ -132,16 +132,10 @@ def claimed(path: Path) -> Iterator[bool]:
     lock = path.with_suffix(".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock.open("w")
     except OSError as error:
         raise explain_os_error(error, lock) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+    with try_lock(lock) as ours:
+        yield ours
 
 
 def load_run(path: Path) -> dict[str, Any] | None:

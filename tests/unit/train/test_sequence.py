@@ -1,0 +1,73 @@
+"""Sequences of tasks: two runs into one model at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
+from igsp_deploy.errors import UserError
+from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.folder import ModelFolder
+from igsp_train import sequence
+from igsp_train.sequence import train_sequence
+
+
+def _config(task_data: Path, *names: str) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(backbone="debug", rank=2, vision_blocks=1, text_blocks=1),
+        learn=LearnConfig(steps=2, batch_size=4, num_candidates=1, warmup_steps=1),
+        data=DataConfig(num_workers=0),
+        tasks={name: str(task_data / name) for name in names},
+    )
+
+
+def _names(model: Path) -> list[str]:
+    return [task.name for task in ModelFolder.open(model).tasks]
+
+
+def test_a_second_run_in_the_middle_of_a_first_is_refused(
+    task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment that ruined models: the first has opened the folder, and the second learns from start to end."""
+    model = tmp_path / "model"
+    refused: list[BaseException | None] = []
+    load = ModelFolder.load_backbone
+
+    def slow_load(self: ModelFolder) -> Any:
+        monkeypatch.setattr(ModelFolder, "load_backbone", load)
+        with ThreadPoolExecutor(1) as pool:
+            refused.append(pool.submit(train_sequence, model, _config(task_data, "stripes")).exception())
+        return load(self)
+
+    ModelFolder.create(model, load_backbone("debug"), _config(task_data).model, RunConfig().selector)
+    monkeypatch.setattr(ModelFolder, "load_backbone", slow_load)
+    train_sequence(model, _config(task_data, "colors"))
+    assert isinstance(refused[0], UserError)
+    assert "another process is learning into" in str(refused[0])
+    assert _names(model) == ["colors"]
+
+
+def test_two_runs_that_both_find_no_model_end_in_one_model(
+    task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    load = load_backbone
+
+    def slow_load(*arguments: Any) -> Any:
+        monkeypatch.setattr(sequence, "load_backbone", load)
+        train_sequence(model, _config(task_data, "stripes"))
+        return load(*arguments)
+
+    monkeypatch.setattr(sequence, "load_backbone", slow_load)
+    train_sequence(model, _config(task_data, "colors"))
+    assert _names(model) == ["stripes", "colors"]
+
+
+def test_a_run_that_fails_before_its_first_task_leaves_no_folder(task_data: Path, tmp_path: Path) -> None:
+    config = _config(task_data, "colors")
+    wrong = RunConfig(model=ModelConfig(backbone="debug", vision_blocks=9), tasks=config.tasks)
+    with pytest.raises(UserError, match="vision_blocks must be at most"):
+        train_sequence(tmp_path / "model", wrong)
+    assert list(tmp_path.iterdir()) == []
