@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.router import router_features
+from igsp_deploy.names import PLAIN
 
 
 def attention(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -71,9 +72,19 @@ def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.
     return nn.ModuleDict({block: StackedExperts(arrays, rank, router_input) for block, arrays in blocks.items()})
 
 
-def slots(index: Tensor, num_slots: int) -> Tensor:
-    """Which slice of the stacks each sample takes: its task's, or the last one (plain CLIP) for a negative index."""
-    return torch.where(index < 0, torch.full_like(index, num_slots - 1), index)
+def slots(task: Tensor, num_slots: int) -> Tensor:
+    """Which slice of the stacks each sample takes: its task's, or the last one (plain CLIP) where there is no such."""
+    return torch.where(_is_task(task, num_slots), task, torch.full_like(task, num_slots - 1))
+
+
+def answered(features: Tensor, task: Tensor, num_slots: int) -> Tensor:
+    """Embeddings `[B, D]`, not a number where `task` `[B]` is none: nobody shall take those for plain CLIP's."""
+    asked = _is_task(task, num_slots) | (task == PLAIN)
+    return torch.where(asked.unsqueeze(1), features, torch.full_like(features, torch.nan))
+
+
+def _is_task(task: Tensor, num_slots: int) -> Tensor:
+    return (task >= 0) & (task < num_slots - 1)
 
 
 def stacked_block(block: Any, experts: StackedExperts, x: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:

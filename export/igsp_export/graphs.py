@@ -30,7 +30,7 @@ EXAMPLES = 3
 def write_graphs(towers: Towers, folder: Path, precision: str, opset: int) -> Variant:
     """Write the image graph, the text graph and, where one is needed, the graph that chooses the task.
 
-    The files know no task: experts and selector are inputs, whose defaults make every image plain CLIP's.
+    The files know no task: experts and selector are inputs.
     """
     if precision == "int8":
         return _quantized(towers, folder, opset)

@@ -19,7 +19,7 @@ from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.selector import selector_features
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block, stacked_experts
+from igsp_export.blocks import StackedExperts, answered, plain_block, slots, stacked_block, stacked_experts
 
 
 class SelectorGraph(nn.Module):
@@ -157,8 +157,8 @@ class ImageGraph(_ImageTower):
             task: int64 `[B]`: index of a task, -2 for plain CLIP, or, with a selector, -1 to choose.
 
         Returns:
-            Normalised embeddings `[B, D]`; with a selector also the task used `[B]` and scores minus thresholds
-            `[B, T]`.
+            Normalised embeddings `[B, D]`, not a number for any other `task`; with a selector also the task used `[B]`
+            and scores minus thresholds `[B, T]`.
         """
         blocks = self.visual.transformer.resblocks
         x = self.plain(self.embed(images), 0, self.first_block)
@@ -172,5 +172,5 @@ class ImageGraph(_ImageTower):
                 x = stacked_block(blocks[number], cast(StackedExperts, self.experts[str(number)]), x, index)
             else:
                 x = plain_block(blocks[number], x)
-        features = self.head(x)
+        features = answered(self.head(x), used, self.num_slots())
         return features if scores is None else (features, used, scores)

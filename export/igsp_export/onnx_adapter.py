@@ -1,8 +1,8 @@
 """`.onnx_adapter` files: the stacks in the form that onnxruntime itself loads, from C++, C#, Java and Python.
 
 onnxruntime feeds an active adapter's arrays to the inputs of the same names, whatever they are: here all experts,
-routers and the selector, in float32, float16 and int64. It does so in `Run` only: under IOBinding it ignores adapters,
-with a warning in its log and plain CLIP's features, which is why this project's own engine does not use them.
+routers and the selector, in float32, float16 and int64. It does so in `Run` only: under IOBinding it ignores adapters
+and misses the inputs, which is why this project's own engine does not use them.
 """
 
 from collections.abc import Mapping, Sequence

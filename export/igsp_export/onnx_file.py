@@ -1,7 +1,7 @@
-"""From a module to an ONNX file: dynamic batch, and stacks that are inputs with a default.
+"""From a module to an ONNX file: dynamic batch, and stacks that are inputs.
 
-A stack is an initialiser that is also a graph input, which onnxruntime lets a caller override: another number of tasks
-is another array, not another export.
+Another number of tasks is another array, not another export. A stack has no default: an answer of a graph that was not
+given its tasks would look like an answer.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from igsp_deploy import __version__
+from igsp_deploy.bundle.stacks import is_stack
 
 OPSETS = (18, 23)
 """Opsets to choose from: 23 knows `Attention`, 18 is for older consumers."""
@@ -52,7 +53,7 @@ class _WithStacks(nn.Module):
 
 def stack_names(module: nn.Module) -> list[str]:
     """Buffers that grow with the number of tasks."""
-    return [name for name, _ in module.named_buffers() if name.startswith(("experts.", "selector."))]
+    return [name for name, _ in module.named_buffers() if is_stack(name)]
 
 
 def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: int) -> list[str]:
@@ -65,12 +66,12 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
         opset: ONNX opset.
 
     Returns:
-        Names of the inputs that have a default.
+        Names of its stacks.
     """
     buffers = dict(module.named_buffers())
     names = stack_names(module)
     free = {name: _free_stack(module, name) for name in names}
-    # Larger than the defaults: a dimension of 1 would be taken for a constant.
+    # Larger than they are: a dimension of 1 would be taken for a constant.
     examples = {name: _enlarged(buffers[name], free[name]) for name in names}
     shapes: dict[str, Any] = {
         "arguments": {name: _free(signature, name) for name in signature.inputs},
@@ -90,11 +91,6 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
         )
     assert program is not None
     model = program.model
-    for value in model.graph.inputs:
-        if value.name in names:
-            # Not by numpy, which has no bf16.
-            value.const_value = ir.tensor_adapters.TorchTensor(buffers[value.name].detach().cpu(), name=value.name)
-            model.graph.register_initializer(value)
     forget_origin(model)
     program.save(path)
     return names

@@ -48,7 +48,7 @@ def write_standalone(bundle: Path, out: Path) -> list[str]:
         for variant in manifest.variants:
             tasks = _tasks(bundle, manifest, variant)
             for graph in graphs_of(variant, tasks.image, tasks.text, tasks.selector.stacks()):
-                bake(bundle / graph.file, graph.stacks, scratch / graph.file, fixed=True)
+                bake(bundle / graph.file, graph.stacks, scratch / graph.file)
                 names.append(graph.file)
     return names
 

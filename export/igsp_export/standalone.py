@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from igsp_deploy.bundle.stacks import Stacks
+from igsp_deploy.bundle.stacks import Stacks, is_stack
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import explain_os_error
 
@@ -18,32 +18,29 @@ LARGEST_FILE = 1 << 30
 """Bytes of weights one ONNX file takes. Protobuf ends at 2 GiB; more go into a second file beside it."""
 
 
-def bake(graph: Path, stacks: Stacks, out: Path, *, fixed: bool) -> None:
-    """Copy a bundle's graph with `stacks` as what it computes with when nobody feeds others.
+def bake(graph: Path, stacks: Stacks, out: Path) -> None:
+    """Copy a bundle's graph with `stacks` as plain weights instead of inputs; sizes that depend on them are numbers.
 
     Args:
         graph: image, select or text graph of a bundle.
         stacks: all stacks of that graph, of any number of tasks.
         out: the file to write, in a folder that exists; `out` with `.data` behind its name beside it where the weights
             are too large for one file. To have both or none, write into a folder of `igsp_deploy.files.new_folder`.
-        fixed: the stacks are no inputs any more but plain weights, and sizes that depend on them are numbers: what
-            Triton, TensorRT and runtimes other than onnxruntime want. Otherwise they stay inputs with a default.
 
     Raises:
         UserError: the stacks are of another graph, or the file cannot be written.
     """
     model = ir.load(graph)
-    values = {value.name: value for value in model.graph.inputs if value.const_value is not None}
+    values = {str(value.name): value for value in model.graph.inputs if is_stack(str(value.name))}
     sizes = _check(graph, values, stacks)
+    kept = [value for value in model.graph.inputs if value.name not in values]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(kept)
     for name, value in values.items():
-        value.const_value = ir.tensor(np.ascontiguousarray(stacks[str(name)]), name=name)
-    if fixed:
-        kept = [value for value in model.graph.inputs if value.name not in values]
-        model.graph.inputs.clear()
-        model.graph.inputs.extend(kept)
-        for value in values.values():
-            value.shape = ir.Shape(stacks[str(value.name)].shape)
-        _set_sizes(model.graph, sizes)
+        value.const_value = ir.tensor(np.ascontiguousarray(stacks[name]), name=name)
+        value.shape = ir.Shape(stacks[name].shape)
+        model.graph.register_initializer(value)
+    _set_sizes(model.graph, sizes)
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     try:
         ir.save(model, out, external_data=f"{out.name}.data" if weights > LARGEST_FILE else None)
@@ -51,22 +48,22 @@ def bake(graph: Path, stacks: Stacks, out: Path, *, fixed: bool) -> None:
         raise explain_os_error(error, out) from error
 
 
-def _check(graph: Path, values: dict[str | None, ir.Value], stacks: Stacks) -> dict[str, int]:
+def _check(graph: Path, values: dict[str, ir.Value], stacks: Stacks) -> dict[str, int]:
     """Hold the stacks against what the graph takes; returns the size of every dimension that has a name."""
     if set(values) != set(stacks):
-        odd = sorted(set(map(str, values)) ^ set(stacks))
+        odd = sorted(set(values) ^ set(stacks))
         raise UserError(f"{graph} does not take these stacks: {odd[0]} is on one side only. Take both from one bundle.")
     sizes: dict[str, int] = {}
     for name, stack in stacks.items():
-        shape, default = values[name].shape, values[name].const_value
+        shape, dtype = values[name].shape, values[name].dtype
         assert shape is not None
-        assert default is not None
-        fits = stack.dtype == default.dtype.numpy() and stack.ndim == len(shape)
+        assert dtype is not None
+        fits = stack.dtype == dtype.numpy() and stack.ndim == len(shape)
         for want, got in zip(shape, stack.shape, strict=False):
             symbol = want.value if isinstance(want, ir.SymbolicDim) else None
             fits &= got == (sizes.setdefault(symbol, got) if symbol is not None else want)
         if not fits:
-            wanted = f"{default.dtype.numpy()} {_written(shape)}, with each name one size"
+            wanted = f"{dtype.numpy()} {_written(shape)}, with each name one size"
             raise UserError(
                 f"{graph}: {name} must be {wanted}, is {stack.dtype} {list(stack.shape)}. "
                 "Take graph and stacks from one bundle, in one precision."

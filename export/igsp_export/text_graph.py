@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import StackedExperts, plain_block, slots, stacked_block, stacked_experts
+from igsp_export.blocks import StackedExperts, answered, plain_block, slots, stacked_block, stacked_experts
 
 
 class TextGraph(nn.Module):
@@ -37,7 +37,7 @@ class TextGraph(nn.Module):
             task: int64 `[N]`: index of a task, or -2 for plain CLIP.
 
         Returns:
-            Normalised embeddings `[N, D]`.
+            Normalised embeddings `[N, D]`, not a number for any other `task`.
         """
         text = self.text
         length = ids.shape[1]
@@ -54,7 +54,7 @@ class TextGraph(nn.Module):
         projection = text.text_projection
         if projection is not None:
             x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return F.normalize(x, dim=-1).float()
+        return answered(F.normalize(x, dim=-1).float(), task, self.num_slots())
 
     def in_precision(self, dtype: torch.dtype) -> "TextGraph":
         """A copy in another floating-point type; ids, tasks and embeddings keep theirs."""

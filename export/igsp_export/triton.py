@@ -115,7 +115,7 @@ def write_triton(
         for graph in graphs:
             version = scratch / graph.name / "1"
             version.mkdir(parents=True)
-            bake(bundle / graph.file, graph.stacks, version / "model.onnx", fixed=True)
+            bake(bundle / graph.file, graph.stacks, version / "model.onnx")
             config = model_config(version / "model.onnx", graph.name, settings)
             (scratch / graph.name / "config.pbtxt").write_text(config, encoding="utf-8")
         for name in (CLASSES, TOKENIZER):

@@ -12,9 +12,10 @@ from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OLDEST_VERSION = 2
-"""Oldest format that is read. In format 2 the selector has no background, and the graphs take none."""
+"""Oldest format that is read. In format 2 the selector has no background, and the graphs take none; up to format 3 the
+graphs' stacks had defaults."""
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
 EXPERTS = "experts.safetensors"

@@ -27,6 +27,11 @@ Stacks = dict[str, NDArray[Any]]
 """Name of a graph's input -> its value."""
 
 
+def is_stack(name: str) -> bool:
+    """Whether a graph's input is one of its stacks; the others are what it is asked."""
+    return name.startswith(("experts.", "selector."))
+
+
 def expert_stacks(
     table: ExpertTable,
     layout: ExpertLayout,
@@ -105,7 +110,7 @@ def blank_stack(name: str, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
 
 
 def blank_stacks(layout: ExpertLayout, tower: Tower, dtype: Any = np.float32) -> Stacks:
-    """The default of a graph's inputs: one task without experts, so that every image gets plain CLIP."""
+    """One task without experts: what a graph is made with."""
     return expert_stacks(ExpertTable(tasks=({},)), layout, tower, [0], dtype)
 
 
@@ -199,7 +204,7 @@ class SelectorTable:
 
 
 def blank_selector(num_features: int) -> SelectorTable:
-    """The default of a graph's inputs: one task that takes no image."""
+    """One task that takes no image: what a graph is made with."""
     return SelectorTable(
         center=np.zeros(num_features, np.float32),
         whitening=np.eye(num_features, dtype=np.float32),

@@ -252,7 +252,7 @@ class Engine:
     def _load(self, tasks: TaskSet) -> LoadedTasks:
         choosing = self._select if self._select is not None else self._image
         # Bundles of format 2 know no background; their graphs take none.
-        fitting = tasks.selector.fitting("selector.background" in choosing.defaults)
+        fitting = tasks.selector.fitting("selector.background" in choosing.stacks)
         tasks = dataclasses.replace(tasks, selector=fitting)
         selector = tasks.selector_stacks()
         batches: dict[str, FixedBatches] = {}

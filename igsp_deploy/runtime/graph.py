@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from igsp_deploy.bundle.manifest import REMEDY
-from igsp_deploy.bundle.stacks import Stacks
+from igsp_deploy.bundle.stacks import Stacks, is_stack
 from igsp_deploy.errors import UserError
 from igsp_deploy.runtime import bfloat16
 from igsp_deploy.runtime.providers import CPU, CUDA, TENSORRT
@@ -81,6 +81,7 @@ class Graph:
     Attributes:
         path: the file.
         device: `cpu` or `cuda`: where stacks are kept.
+        stacks: names of the stacks it takes.
         capture_lock: held by a run that captures or replays a CUDA graph; onnxruntime allows one at a time.
     """
 
@@ -105,17 +106,19 @@ class Graph:
         if got[0] != settings.provider:
             raise UserError(f"{path} was to run on {settings.provider}, but onnxruntime gave {', '.join(got)}.")
         self.outputs = [value.name for value in self.session.get_outputs()]
-        defaults = self.session.get_overridable_initializers()
-        self.defaults = [value.name for value in defaults]
-        self._bfloat16 = {value.name for value in defaults if value.type == "tensor(bfloat16)"}
+        # Up to format 3 of bundles, stacks had defaults.
+        inputs = (*self.session.get_inputs(), *self.session.get_overridable_initializers())
+        self._stacks = [value for value in inputs if is_stack(value.name)]
+        self.stacks = [value.name for value in self._stacks]
+        self._bfloat16 = {value.name for value in self._stacks if value.type == "tensor(bfloat16)"}
 
     def shapes(self) -> dict[str, list[Any]]:
-        """Name of every input without a default, and of every output -> its shape; free dimensions are names."""
+        """Name of every input and output -> its shape; free dimensions are names."""
         return {value.name: value.shape for value in (*self.session.get_inputs(), *self.session.get_outputs())}
 
     def stack_shapes(self) -> dict[str, list[Any]]:
         """Name of every stack -> its shape in the graph; free dimensions are names or formulas, as `16*experts_0`."""
-        return {value.name: value.shape for value in self.session.get_overridable_initializers()}
+        return {value.name: value.shape for value in self._stacks}
 
     def bind(self, stacks: Stacks) -> Values:
         """Put stacks on the device, once for all runs with them.
@@ -123,8 +126,8 @@ class Graph:
         Raises:
             UserError: the graph takes others.
         """
-        if sorted(stacks) != sorted(self.defaults):
-            odd = sorted(set(stacks) ^ set(self.defaults))
+        if sorted(stacks) != sorted(self.stacks):
+            odd = sorted(set(stacks) ^ set(self.stacks))
             raise UserError(f"{self.path} and the experts beside it are of different models ({odd[0]}). {REMEDY}")
         return {name: self._value(name, stack) for name, stack in stacks.items()}
 

@@ -81,10 +81,10 @@ def test_what_is_written_is_read(bundle: Path) -> None:
         (lambda v: v["variants"][0].update(image="other.onnx"), "no checksum for other.onnx"),
         (lambda v: v["files"].update({"/etc/passwd": v["files"]["i.onnx"]}), "not a file of the bundle"),
         (lambda v: v.update(format_version="1"), "no format_version"),
-        (lambda v: v.update(format_version=4), "format 4; this version reads up to 3. Upgrade"),
+        (lambda v: v.update(format_version=5), "format 5; this version reads up to 4. Upgrade"),
         (
             lambda v: v.update(format_version=1),
-            "format 1, of an earlier version; this one reads formats 2 to 3",
+            "format 1, of an earlier version; this one reads formats 2 to 4",
         ),
         (lambda v: v["experts"].update(rank=0), "experts.rank must be a positive integer, got 0"),
         (lambda v: v["experts"].update(vision_blocks=[-1]), "number of a block, got -1"),

@@ -47,7 +47,10 @@ class Opened:
             loaded.Load(str(adapter))
             run_options.add_active_adapter(loaded)
         names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds, run_options), strict=True))
+        # onnxruntime's wrapper for Python wants every input in the feed and does not look at adapters; other languages'
+        # wrappers and what they all call do.
+        run = session.run if adapter is None else session._sess.run
+        return dict(zip(names, run(names, feeds, run_options), strict=True))
 
 
 def _open(bundle: Path, images: list[Path]) -> Opened:

@@ -155,7 +155,7 @@ def test_a_background_decides_between_a_task_and_plain_clip_in_the_graph_too(bac
     assert (scores > without).all()
 
 
-def test_by_default_a_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> None:
+def test_a_blank_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> None:
     layout = layout_of(backbone)
     blank = blank_selector(2 * backbone.vision_width)
     graph = ImageGraph(backbone, blank_stacks(layout, "vision"), blank, rank=RANK, router_input="class_token").eval()
@@ -192,3 +192,31 @@ def test_texts_of_mixed_tasks_equal_each_task_by_itself(backbone: Backbone) -> N
             adapter = None if t == PLAIN else adapters[t]
             alone = encode_text(backbone, tokens[row : row + 1], adapter, normalize=True)[0]
             torch.testing.assert_close(embedded[row], alone, atol=1e-5, rtol=1e-5)
+
+
+ODD = [-3, -100, 2, 3, 1000, -(2**63), 2**63 - 1]
+"""Numbers that name none of two tasks."""
+
+
+@pytest.mark.parametrize("place", ["trunk", "embedding"])
+def test_images_under_a_number_that_names_no_task_get_no_numbers(backbone: Backbone, place: SelectorPlace) -> None:
+    adapters = [random_adapter(backbone, count, count, "class_token") for count in (1, 4)]
+    selector = selector_for(backbone, place) if place == "trunk" else None
+    odd = ODD if place == "trunk" else [*ODD, -1]  # another graph chooses
+    images = torch.randint(0, 255, (len(odd) + 3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        output = image_graph(backbone, adapters, selector, "class_token")(images, torch.tensor([*odd, 0, 1, PLAIN]))
+    features = output[0] if place == "trunk" else output
+    assert features[: len(odd)].isnan().all()
+    assert features[len(odd) :].isfinite().all()
+
+
+def test_texts_under_a_number_that_names_no_task_get_no_numbers(backbone: Backbone) -> None:
+    adapters = [random_adapter(backbone, count, count, "class_token") for count in (1, 4)]
+    stacks = expert_stacks(table_of(*adapters), layout_of(backbone), "text", [0, 1])
+    odd = [*ODD, -1]
+    ids = backbone.tokenize(["a cat"] * (len(odd) + 3))
+    with torch.no_grad():
+        embedded = TextGraph(backbone, stacks, rank=RANK).eval()(ids, torch.tensor([*odd, 0, 1, PLAIN]))
+    assert embedded[: len(odd)].isnan().all()
+    assert embedded[len(odd) :].isfinite().all()

@@ -65,7 +65,8 @@ def test_any_batch_and_length_give_pytorchs_numbers(
 ) -> None:
     module, path, _ = exported
     x, task = torch.randn(batch, length, WIDTH), torch.arange(batch) % (TASKS + 1)
-    (y,) = session(path).run(None, {"x": x.numpy(), "task": task.numpy()})
+    stacks = {name: value.numpy() for name, value in module.named_buffers() if name.startswith("experts.")}
+    (y,) = session(path).run(None, {"x": x.numpy(), "task": task.numpy(), **stacks})
     with torch.no_grad():
         np.testing.assert_allclose(y, module(x, task).numpy(), atol=1e-5)
 

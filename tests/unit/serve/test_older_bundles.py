@@ -1,4 +1,8 @@
-"""Bundles of format 2, whose graphs and selector know no background: opened, verified, and mixed with newer ones."""
+"""Bundles of older formats: opened, verified, and mixed with newer ones.
+
+Up to format 3 stacks had defaults, under which every image got plain CLIP. In format 2 graphs and selector know no
+background.
+"""
 
 import dataclasses
 import io
@@ -15,6 +19,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
+from igsp_deploy.bundle.stacks import blank_selector, blank_stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.engine import Engine, ImageOutput
@@ -41,9 +46,29 @@ def modern(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def old(modern: Path) -> Path:
+def previous(modern: Path) -> Path:
+    """The same bundle as format 3 had it."""
+    folder = Path(shutil.copytree(modern, modern.parent / "previous"))
+    layout = read_manifest(folder).experts
+    selector = blank_selector(len(load_file(folder / SELECTOR)["center"])).stacks()
+    for name, stacks in {
+        "image": blank_stacks(layout, "vision") | selector,
+        "text": blank_stacks(layout, "text"),
+    }.items():
+        model = ir.load(folder / f"{name}.fp32.onnx")
+        inputs = {value.name: value for value in model.graph.inputs}
+        for stack, default in stacks.items():
+            inputs[stack].const_value = ir.tensor(default, name=stack)
+            model.graph.register_initializer(inputs[stack])
+        ir.save(model, folder / f"{name}.fp32.onnx")
+    dataclasses.replace(read_manifest(folder), format_version=3, files=list_files(folder)).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def old(previous: Path) -> Path:
     """The same bundle as format 2 had it."""
-    folder = Path(shutil.copytree(modern, modern.parent / "old"))
+    folder = Path(shutil.copytree(previous, previous.parent / "old"))
     graph = ir.load(folder / "image.fp32.onnx")
     kept = [value for value in graph.graph.inputs if value.name != "selector.background"]
     assert len(kept) == len(graph.graph.inputs) - 1
@@ -68,11 +93,15 @@ def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_a_bundle_of_format_2_computes_what_it_did(old: Path, modern: Path, images: Images) -> None:
-    engine = Engine.open(old, "cpu", num_threads=1)
-    assert engine.manifest.format_version == 2
+@pytest.mark.parametrize(("which", "version"), [("old", 2), ("previous", 3)])
+def test_a_bundle_of_an_older_format_computes_what_it_did(
+    which: str, version: int, modern: Path, images: Images, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(which)
+    engine = Engine.open(folder, "cpu", num_threads=1)
+    assert engine.manifest.format_version == version
     assert_same(engine, Engine.open(modern, "cpu", num_threads=1), images)
-    assert verify_bundle(old, "cpu")["holds"]
+    assert verify_bundle(folder, "cpu")["holds"]
 
 
 def test_its_tasks_come_and_go(old: Path, modern: Path, bundled: "Bundled", images: Images) -> None:
@@ -94,7 +123,11 @@ def test_tasks_whose_selector_has_a_background_do_not_enter_it(old: Path, bundle
     assert engine.tasks is before
 
 
-def test_it_can_be_written_with_its_tasks_inside(old: Path, images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["old", "previous"])
+def test_it_can_be_written_with_its_tasks_inside(
+    which: str, images: Images, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    old: Path = request.getfixturevalue(which)
     write_standalone(old, tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "image.fp32.onnx", providers=["CPUExecutionProvider"])
     task = np.full(len(images), AUTO)
