@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from igsp_deploy.config import ModelConfig, SelectorConfig, build_config
+from igsp_deploy.checked import build
+from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
@@ -118,9 +119,9 @@ class ModelFolder:
             )
         where = f"{path / 'config.json'}"
         try:
-            model = build_config(ModelConfig, values["model"], where)
+            model = build(ModelConfig, values["model"], where)
             # A model from before there was a background keeps the selector that its figures were measured with.
-            selector = build_config(SelectorConfig, {"background": 0.0, **values["selector"]}, where)
+            selector = build(SelectorConfig, {"background": 0.0, **values["selector"]}, where)
             identity = dict(values["backbone"])
             folder = cls(path, identity, model, selector)
             identity["name"], identity["weight_hash"], identity["vision_depth"], identity["text_depth"]

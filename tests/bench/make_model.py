@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import ModelConfig, SelectorConfig, SelectorPlace
-from igsp_deploy.errors import UserError
+from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.record import TaskRecord
@@ -168,16 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--selector-place", choices=("trunk", "embedding"), default="trunk")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    config = ModelConfig(
-        backbone=given.backbone,
-        pretrained=None if given.backbone in (NANO, DEBUG) else RANDOM,
-        rank=given.rank,
-        vision_blocks=given.vision_blocks,
-        text_blocks=given.text_blocks,
-        selector_place=cast(SelectorPlace, given.selector_place),
-    )
-    if problems := config.problems():
-        parser.error("; ".join(problems))
+    try:
+        config = ModelConfig(
+            backbone=given.backbone,
+            pretrained=None if given.backbone in (NANO, DEBUG) else RANDOM,
+            rank=given.rank,
+            vision_blocks=given.vision_blocks,
+            text_blocks=given.text_blocks,
+            selector_place=cast(SelectorPlace, given.selector_place),
+        )
+    except UsageError as error:
+        parser.error(str(error))
     started = time.monotonic()
     new = given.experts if given.new is None else given.new
     try:

@@ -58,7 +58,7 @@ def test_version_is_the_package_version() -> None:
         (["train", "m", "--task", "auto=x"], "'auto'"),
         (["train", "m", "--task", "a=x", "--task", "a=y"], "given twice"),
         (["train", "m", "--task", "a=x", "--set", "learn.stepz=3"], "learn.stepz is not an option"),
-        (["train", "m", "--task", "a=x", "--set", "model.rank=0"], "model.rank must be in"),
+        (["train", "m", "--task", "a=x", "--set", "model.rank=0"], "model.rank must be at least 1, got 0"),
         (["train", "m", "--config", "absent.yaml"], "absent.yaml"),
     ],
 )

@@ -133,7 +133,7 @@ def test_without_the_published_sets_nothing_is_learned(root: Path, tmp_path: Pat
         (("--benchmark", "mtil", "--data-root", ".", "--order", "3"), "--order must be 1 or 2"),
         (("--benchmark", "mtil", "--data-root", ".", "--task", "a=b"), "Leave out --task"),
         (("--task", "a=b", "--order", "2"), "belong to --benchmark"),
-        (("--benchmark", "mtil", "--data-root", ".", "--shots", "-1"), "data.shots must not be negative"),
+        (("--benchmark", "mtil", "--data-root", ".", "--shots", "-1"), "data.shots must be at least 0, got -1"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

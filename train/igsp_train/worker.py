@@ -11,7 +11,8 @@ import signal
 import sys
 from typing import Any
 
-from igsp_deploy.config import RunConfig, apply_overrides, build_config
+from igsp_deploy.checked import build
+from igsp_deploy.config import RunConfig, apply_overrides
 from igsp_deploy.errors import UserError
 from igsp_train.commands.tasks import parse_tasks
 
@@ -47,7 +48,7 @@ def learn(model: str, tasks: list[str], overrides: list[str]) -> None:
     from igsp_train.learn import StepReport
     from igsp_train.sequence import train_sequence
 
-    settings = build_config(RunConfig, apply_overrides({}, overrides), "--set")
+    settings = build(RunConfig, apply_overrides({}, overrides), "--set")
     for name, source in parse_tasks(tasks).items():
 
         def step(report: StepReport, name: str = name) -> None:

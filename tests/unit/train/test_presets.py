@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from igsp_deploy.config import RunConfig, build_config, load_yaml
+from igsp_deploy.checked import build
+from igsp_deploy.config import RunConfig, load_yaml
 from igsp_deploy.names import check_task_name
 
 PRESETS = sorted((Path(__file__).resolve().parents[3] / "train" / "presets").glob("*.yaml"))
@@ -12,7 +13,7 @@ PRESETS = sorted((Path(__file__).resolve().parents[3] / "train" / "presets").glo
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_accepted_and_documented(path: Path) -> None:
-    config = build_config(RunConfig, load_yaml(path), path.name)
+    config = build(RunConfig, load_yaml(path), path.name)
     for name in config.tasks:
         check_task_name(name)
     head = path.read_text(encoding="utf-8").splitlines()[:3]

@@ -56,7 +56,8 @@ def compare(
 
     A finished run is one file in STUDY/runs and is not made again; several processes may work on one STUDY.
     """
-    from igsp_deploy.config import RunConfig, apply_overrides, build_config
+    from igsp_deploy.checked import build
+    from igsp_deploy.config import RunConfig, apply_overrides
     from igsp_deploy.errors import UsageError
 
     sources = parse_tasks(task or [])
@@ -66,7 +67,7 @@ def compare(
             raise UsageError(f"--method {name}: expected one of {', '.join(METHODS)}.")
     settings: dict[str, RunConfig] = {}
     if not ablation:
-        settings["default"] = build_config(RunConfig, apply_overrides({}, set_ or []), "--set")
+        settings["default"] = build(RunConfig, apply_overrides({}, set_ or []), "--set")
     from igsp_train.research.study.presets import read_ablation
 
     for path in ablation or []:

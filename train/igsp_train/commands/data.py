@@ -37,7 +37,8 @@ def data(
     With --zero-shot plain CLIP must give the published figures: if it does not, prompts, class names, splits or images
     are not those of the benchmark, and nothing should be trained on them. Exit code 1 if anything is wrong.
     """
-    from igsp_deploy.config import RunConfig, apply_overrides, build_config, load_yaml
+    from igsp_deploy.checked import build
+    from igsp_deploy.config import RunConfig, apply_overrides, load_yaml
     from igsp_deploy.errors import UsageError, UserError
 
     if action != "check":
@@ -53,7 +54,7 @@ def data(
 
     check_benchmark(benchmark)
     values = apply_overrides(load_yaml(preset_path(benchmark_preset(benchmark, shots=0))), set_ or [])
-    settings = build_config(RunConfig, values, "--set")
+    settings = build(RunConfig, values, "--set")
     progress = Console(stderr=True)
     checks = check_benchmark_sets(data_root)
     gate: list[GateResult] = []

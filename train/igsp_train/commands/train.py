@@ -59,7 +59,8 @@ def train(
     Tasks that MODEL has already are passed over, and an interrupted task goes on from its last checkpoint: after an
     interruption give the same command again. Tasks of the file come first, then those of --task.
     """
-    from igsp_deploy.config import RunConfig, apply_overrides, build_config, load_yaml
+    from igsp_deploy.checked import build
+    from igsp_deploy.config import RunConfig, apply_overrides, load_yaml
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
     from igsp_deploy.yaml_keys import check_unique_keys
@@ -74,7 +75,7 @@ def train(
     source = str(config) if config else "--set"
     if shots is not None:
         values = _over(values, {"data": {"shots": shots}})
-    settings = build_config(RunConfig, apply_overrides(values, set_ or []), source)
+    settings = build(RunConfig, apply_overrides(values, set_ or []), source)
     if benchmark and settings.tasks:
         raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
     for name in settings.tasks:

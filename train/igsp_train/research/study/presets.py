@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from igsp_deploy.config import RunConfig, apply_overrides, build_config, load_yaml
+from igsp_deploy.checked import build
+from igsp_deploy.config import RunConfig, apply_overrides, load_yaml
 from igsp_deploy.errors import UsageError
 from igsp_deploy.yaml_keys import check_unique_keys
 
@@ -35,7 +36,7 @@ def read_ablation(path: Path, overrides: list[str]) -> dict[str, RunConfig]:
         merged = merge(base, changes or {})
         if "tasks" in merged:
             raise UsageError(f"{path}: tasks are given on the command line, with --task.")
-        configs[str(label)] = build_config(RunConfig, merged, f"{path}, {label}")
+        configs[str(label)] = build(RunConfig, merged, f"{path}, {label}")
     return configs
 
 
