@@ -1,7 +1,5 @@
 """Reading the two forms of a request with images: multipart/form-data and JSON with base64."""
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from igsp_serve.base64_text import from_base64
 from igsp_serve.failures import TooLarge
 
 M = TypeVar("M", bound=BaseModel)
@@ -114,10 +113,9 @@ def decode_images(texts: list[str]) -> list[bytes]:
     """
     images = []
     for index, text in enumerate(texts):
-        data = text.partition(",")[2] if text.startswith("data:") else text
         try:
-            images.append(base64.b64decode("".join(data.split()), validate=True))
-        except (binascii.Error, ValueError):
+            images.append(from_base64(text))
+        except ValueError:
             raise BadInput(
                 422, "images must be files in base64.", [_wrong(f"images.{index}", "is not base64")]
             ) from None
