@@ -2,15 +2,22 @@
 
 import base64
 import contextlib
+import functools
+import importlib
 import io
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import onnxruntime
 
 from igsp_deploy.bundle.manifest import Variant
 from igsp_deploy.errors import UserError
+from igsp_deploy.runtime.drivers import has_nvidia_driver
+from igsp_deploy.runtime.why_not import why_not
+
+logger = logging.getLogger(__name__)
 
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 CPU = "CPUExecutionProvider"
@@ -30,7 +37,8 @@ def choose_provider(wanted: Provider, *, allow_fallback: bool = False) -> str:
     """The execution provider to use, tried out before any real graph is loaded.
 
     onnxruntime falls back to the CPU without a word when a CUDA library is missing, and an fp16 graph can crash the
-    process there; so a session of one node is made first.
+    process there; so a session of one node is made first. Where a GPU's driver is here and the CPU is taken all the
+    same, a warning of this module's logger says why, once.
 
     Args:
         wanted: `auto` takes CUDA where it works, else the CPU.
@@ -41,23 +49,17 @@ def choose_provider(wanted: Provider, *, allow_fallback: bool = False) -> str:
     """
     if wanted not in get_args(Provider):
         raise UserError(f"the provider must be one of {', '.join(get_args(Provider))}, got {wanted!r}.")
-    if wanted == "cpu" or (wanted == "auto" and not _has_nvidia_driver()):
+    if wanted == "cpu" or (wanted == "auto" and not has_nvidia_driver()):
         return CPU
-    if wanted == "tensorrt":
-        if _works(TENSORRT):
-            return TENSORRT
-        if not allow_fallback:
-            raise UserError(
-                "TensorRT was asked for, but onnxruntime cannot use it here (no GPU, or TensorRT 10 is missing). "
-                "Use the provider cuda or cpu, or install it: pip install tensorrt."
-            )
-    if _works(CUDA):
-        return CUDA
-    if wanted == "cuda" and not allow_fallback:
-        raise UserError(
-            "CUDA was asked for, but onnxruntime cannot use it here (no GPU, or its CUDA 13 and cuDNN 9 libraries are "
-            "missing). Use the provider auto or cpu, or install them: pip install 'onnxruntime-gpu[cuda,cudnn]'."
-        )
+    for provider, name in ((TENSORRT, "TensorRT"), (CUDA, "CUDA")):
+        if provider == TENSORRT and wanted != "tensorrt":
+            continue
+        if works(provider):
+            return provider
+        complaint = f"onnxruntime cannot use {name} here: {why_not(provider)}"
+        if wanted != "auto" and not allow_fallback:
+            raise UserError(f"{name} was asked for, but {complaint} (Or use the provider auto or cpu.)")
+        _warn_once(complaint)
     return CPU
 
 
@@ -88,24 +90,43 @@ def choose_variant(variants: Sequence[Variant], provider: str, precision: str | 
     )
 
 
-def _has_nvidia_driver() -> bool:
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")) or (
-        Path("C:/Windows/System32/nvcuda.dll").exists()
-    )
-
-
-def _works(provider: str) -> bool:
+def works(provider: str) -> bool:
+    """Whether a session of one node runs on `provider`."""
     if provider not in onnxruntime.get_available_providers():
         return False
-    if hasattr(onnxruntime, "preload_dlls"):
-        # CUDA libraries that came as Python packages; it prints about those that did not.
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            onnxruntime.preload_dlls()
-    onnxruntime.set_default_logger_severity(_SILENT)
     try:
-        session = onnxruntime.InferenceSession(_PROBE, providers=[provider])
+        return probe(provider, severity=_SILENT)
     except Exception:  # whatever it is, this provider is of no use here
         return False
+
+
+def probe(provider: str, *, severity: int) -> bool:
+    """Open a session of one node on `provider`, and run it.
+
+    Args:
+        provider: one that onnxruntime was built with.
+        severity: from which on onnxruntime prints its own messages to stderr; 2 are warnings, 4 silences it.
+
+    Returns:
+        Whether the session got that provider; onnxruntime's exceptions pass through.
+    """
+    # Libraries that came as Python packages; onnxruntime prints about those that did not.
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
+    if provider == TENSORRT:
+        with contextlib.suppress(Exception):
+            importlib.import_module("tensorrt")
+    onnxruntime.set_default_logger_severity(severity)
+    try:
+        session = onnxruntime.InferenceSession(_PROBE, providers=[provider], enable_fallback=0)
+        if provider not in session.get_providers():
+            return False
+        session.run(None, {"x": np.zeros(1, np.float32)})
     finally:
         onnxruntime.set_default_logger_severity(2)
-    return provider in session.get_providers()
+    return True
+
+
+@functools.cache
+def _warn_once(complaint: str) -> None:
+    logger.warning("%s Until then the CPU does the work.", complaint)

@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from igsp_deploy.installed import install_command
+
+if TYPE_CHECKING:
+    from tests.conftest import Bundled
 
 RUN = [sys.executable, "-m", "igsp_deploy.cli.main"]
 
@@ -150,3 +154,37 @@ def test_doctor_reports_json(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["cpu_cores"] == os.cpu_count()
     assert found["packages"]["numpy"]
+
+
+def test_every_command_that_runs_graphs_says_which_onnxruntime_to_install(bundled: "Bundled", tmp_path: Path) -> None:
+    """One process for all: `sys.modules` makes an import fail as a missing package does."""
+    image = bundled.images("colors")[0]
+    commands: list[list[object]] = [
+        ["predict", bundled.bundle, image],
+        ["serve", bundled.bundle, "--port", 0],
+        ["demo", bundled.bundle, "--port", 0],
+        ["verify", bundled.bundle],
+        ["bench", bundled.bundle, "--model", bundled.model],
+        ["export", bundled.model, tmp_path / "bundle"],
+        ["quickstart", "--out", tmp_path / "tour"],
+    ]
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "import igsp_deploy.cli.main as m\n"
+        f"for arguments in {[list(map(str, command)) for command in commands]!r}:\n"
+        "    sys.argv = ['igsp', *arguments]\n"
+        "    try:\n"
+        "        m.main()\n"
+        "    except SystemExit as leaving:\n"
+        "        print(arguments[0], leaving.code)\n"
+    )
+    result = python(code)
+    assert result.stdout.splitlines() == [f"{command[0]} 1" for command in commands]
+    wanted = (
+        "error: this command needs onnxruntime, which is not installed. "
+        f"Install it with: {install_command('cpu')} (without a GPU), "
+        f"or {install_command('gpu')} (with an NVIDIA GPU), never both."
+    )
+    assert result.stderr.splitlines() == [wanted] * len(commands)
+    assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,8 @@ from igsp_deploy.bundle.preprocess import normalize
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_deploy.runtime import providers
 from igsp_deploy.runtime.engine import Engine
-from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider, choose_variant
+from igsp_deploy.runtime.providers import CPU, CUDA, choose_variant
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled
@@ -117,26 +116,6 @@ def test_what_onnxruntime_cannot_load_is_named(bundled: "Bundled", tmp_path: Pat
     dataclasses.replace(manifest, files=list_files(copy)).write(copy)
     with pytest.raises(UserError, match=r"cannot load .*image\.fp32\.onnx"):
         Engine.open(copy, "cpu")
-
-
-def test_cuda_asked_and_not_had_is_an_error_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "_works", lambda provider: False)
-    with pytest.raises(UserError, match="CUDA was asked for"):
-        choose_provider("cuda")
-    assert choose_provider("cuda", allow_fallback=True) == CPU
-    assert choose_provider("auto") == CPU
-
-
-def test_cuda_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "_works", lambda provider: True)
-    monkeypatch.setattr(providers, "_has_nvidia_driver", lambda: True)
-    assert choose_provider("auto") == choose_provider("cuda") == CUDA
-    assert choose_provider("cpu") == CPU
-
-
-def test_the_probe_is_a_graph_the_cpu_can_run() -> None:
-    assert providers._works(CPU)
-    assert not providers._works("NoSuchExecutionProvider")
 
 
 def test_half_precision_never_reaches_the_cpu() -> None:
