@@ -94,6 +94,23 @@ class Classifier:
         """Load a bundle; see `Engine.open`."""
         return cls(Engine.open(bundle, providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check))
 
+    def open_text(self) -> None:
+        """Open the text graph and the tokenizer now, so that nothing is read from the folder any more.
+
+        Raises:
+            UserError: one cannot be loaded, or is not the file that was checked.
+        """
+        self._open_tokenizer()
+        self.engine.open_text()
+
+    def _open_tokenizer(self) -> ClipTokenizer:
+        if self._tokenizer is None:
+            length = self.manifest.backbone.context_length
+            tokenizer = ClipTokenizer.from_file(self.engine.folder / TOKENIZER, length)
+            self.engine.require_unchanged((TOKENIZER,))
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
     def task_index(self, task: str) -> int:
         """Index of the task called `task`; `auto` gives `AUTO`, `none` gives `PLAIN`.
 
@@ -167,10 +184,7 @@ class Classifier:
             task: index of a task, or `PLAIN`.
             tasks: what the index refers to; by default the tasks known now.
         """
-        if self._tokenizer is None:
-            length = self.manifest.backbone.context_length
-            self._tokenizer = ClipTokenizer.from_file(self.engine.folder / TOKENIZER, length)
-        ids = self._tokenizer(texts)
+        ids = self._open_tokenizer()(texts)
         parts = [
             self.engine.embed_text(chunk, np.full(len(chunk), task, np.int64), tasks=tasks)
             for chunk in (ids[start : start + 256] for start in range(0, len(ids), 256))

@@ -5,7 +5,7 @@ Shapes: B images, S image side, N texts, D embedding width, T tasks.
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from igsp_deploy.bundle.checked import CheckedFiles
 from igsp_deploy.bundle.manifest import (
     CLASSES,
     REMEDY,
@@ -20,7 +21,6 @@ from igsp_deploy.bundle.manifest import (
     BundleTask,
     Manifest,
     Variant,
-    check_files,
     check_sizes,
     read_manifest,
 )
@@ -90,7 +90,7 @@ class Engine:
         variant: Variant,
         settings: SessionSettings,
         *,
-        checked: bool = False,
+        files: CheckedFiles | None = None,
         batch_sizes: Sequence[int] = (),
         max_tasks: int = MAX_TASKS,
     ) -> None:
@@ -100,7 +100,8 @@ class Engine:
         self.variant = variant
         self.provider = settings.provider
         self._settings = settings
-        self._checked = checked
+        self._files = files
+        self._checked = files is not None
         self._batch_sizes = tuple(batch_sizes)
         self._max_tasks = max_tasks
         self._image = Graph(folder / variant.image, settings)
@@ -110,6 +111,7 @@ class Engine:
         self._changing = threading.Lock()
         self._check_image_graph()
         self._loaded = self._load(self._read(folder, manifest, None))
+        self.require_unchanged((variant.image, *([variant.select] if variant.select else []), *TASK_FILES))
 
     @classmethod
     def open(
@@ -148,8 +150,7 @@ class Engine:
             UserError: the bundle is missing, damaged or of another version, or the provider cannot be had.
         """
         manifest = read_manifest(folder)
-        if check:
-            check_files(folder, manifest)
+        files = CheckedFiles(folder, manifest) if check else None
         provider = choose_provider(providers, allow_fallback=allow_fallback)
         variant = choose_variant(manifest.variants, provider, precision)
         if cuda_graph and (provider == CPU or not batch_sizes):
@@ -162,7 +163,7 @@ class Engine:
             engine_cache=engine_cache,
             profile=profile,
         )
-        return cls(folder, manifest, variant, settings, checked=check, batch_sizes=batch_sizes, max_tasks=max_tasks)
+        return cls(folder, manifest, variant, settings, files=files, batch_sizes=batch_sizes, max_tasks=max_tasks)
 
     @classmethod
     def open_unoptimized(cls, folder: Path, variant: Variant) -> "Engine":
@@ -171,6 +172,35 @@ class Engine:
         It is the optimisation of half-precision graphs for the CPU that can crash onnxruntime.
         """
         return cls(folder, read_manifest(folder), variant, SessionSettings(provider=CPU, optimize=False))
+
+    def open_text(self) -> None:
+        """Open the text graph now. Else it is opened when the first text comes: most who classify images need none.
+
+        Raises:
+            UserError: it cannot be loaded, or is not the file that was checked.
+        """
+        self._open_text(self._loaded)
+
+    def _open_text(self, tasks: LoadedTasks) -> Graph:
+        with self._text_lock:
+            if self._text is None:
+                # Never as a CUDA graph: a text's length is free.
+                settings = dataclasses.replace(self._settings, cuda_graph=False)
+                text = Graph(self.folder / self.variant.text, settings)
+                self.require_unchanged((self.variant.text,))
+                self._text = text
+            if not tasks.text:
+                tasks.text.update(self._text.bind(tasks.tasks.text))
+            return self._text
+
+    def require_unchanged(self, names: Collection[str]) -> None:
+        """See that files of the bundle, just read, are those that were checked when it was opened.
+
+        Raises:
+            UserError: one was replaced, changed or removed since.
+        """
+        if self._files is not None:
+            self._files.require_unchanged(names)
 
     @property
     def tasks(self) -> LoadedTasks:
@@ -206,8 +236,9 @@ class Engine:
             self._check_count(len(present) + 1)
             if self._checked and tasks.is_part_of(manifest) and _says_experts(manifest, name):
                 check_sizes(bundle, manifest, TASK_FILES)
-                check_files(bundle, manifest, (CLASSES, SELECTOR))
+                files = CheckedFiles(bundle, manifest, (CLASSES, SELECTOR))
                 tasks = tasks.plus(bundle, manifest, name)
+                files.require_unchanged()
             else:
                 order = [task for task in manifest.task_names() if task in present or task == name]
                 tasks = self._read_checked(bundle, manifest, order)
@@ -242,8 +273,10 @@ class Engine:
             )
 
     def _read_checked(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
-        check_files(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
-        return self._read(bundle, manifest, names)
+        files = CheckedFiles(bundle, manifest, TASK_FILES)  # not its graphs: they are not read, and large
+        tasks = self._read(bundle, manifest, names)
+        files.require_unchanged()
+        return tasks
 
     def _read(self, bundle: Path, manifest: Manifest, names: Sequence[str] | None) -> TaskSet:
         self._check_count(len(names) if names is not None else len(manifest.tasks))
@@ -402,19 +435,11 @@ class Engine:
         _check_task(task, len(ids), len(tasks.tasks.tasks), PLAIN)
         if not len(ids):
             return np.zeros((0, self.manifest.backbone.embed_dim), np.float32)
-        with self._text_lock:
-            if self._text is None:
-                # Open prompts are rare: the text tower is loaded when the first one comes. Never as a CUDA graph: a
-                # text's length is free.
-                self._text = Graph(
-                    self.folder / self.variant.text, dataclasses.replace(self._settings, cuda_graph=False)
-                )
-            if not tasks.text:
-                tasks.text.update(self._text.bind(tasks.tasks.text))
+        text = self._open_text(tasks)
         # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
         # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
         longest = max(2, int(ids.argmax(axis=1).max()) + 1)
-        (result,) = self._text.run({"ids": ids[:, :longest], "task": tasks.tasks.text_slots.slot(task)}, tasks.text)
+        (result,) = text.run({"ids": ids[:, :longest], "task": tasks.tasks.text_slots.slot(task)}, tasks.text)
         return result
 
 

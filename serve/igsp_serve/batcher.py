@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igsp_deploy.runtime.engine import ImageOutput
-from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
+from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -359,7 +359,7 @@ class Batcher:
         try:
             self._probe()
         except Exception as error:
-            logger.warning("the model still fails: %s", error)
+            logger.warning("the model still fails: %s", without_paths(str(error)))
             return
         self._failure = None
         logger.info("the model works again")

@@ -61,5 +61,6 @@ def decode(
     except (
         Exception
     ) as error:  # what decoders raise on hostile bytes has no end: struct.error, RuntimeError of AVIF, ...
-        logger.info("an image broke its decoder", exc_info=True)
+        logger.info("an image broke its decoder: %s", type(error).__name__)
+        logger.debug("an image broke its decoder", exc_info=True)
         raise ImageError("the image cannot be decoded. It may be damaged; save it again.") from error

@@ -1,6 +1,12 @@
 """Why a request was not answered: what the service raises, whoever asked (HTTP, demo, Ray)."""
 
+import re
+from pathlib import Path
+
 from igsp_deploy.errors import UserError
+
+_ABSOLUTE = re.compile(r"(?<![\w.:/])(/[^/\s'\",;()<>]+)(?:/[^/\s'\",;()<>]+)*/?")
+"""What looks like an absolute path, and its first folder."""
 
 
 class RequestError(UserError):
@@ -34,3 +40,16 @@ class Unavailable(Exception):
 
 class EngineFailed(Exception):
     """The model could not run on this request's images: our fault, not the caller's."""
+
+
+def without_paths(text: str) -> str:
+    """A text for strangers: of each absolute path of this machine, its last name alone.
+
+    Paths of URLs stay: those that begin with no folder of this machine.
+    """
+
+    def last(found: re.Match[str]) -> str:
+        whole = found.group()
+        return Path(whole).name if Path(found[1]).exists() else whole
+
+    return _ABSOLUTE.sub(last, text)

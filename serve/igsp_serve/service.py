@@ -441,6 +441,11 @@ class Service:
             snapshot.run(images, np.full(count, AUTO, np.int64))
         for used in (PLAIN, *range(len(snapshot.names))):
             snapshot.labels.of(used)
+        # One text and several, short and long, plain and with experts: what the first prompts would wait for.
+        long = "a photo of something, " * snapshot.classifier.manifest.backbone.context_length
+        for texts in (["a photo"], ["a photo", long]):
+            for used in (PLAIN, 0):
+                snapshot.classifier.embed_text(texts, used, tasks=snapshot.known)
 
     def _probe(self) -> None:
         size = self._snapshot.size
@@ -570,7 +575,9 @@ def _open(bundle: Path, settings: Settings) -> Classifier:
         engine_cache=settings.engine_cache,
         max_tasks=settings.max_tasks,
     )
-    return Classifier(engine)
+    classifier = Classifier(engine)
+    classifier.open_text()
+    return classifier
 
 
 def _task_index(snapshot: Snapshot, task: str | Sequence[str], count: int) -> NDArray[np.int64]:

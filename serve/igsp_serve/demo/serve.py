@@ -42,6 +42,7 @@ def make_app(
     if teach and model is None:
         raise UserError("--teach needs the model folder the bundle was made from: --model MODEL.")
     classifier = Classifier.open(bundle, provider)
+    classifier.open_text()
     backend = ClassifierBackend(classifier)
     kept = evaluation or default_evaluation(bundle)
     teacher = None

@@ -4,35 +4,18 @@ So a client that sends slowly holds a connection and nothing else, and one that 
 """
 
 import asyncio
-import zlib
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from igsp_serve.http.problems import problem
+from igsp_serve.http.problems import Refused, problem
+from igsp_serve.http.unpack import PIECE, Unpacker, too_large
 
 _DISCARD_S = 1.0
 """Time to read on what will not be used, so that the client is there to read why."""
-_ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""Content encoding -> what zlib calls it."""
 _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
-
-
-class Refused(Exception):
-    """The body cannot be taken.
-
-    Attributes:
-        status: HTTP status.
-        detail: why.
-    """
-
-    def __init__(self, status: int, detail: str) -> None:
-        """Say why."""
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class Body:
@@ -95,31 +78,25 @@ class Body:
     async def _read(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
-            raise self._too_large()
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "", *_ENCODINGS):
-            raise Refused(415, f"the content encoding must be {' or '.join(_ENCODINGS)}, got {encoding[:40]!r}.")
-        unpack = zlib.decompressobj(_ENCODINGS[encoding]) if encoding in _ENCODINGS else None
-        parts: list[bytes] = []
-        total = 0
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise too_large(self._max_bytes)
+        unpacker = Unpacker(", ".join(headers.getlist("content-encoding")), self._max_bytes)
+        body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            part = message.get("body", b"")
-            if unpack is not None and part:
-                part = _unpack(unpack, part, self._max_bytes - total + 1)
-            total += len(part)
-            if total > self._max_bytes:
-                raise self._too_large()
-            hold(len(part))
-            parts.append(part)
+            for piece in unpacker.feed(message.get("body", b"")):
+                if len(body) + len(piece) > self._max_bytes:
+                    raise too_large(self._max_bytes)
+                hold(len(piece))
+                body += piece
+                if len(piece) == PIECE:
+                    await asyncio.sleep(0)  # others are served meanwhile
             if not message.get("more_body", False):
                 break
-        if unpack is not None and total and not unpack.eof:
-            raise Refused(400, f"the body is not whole {encoding} data.")
-        return b"".join(parts)
+        unpacker.finish()
+        return bytes(body)
 
     async def _serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Give the body to the application; cancel it when the client leaves."""
@@ -171,20 +148,10 @@ class Body:
         response: Response = problem(scope, refused.status, refused.detail, headers=headers)
         await response(scope, receive, send)
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"a body may have {self._max_bytes:,} bytes. Send fewer or smaller images.")
-
 
 def _has_body(scope: Scope) -> bool:
     names = {name for name, _ in scope["headers"]}
     return b"transfer-encoding" in names or b"content-length" in names
-
-
-def _unpack(unpack: "zlib._Decompress", part: bytes, most: int) -> bytes:
-    try:
-        return unpack.decompress(part, most)
-    except zlib.error as error:
-        raise Refused(400, "the body is not what its content encoding says.") from error
 
 
 def _describe(scope: Scope, length: int) -> None:

@@ -16,11 +16,27 @@ from igsp_serve.failures import (
     Overloaded,
     TooLarge,
     Unavailable,
+    without_paths,
 )
 
 PROBLEM = "application/problem+json"
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 431: "Request Header Fields Too Large"}
 """Where Python's names differ from version to version."""
+
+
+class Refused(Exception):
+    """A request that is not passed on.
+
+    Attributes:
+        status: HTTP status.
+        detail: why, and what to do.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        """Say why."""
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
 
 
 def problem(
@@ -67,7 +83,7 @@ def failure(scope: Scope, error: Exception) -> Response:
     if isinstance(error, TooLarge):
         return problem(scope, 413, str(error))
     if isinstance(error, UserError):
-        return problem(scope, 400 if is_v2(scope) else 422, str(error))
+        return problem(scope, 400 if is_v2(scope) else 422, without_paths(str(error)))
     return problem(scope, 500, "The server made a mistake. Its log has it under the request id.")
 
 

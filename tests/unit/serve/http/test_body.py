@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import os
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -85,6 +86,15 @@ def test_packed_bodies_are_unpacked(encoding: str, pack: Callable[[bytes], bytes
         (400, [part(gzip.compress(b"hello")[:-9])], {"content-encoding": "gzip"}),
         (400, [part(b"hello")], {"content-encoding": "gzip"}),
         (415, [part(b"hello")], {"content-encoding": "zstd"}),
+        (415, [part(gzip.compress(gzip.compress(b"hello")))], {"content-encoding": "gzip, gzip"}),
+        (400, [part(zlib.compress(b"hello", wbits=-15))], {"content-encoding": "deflate"}),
+        (400, [part(zlib.compress(b"hello") + zlib.compress(b"hello"))], {"content-encoding": "deflate"}),
+        (400, [part(gzip.compress(b"hello") + b"garbage")], {"content-encoding": "gzip"}),
+        (400, [part(gzip.compress(b"hello") + bytes(5))], {"content-encoding": "gzip"}),
+        (400, [part(gzip.compress(b"a") + gzip.compress(b"b")[:-1])], {"content-encoding": "gzip"}),
+        (400, [part(gzip.compress(b"")[:10])], {"content-encoding": "gzip"}),
+        (413, [part(gzip.compress(b"a") + gzip.compress(bytes(10_000_000)))], {"content-encoding": "gzip"}),
+        (413, [part(gzip.compress(b"") * 6)], {"content-encoding": "gzip"}),
         (408, [part(b"x", True), 20.0], {}),
         (408, [part(b"x", True), 0.03, part(b"x", True), 0.03, part(b"x", True), 0.03, part(b"x")], {}),
     ],
@@ -98,6 +108,110 @@ def test_what_is_too_much_too_slow_or_broken_is_refused(
     assert (b"connection", b"close") in answer[0]["headers"]
     assert not got
     assert body._buffered == 0
+
+
+def test_members_of_gzip_are_one_body_wherever_they_are_cut() -> None:
+    packed = gzip.compress(b"hello ") + gzip.compress(b"") + gzip.compress(b"world")
+    for size in (1, 7, len(packed)):
+        body, got = make()
+        parts = [part(packed[start : start + size], True) for start in range(0, len(packed), size)]
+        asyncio.run(ask(body, [*parts, part(b"")], headers={"content-encoding": "x-gzip"}))
+        assert got == [b"hello world"]
+
+
+def test_a_packed_body_longer_than_one_piece_is_whole() -> None:
+    data = bytes(range(256)) * 9000
+    body, got = make(max_bytes=10**7, max_buffered_bytes=10**7)
+    asyncio.run(ask(body, [part(gzip.compress(data))], headers={"content-encoding": "gzip"}))
+    assert got == [data]
+
+
+def test_two_headers_of_encoding_are_two_encodings() -> None:
+    body, got = make()
+
+    async def main() -> list[Message]:
+        sent: list[Message] = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/classify",
+            "headers": [(b"content-encoding", b"gzip"), (b"content-encoding", b"gzip")],
+        }
+
+        async def receive() -> Message:
+            return part(gzip.compress(b"hello"))
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await body(scope, receive, send)
+        return sent
+
+    assert asyncio.run(main())[0]["status"] == 415
+    assert not got
+
+
+@pytest.mark.parametrize(
+    ("status", "first", "then"),
+    [
+        (400, gzip.compress(b"x"), b"garbage" * 10_000),
+        (413, gzip.compress(os.urandom(500_000))[:-8], b""),
+        (400, b"", gzip.compress(b"") * 3000),
+        (413, gzip.compress(b"x"), gzip.compress(bytes(10**8))),
+        (413, gzip.compress(b"", 0)[:10], b"\0\0\0\xff\xff" * 13_000),
+    ],
+    ids=["garbage behind the end", "nothing unpacked", "empty members", "bomb in a second member", "empty blocks"],
+)
+def test_packed_bodies_without_an_end_are_cut_off(status: int, first: bytes, then: bytes) -> None:
+    """Whatever is sent on and on counts, and takes no memory beyond the limit."""
+    import tracemalloc
+
+    body, got = make(max_bytes=300_000, max_buffered_bytes=600_000)
+    messages: list[Message | float] = [part(first, True), *[part(then, True) for _ in range(200)], part(b"")]
+    tracemalloc.start()
+    try:
+        answer = asyncio.run(ask(body, messages, headers={"content-encoding": "gzip"}))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer[0]["status"] == status
+    assert peak < 6_000_000
+    assert not got
+
+
+def test_others_are_served_while_a_body_is_unpacked() -> None:
+    turns = 0
+
+    async def main() -> None:
+        body, got = make(max_bytes=20 * 2**20, max_buffered_bytes=20 * 2**20)
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += not got
+
+        counting = asyncio.create_task(count())
+        await ask(body, [part(gzip.compress(bytes(16 * 2**20)))], headers={"content-encoding": "gzip"})
+        counting.cancel()
+
+    asyncio.run(main())
+    assert turns >= 12
+
+
+def test_many_small_parts_take_the_memory_of_their_bytes() -> None:
+    import tracemalloc
+
+    body, got = make(max_bytes=10**6, max_buffered_bytes=10**6)
+    messages: list[Message | float] = [*[part(b"x", True)] * 100_000, part(b"")]
+    tracemalloc.start()
+    try:
+        asyncio.run(ask(body, messages))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(got[0]) == 100_000
+    assert peak < 2_000_000
 
 
 def test_a_bomb_is_not_unpacked_beyond_the_limit() -> None:
