@@ -83,9 +83,12 @@ def test_the_text_tower_is_open_and_has_run_before_a_server_is_ready(
 ) -> None:
     ran: list[str] = []
     run = Graph.run
-    monkeypatch.setattr(
-        Graph, "run", lambda self, *args, **options: (ran.append(self.path.name), run(self, *args, **options))[1]
-    )
+
+    def noted(self: Graph, *args: Any, **options: Any) -> Any:
+        ran.append(self.path.name)
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(Graph, "run", noted)
     service = Service.open(bundle, Settings(provider="cpu"))
     remove(bundle)
     assert service.not_ready()
@@ -106,9 +109,13 @@ def test_a_replaced_bundle_is_read_before_it_is_served(bundle: Path, bundled: An
 
 def test_the_demo_reads_texts_before_it_starts(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Classifier] = []
-    monkeypatch.setattr(
-        Classifier, "open_text", lambda self, real=Classifier.open_text: (opened.append(self), real(self))[1]
-    )
+    open_text = Classifier.open_text
+
+    def noted(self: Classifier) -> None:
+        opened.append(self)
+        open_text(self)
+
+    monkeypatch.setattr(Classifier, "open_text", noted)
     # The page itself is not needed here.
     monkeypatch.setattr("igsp_serve.demo.page.build_demo", lambda *_, **__: None)
     monkeypatch.setattr("igsp_serve.demo.mount.mount_demo", lambda app, *_, **__: app)
