@@ -15,14 +15,13 @@ import copy
 from typing import Any
 
 import torch
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.model.adapter import BlockAdapter
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.router import router_features, static_gates
-from igsp_export.blocks import attention, plain_block
+from igsp_export.blocks import attention, plain_block, text_head
 from igsp_export.image_graph import PlainGraph
 
 
@@ -123,20 +122,13 @@ class FoldedText(nn.Module):
         super().__init__()
         self.text: Any = backbone.text
         self.widened = widen(self.text.transformer.resblocks, adapters)
-        self.pool_type = getattr(self.text, "text_pool_type", None) or self.text.pool_type
-        eos = getattr(self.text, "text_eos_id", None)
-        self.eos_id = eos if eos is not None else getattr(self.text, "eos_id", None)
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 `[N, n]` -> normalised embeddings `[N, D]`."""
         text, length = self.text, ids.shape[1]
         x = text.token_embedding(ids) + text.positional_embedding[:length]
         x = _run(text.transformer.resblocks, self.widened, x, text.attn_mask[:length, :length])
-        x = text_global_pool(text.ln_final(x), ids, self.pool_type, eos_token_id=self.eos_id)
-        projection = text.text_projection
-        if projection is not None:
-            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return F.normalize(x, dim=-1).float()
+        return text_head(text, x, ids)
 
     def in_precision(self, dtype: torch.dtype) -> "FoldedText":
         """A copy in another floating-point type; its inputs and outputs stay the same."""

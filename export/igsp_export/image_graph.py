@@ -19,7 +19,7 @@ from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.selector import selector_features
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_export.blocks import StackedExperts, answered, plain_block, slots, stacked_block, stacked_experts
+from igsp_export.blocks import StackedExperts, answered, count_slots, plain_block, slots, stacked_block, stacked_experts
 
 
 class SelectorGraph(nn.Module):
@@ -74,7 +74,7 @@ class _ImageTower(nn.Module):
         """Normalised embeddings `[B, D]` of the last block's output."""
         pooled, _ = self.visual._pool(x)
         features = pooled @ self.visual.proj if self.visual.proj is not None else pooled
-        return F.normalize(features, dim=-1).float()
+        return F.normalize(features.float(), dim=-1)
 
     def plain(self, x: Tensor, first: int, last: int) -> Tensor:
         """Frozen blocks `first` to `last - 1`."""
@@ -145,10 +145,6 @@ class ImageGraph(_ImageTower):
         self.first_block = min(int(block) for block in self.experts)
         self.selector = SelectorGraph(selector) if selector is not None else None
 
-    def num_slots(self) -> int:
-        """Slices of the stacks, plain CLIP's included."""
-        return next(cast(StackedExperts, experts).down.shape[0] for experts in self.experts.values())
-
     def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor] | Tensor:
         """Classify into embeddings.
 
@@ -166,11 +162,12 @@ class ImageGraph(_ImageTower):
         if self.selector is not None:
             chosen, scores = self.selector(selector_features(self.backbone, x.float(), self.first_block, "trunk"))
             used = torch.where(task == AUTO, chosen, task)
-        index = slots(used, self.num_slots())
+        num_slots = count_slots(next(cast(StackedExperts, one).down for one in self.experts.values()))
+        index = slots(used, num_slots)
         for number in range(self.first_block, len(blocks)):
             if str(number) in self.experts:
                 x = stacked_block(blocks[number], cast(StackedExperts, self.experts[str(number)]), x, index)
             else:
                 x = plain_block(blocks[number], x)
-        features = answered(self.head(x), used, self.num_slots())
+        features = answered(self.head(x), used, num_slots)
         return features if scores is None else (features, used, scores)

@@ -15,11 +15,13 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 from torch.export import Dim
 
 from igsp_deploy import __version__
 from igsp_deploy.bundle.stacks import is_stack
+from igsp_export.blocks import attention_nodes
 
 OPSETS = (18, 23)
 """Opsets to choose from: 23 knows `Attention`, 18 is for older consumers."""
@@ -77,7 +79,7 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
         "arguments": {name: _free(signature, name) for name in signature.inputs},
         "stacks": free,
     }
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), attention_nodes(opset >= 23):
         program = torch.onnx.export(
             _WithStacks(module).eval(),
             (),
@@ -91,6 +93,7 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
         )
     assert program is not None
     model = program.model
+    fix_reshapes(model)
     forget_origin(model)
     program.save(path)
     return names
@@ -124,6 +127,34 @@ def _free(signature: Signature, name: str) -> dict[int, Any]:
         dimension, largest = signature.lengths[name]
         free[1] = Dim(dimension, min=2, max=largest)
     return free
+
+
+def fix_reshapes(model: Any) -> None:
+    """Give reshapes a constant shape, where the exporter writes one put together from sizes of tensors.
+
+    A dimension that stays at its place is 0, which ONNX copies from the input; one more may be free, -1. Each is nodes
+    less, and none of them on the CPU.
+    """
+    for node in model.graph:
+        if node.op_type != "Reshape" or node.inputs[1].const_value is not None:
+            continue
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if (
+            before is None
+            or after is None
+            or any(isinstance(size, ir.SymbolicDim) and size.value is None for size in after)
+        ):
+            continue
+        shape = [
+            size if isinstance(size, int) else 0 if place < len(before) and before[place] == size else -1
+            for place, size in enumerate(after)
+        ]
+        if shape.count(-1) <= 1:
+            constant = ir.Value(name=f"{node.outputs[0].name}_shape", const_value=ir.tensor(shape))
+            model.graph.register_initializer(constant)
+            node.replace_input_with(1, constant)
+            node.attributes.pop("allowzero", None)
+    RemoveUnusedNodesPass()(model)
 
 
 def forget_origin(model: Any) -> None:

@@ -4,13 +4,20 @@ import copy
 from typing import Any, cast
 
 import torch
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import StackedExperts, answered, plain_block, slots, stacked_block, stacked_experts
+from igsp_export.blocks import (
+    StackedExperts,
+    answered,
+    count_slots,
+    plain_block,
+    slots,
+    stacked_block,
+    stacked_experts,
+    text_head,
+)
 
 
 class TextGraph(nn.Module):
@@ -21,13 +28,6 @@ class TextGraph(nn.Module):
         super().__init__()
         self.text: Any = backbone.text
         self.experts = stacked_experts(stacks, rank, "static")
-        self.pool_type = getattr(self.text, "text_pool_type", None) or self.text.pool_type
-        eos = getattr(self.text, "text_eos_id", None)
-        self.eos_id = eos if eos is not None else getattr(self.text, "eos_id", None)
-
-    def num_slots(self) -> int:
-        """Slices of the stacks, plain CLIP's included."""
-        return next((cast(StackedExperts, experts).down.shape[0] for experts in self.experts.values()), 1)
 
     def forward(self, ids: Tensor, task: Tensor) -> Tensor:
         """Embed texts.
@@ -41,7 +41,8 @@ class TextGraph(nn.Module):
         """
         text = self.text
         length = ids.shape[1]
-        index = slots(task, self.num_slots())
+        num_slots = count_slots(next((cast(StackedExperts, one).down for one in self.experts.values()), None))
+        index = slots(task, num_slots)
         x = text.token_embedding(ids) + text.positional_embedding[:length]
         mask = text.attn_mask[:length, :length]
         for number, block in enumerate(text.transformer.resblocks):
@@ -50,11 +51,7 @@ class TextGraph(nn.Module):
                 x = stacked_block(block, experts, x, index, mask)
             else:
                 x = plain_block(block, x, mask)
-        x = text_global_pool(text.ln_final(x), ids, self.pool_type, eos_token_id=self.eos_id)
-        projection = text.text_projection
-        if projection is not None:
-            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return answered(F.normalize(x, dim=-1).float(), task, self.num_slots())
+        return answered(text_head(text, x, ids), task, num_slots)
 
     def in_precision(self, dtype: torch.dtype) -> "TextGraph":
         """A copy in another floating-point type; ids, tasks and embeddings keep theirs."""

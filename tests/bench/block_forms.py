@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import attention, plain_block, slots, stacked_experts
+from igsp_export.blocks import attention, count_slots, plain_block, slots, stacked_experts
 from igsp_export.onnx_file import Signature, write_onnx
 
 DELTA = 0.2
@@ -46,7 +46,7 @@ class Tower(nn.Module):
                 experts: Any = self.experts[str(number)]
                 x = x + block.ls_1(attention(block, block.ln_1(x), None))
                 hidden = block.ln_2(x)
-                x = x + block.ls_2(block.mlp(hidden) + experts(hidden, slots(task, experts.router_bias.shape[0])))
+                x = x + block.ls_2(block.mlp(hidden) + experts(hidden, slots(task, count_slots(experts.down))))
             else:
                 x = plain_block(block, x)
         pooled, _ = self.visual._pool(x)
