@@ -128,7 +128,7 @@ def _counts(count: dict[str, int]) -> str:
 
 def main() -> None:
     """Print the placement of one graph; exit 1 where copies stand in the way."""
-    parser = argparse.ArgumentParser(prog="python -m tests.cuda.placement", description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m tests.cuda.placement", description=__doc__.split("\n")[0])
     parser.add_argument("graph", type=Path)
     parser.add_argument("--cuda-graph", action="store_true", help="ask for CUDA-graph capture too")
     options = parser.parse_args()
