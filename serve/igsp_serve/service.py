@@ -14,7 +14,6 @@ Shapes: n images, N texts, S image side, D embedding width, T tasks.
 import asyncio
 import concurrent.futures
 import logging
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from igsp_deploy.runtime.classifier import Classifier, LabelSets, Prediction
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import Provider
 from igsp_serve.batcher import Batcher, Job, Rows
+from igsp_serve.cpus import model_threads, usable_cpus
 from igsp_serve.decode import decode, known_formats
 from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooLarge, Unavailable
 from igsp_serve.settings import Settings
@@ -136,7 +136,7 @@ class Service:
         self._draining = False
         self._counting = threading.Lock()
         self._texts_waiting = 0
-        self._decoders = self.settings.decode_threads or (os.cpu_count() or 1)
+        self._decoders = self.settings.decode_threads or usable_cpus()
         self.decode_pool = concurrent.futures.ThreadPoolExecutor(self._decoders, "igsp-decode")
         # Text towers, labels of large requests, changes of tasks: apart, so that no image waits for them to be decoded.
         self._side_pool = concurrent.futures.ThreadPoolExecutor(2, "igsp-side")
@@ -264,6 +264,8 @@ class Service:
         if isinstance(top_k, bool) or top_k < 1:
             raise RequestError(f"top_k must be at least 1, got {top_k}.")
         snapshot = self.snapshot()
+        # Before anything is made for each of them.
+        top_k = min(top_k, len(prompts) if prompts is not None else snapshot.num_labels)
         index = _task_index(snapshot, task, len(images))
         texts = None if prompts is None else self._check_texts(prompts, "prompts")
         deadline = self._deadline(start, timeout_s)
@@ -568,7 +570,7 @@ def _open(bundle: Path, settings: Settings) -> Classifier:
         cast(Provider, settings.provider),
         allow_fallback=settings.allow_fallback,
         precision=settings.precision,
-        num_threads=settings.threads,
+        num_threads=settings.threads or model_threads(),
         spinning=settings.spinning,
         batch_sizes=settings.batch_sizes,
         cuda_graph=settings.cuda_graph,

@@ -6,7 +6,9 @@ The command line, the environment variables and the table in the README are made
 # ruff: noqa: RUF009 (`option` makes a field, like dataclasses.field)
 
 import dataclasses
+import logging
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from igsp_deploy.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "IGSP_"
 """Of the environment variables."""
@@ -42,11 +46,15 @@ class Settings:
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for all.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", least=0, most=65535)
+    root_path: str = option("", "Path at which a proxy shows this server, for example /igsp; it may strip it or not.")
+    cors_origin: tuple[str, ...] = option(
+        (), "Web pages of this origin may ask, for example https://shop.example; *: all."
+    )
     name: str = option("igsp", "Name of the model in answers and under /v2/models.")
     provider: str = option("auto", "Where to run.", choices=("auto", "cpu", "cuda", "tensorrt"))
     allow_fallback: bool = option(False, "Take another provider where the wanted one does not work.")
     precision: str | None = option(None, "Graphs to use (fp32, fp16, ...); the best for the provider unless given.")
-    threads: int = option(0, "CPU threads of one operator; 0 lets onnxruntime decide.", least=0, most=1024)
+    threads: int = option(0, "CPU threads of one operator; 0 takes those the process may use.", least=0, most=1024)
     spinning: bool = option(False, "CPU threads of the model wait for work by spinning: faster alone on a machine.")
 
     batch_sizes: tuple[int, ...] = option((), "Run the model in batches of these sizes only, padded to the next one.")
@@ -56,7 +64,9 @@ class Settings:
     max_batch: int = option(32, "Images in one call of the model.", least=1, most=4096)
     max_wait_ms: float = option(2.0, "Longest wait of an image for others while the model is idle.", least=0, most=1e4)
     queue: int = option(512, "Images admitted and not yet in the model; beyond it 429.", least=1, most=1_000_000)
-    decode_threads: int = option(0, "Threads that decode images; 0 takes one a core.", least=0, most=256)
+    decode_threads: int = option(
+        0, "Threads that decode images; 0 takes one a CPU that the process may use.", least=0, most=256
+    )
     timeout_s: float = option(30.0, "Time of a request, and the most it may ask for; beyond it 504.", least=0.01)
 
     max_images: int = option(64, "Images in one request.", least=1, most=100_000)
@@ -109,6 +119,13 @@ class Settings:
             errors.append("tls_key and tls_certificate go together: give both or none.")
         if not errors and self.max_buffered_bytes < self.max_body_bytes:
             errors.append("max_buffered_bytes must be at least max_body_bytes.")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            errors.append(f"root_path must start with / and not end with it, as /igsp, got {self.root_path!r}.")
+        errors += [
+            f"cors_origin must be * or an origin without a path, as https://shop.example, got {origin!r}."
+            for origin in self.cors_origin
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin)
+        ]
         _raise(errors)
 
     @classmethod
@@ -132,7 +149,7 @@ class Settings:
             if raw is None:
                 source = variable(name)
                 text = variables.get(source)
-                if text is None or text == "":
+                if text is None or text == "" or _is_of_kubernetes(name, text):
                     continue
                 raw = text
             try:
@@ -192,6 +209,18 @@ def table() -> str:
             text += f" One of {', '.join(field.metadata['choices'])}."
         rows.append(f"| `--{field.name.replace('_', '-')}` | `{variable(field.name)}` | {shown} | {text} |")
     return "\n".join(rows) + "\n"
+
+
+def _is_of_kubernetes(name: str, text: str) -> bool:
+    """A Service called `igsp` puts IGSP_PORT=tcp://10.0.0.1:80 into every pod beside it: it is not meant for us."""
+    if name != "port" or not text.startswith(("tcp://", "udp://", "sctp://")):
+        return False
+    logger.warning(
+        "%s=%s is of Kubernetes, which says so of a Service called igsp: ignored. Set enableServiceLinks: false.",
+        variable(name),
+        text,
+    )
+    return True
 
 
 def _parse(field: "dataclasses.Field[Any]", raw: Any) -> Any:

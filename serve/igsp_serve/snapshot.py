@@ -38,6 +38,11 @@ class Snapshot:
         """Names of the tasks, in order."""
         return self.known.tasks.names()
 
+    @cached_property
+    def num_labels(self) -> int:
+        """Classes of all tasks: more labels than these there are not for an image."""
+        return sum(len(task.classes) for task in self.known.tasks.tasks)
+
     def name_of(self, used: int) -> str | None:
         """Name of a task; None for plain CLIP."""
         return None if used == PLAIN else self.names[used]

@@ -1,20 +1,24 @@
 """The application: routes, errors, and the layers before them.
 
-From outside to inside: `RequestLog` (id, log, metrics, number of requests), `Keys`, `Body` (bytes, time, client left),
-routes. Each is plain ASGI.
+From outside to inside: `RequestLog` (id, log, metrics, number of requests), CORS, `Head`, `Keys`, `Body` (bytes, time,
+client left), routes. Each is plain ASGI.
 """
 
 import importlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, compile_path
+from starlette.types import Scope
 
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
@@ -24,10 +28,13 @@ from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unav
 from igsp_serve.http import admin, classify, embed, health, tasks, v2
 from igsp_serve.http.body import Body
 from igsp_serve.http.context import Context
+from igsp_serve.http.head import Head
 from igsp_serve.http.inputs import BadInput, wrong_fields
 from igsp_serve.http.keys import Keys
+from igsp_serve.http.openapi import describe
 from igsp_serve.http.problems import failure, is_v2, problem
 from igsp_serve.http.request_log import RequestLog
+from igsp_serve.http.route_path import route_path
 from igsp_serve.metrics import Metrics
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
@@ -53,6 +60,7 @@ def create_app(
     settings = settings or service.settings
     context = Context(service=service, settings=settings, metrics=Metrics(service), drift=Drift(settings))
     service.watchers.add(context.drift)
+    also_open = ("/metrics",) if settings.public_metrics else ()
     keys, admin_keys = settings.all_api_keys(), settings.all_admin_keys()
     app = FastAPI(
         title="igsp-deploy",
@@ -62,13 +70,16 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
         lifespan=lifespan or _serve_alone(service),
+        root_path=settings.root_path,
         separate_input_output_schemas=False,
     )
     app.state.context = context
-    for part in (classify, embed, tasks, admin, health, v2):
+    parts = (classify, embed, tasks, admin, health, v2)
+    paths = _Paths.of([*app.router.routes, *(route for part in parts for route in part.router.routes)])
+    for part in parts:
         app.include_router(part.router)
-    _handle_errors(app)
-    _describe(app)
+    _handle_errors(app, paths)
+    describe(app, keys=bool(keys), public=frozenset(also_open))
     # The last one added is the outermost.
     app.add_middleware(
         Body,
@@ -80,13 +91,23 @@ def create_app(
         Keys,
         keys=keys,
         admin_keys=admin_keys,
-        also_open=("/metrics",) if settings.public_metrics else (),
+        also_open=also_open,
     )
+    app.add_middleware(Head)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-ID", "Content-Type", "traceparent", "tracestate"),
+            expose_headers=("X-Request-ID", "Retry-After", "Inference-Header-Content-Length"),
+        )
     app.add_middleware(
         RequestLog,
         observe=context.metrics.request,
         draining=lambda: service.draining,
         log=settings.access_log,
+        route_of=paths.route,
         max_requests=settings.max_requests,
         send_timeout_s=settings.body_timeout_s,
     )
@@ -123,34 +144,34 @@ def _serve_alone(service: Service) -> Lifespan:
     return lifespan
 
 
-def _methods(app: FastAPI, path: str) -> list[str]:
-    """Methods of all routes at a path."""
-    found: set[str] = set()
-    for template, operations in app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)), path):
-            found |= {method.upper() for method in operations}
-    return sorted(found)
+@dataclass(frozen=True)
+class _Paths:
+    """The routes of an application by their paths, for what is answered before or without the router."""
+
+    patterns: tuple[tuple[re.Pattern[str], str, frozenset[str]], ...]
+
+    @classmethod
+    def of(cls, routes: Iterable[BaseRoute]) -> "_Paths":
+        return cls(
+            tuple(
+                (compile_path(route.path)[0], route.path, frozenset(route.methods or ()))
+                for route in routes
+                if isinstance(route, Route)
+            )
+        )
+
+    def route(self, scope: Scope) -> str:
+        """Path of the route that a request asks for, with whatever method."""
+        path = route_path(scope)
+        return next((name for pattern, name, _ in self.patterns if pattern.match(path)), "unmatched")
+
+    def methods(self, path: str) -> list[str]:
+        """Methods of all routes at a path; where there is GET, there is HEAD."""
+        found = {method for pattern, _, methods in self.patterns if pattern.match(path) for method in methods}
+        return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
-def _describe(app: FastAPI) -> None:
-    """Leave out the error FastAPI adds to every route with parameters: errors here have another form."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = make()
-            for methods in document["paths"].values():
-                for operation in methods.values():
-                    if "HTTPValidationError" in str(operation["responses"].get("422")):
-                        del operation["responses"]["422"]
-            for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
-        return make()
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, paths: _Paths) -> None:
     async def known(request: Request, error: Exception) -> Response:
         return failure(request.scope, error)
 
@@ -170,7 +191,7 @@ def _handle_errors(app: FastAPI) -> None:
             detail = "There is nothing at this path. GET /openapi.json lists what there is."
         if error.status_code == 405:
             # Starlette names the methods of the first route at this path alone.
-            headers["Allow"] = ", ".join(_methods(app, request.url.path)) or headers.get("Allow", "")
+            headers["Allow"] = ", ".join(paths.methods(route_path(request.scope))) or headers.get("Allow", "")
             detail = f"This path takes {headers['Allow']}, not {request.method}."
         return problem(request.scope, error.status_code, detail, headers=headers)
 

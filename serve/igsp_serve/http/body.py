@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from igsp_serve.http.problems import Refused, problem
+from igsp_serve.http.route_path import is_under, route_path
 from igsp_serve.http.unpack import PIECE, Unpacker, too_large
 
 _DISCARD_S = 1.0
@@ -42,8 +43,7 @@ class Body:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body and pass the request on."""
-        path = scope.get("path", "")
-        if scope["type"] != "http" or path == self._streamed or path.startswith(f"{self._streamed}/"):
+        if scope["type"] != "http" or is_under(route_path(scope), self._streamed):
             await self._app(scope, receive, send)
             return
         if scope["method"] in _BODILESS and not _has_body(scope):
@@ -81,6 +81,13 @@ class Body:
         if length.isdecimal() and int(length) > self._max_bytes:
             raise too_large(self._max_bytes)
         unpacker = Unpacker(", ".join(headers.getlist("content-encoding")), self._max_bytes)
+        try:
+            return await self._read_parts(unpacker, receive, hold)
+        except Refused as refused:
+            refused.began = True
+            raise
+
+    async def _read_parts(self, unpacker: Unpacker, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
         body = bytearray()
         while True:
             message = await receive()
@@ -134,9 +141,11 @@ class Body:
             watch.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, refused: Refused) -> None:
+        # Who expects 100 has not sent the body, unless it was read: to ask for it now would be to invite it.
+        unsent = Headers(scope=scope).get("expect", "").lower() == "100-continue" and not refused.began
         try:
             async with asyncio.timeout(_DISCARD_S):
-                while refused.status != 408:
+                while refused.status != 408 and not unsent:
                     message = await receive()
                     if message["type"] == "http.disconnect" or not message.get("more_body", False):
                         break

@@ -3,8 +3,6 @@
 Every path needs a key, except the few named here: a route that is added later is closed until somebody opens it.
 """
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -13,10 +11,12 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from igsp_serve.base64_text import from_base64
 from igsp_serve.http.problems import problem
+from igsp_serve.http.route_path import is_under, route_path
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no key: probes have none."""
+OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no key: probes have none, and `/` says where to look."""
 ADMIN = (
     ("POST", re.compile(r"/v1/tasks/?")),
     ("DELETE", re.compile(r"/v1/tasks/.*")),
@@ -61,7 +61,7 @@ class Keys:
             await refused(scope, receive, send)
 
     def _refuse(self, scope: Scope) -> Response | None:
-        path, method = scope["path"], scope.get("method", "GET")
+        path, method = route_path(scope), scope.get("method", "GET")
         if path in self._open:
             return None
         given = _given(scope)
@@ -79,8 +79,7 @@ class Keys:
         return self._ask(scope, "This needs an API key")
 
     def _ask(self, scope: Scope, what: str) -> Response:
-        path = scope["path"]
-        browser = any(path == p or path.startswith(f"{p}/") for p in BROWSER_PATHS)
+        browser = any(is_under(route_path(scope), path) for path in BROWSER_PATHS)
         scheme = 'Basic realm="igsp"' if browser else "Bearer"
         detail = f"{what}: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
         return problem(scope, 401, detail, headers={"WWW-Authenticate": scheme})
@@ -108,8 +107,8 @@ def _given(scope: Scope) -> bytes | None:
         return hashlib.sha256(value.strip()).digest()
     if scheme.lower() == b"basic":
         try:
-            _, colon, password = base64.b64decode(value.strip(), validate=True).partition(b":")
-        except binascii.Error:
+            _, colon, password = from_base64(value.decode("latin-1")).partition(b":")
+        except ValueError:
             return None
         return hashlib.sha256(password).digest() if colon else None
     return None

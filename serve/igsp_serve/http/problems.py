@@ -18,6 +18,7 @@ from igsp_serve.failures import (
     Unavailable,
     without_paths,
 )
+from igsp_serve.http.route_path import is_under, route_path
 
 PROBLEM = "application/problem+json"
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 431: "Request Header Fields Too Large"}
@@ -30,6 +31,7 @@ class Refused(Exception):
     Attributes:
         status: HTTP status.
         detail: why, and what to do.
+        began: some of its body was read.
     """
 
     def __init__(self, status: int, detail: str) -> None:
@@ -37,6 +39,7 @@ class Refused(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.began = False
 
 
 def problem(
@@ -94,8 +97,7 @@ def request_id(scope: Scope) -> str:
 
 def is_v2(scope: Scope) -> bool:
     """The request is one of the Open Inference Protocol."""
-    path = str(scope.get("path", ""))
-    return path == "/v2" or path.startswith("/v2/")
+    return is_under(route_path(scope), "/v2")
 
 
 def _phrase(status: int) -> str:

@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from igsp_serve.http.problems import failure, problem
+from igsp_serve.http.route_path import is_under, route_path
 
 logger = logging.getLogger("igsp_serve.access")
 errors = logging.getLogger("igsp_serve.errors")
@@ -36,6 +38,7 @@ class RequestLog:
         observe: Callable[[str, int, float], None],
         draining: Callable[[], bool],
         log: bool = True,
+        route_of: Callable[[Scope], str] = lambda _: "unmatched",
         max_requests: int = 1_000_000,
         send_timeout_s: float = 60.0,
     ) -> None:
@@ -46,6 +49,7 @@ class RequestLog:
             observe: told route, status and seconds of each request.
             draining: answers close their connections.
             log: write a line for each request.
+            route_of: path of the route that a request asks for, where no route was reached.
             max_requests: requests in progress; more are answered 503. Health is always answered.
             send_timeout_s: time a client has to take a part of an answer.
         """
@@ -53,6 +57,7 @@ class RequestLog:
         self._observe = observe
         self._draining = draining
         self._log = log
+        self._route_of = route_of
         self._max_requests = max_requests
         self._send_timeout_s = send_timeout_s
         self._active = 0
@@ -84,13 +89,15 @@ class RequestLog:
 
         self._active += 1
         try:
-            if self._active > self._max_requests and not scope["path"].startswith("/health/"):
+            if self._active > self._max_requests and not is_under(route_path(scope), "/health"):
                 busy = problem(
                     scope, 503, "Too many requests are in progress. Try again later.", headers={"Retry-After": "1"}
                 )
                 await busy(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            errors.info("the client left")
         except Exception as error:
             if not isinstance(error, TimeoutError):  # of `answer`: a client that does not read
                 errors.exception("a request failed")
@@ -99,8 +106,8 @@ class RequestLog:
         finally:
             self._active -= 1
             seconds = time.monotonic() - start
-            self._observe(_route(scope), status or CLIENT_LEFT, seconds)
-            if self._log and not (status == 200 and scope["path"] in QUIET):
+            self._observe(self._route(scope), status or CLIENT_LEFT, seconds)
+            if self._log and not (status == 200 and route_path(scope) in QUIET):
                 client = scope.get("client")
                 fields = {
                     "method": scope["method"],
@@ -112,12 +119,11 @@ class RequestLog:
                 }
                 logger.info("request", extra={"fields": fields})
 
-
-def _route(scope: Scope) -> str:
-    """What a request counts for: the path of its route, not its own, of which there may be any number."""
-    if scope["path"] == "/demo" or scope["path"].startswith("/demo/"):
-        return "/demo"
-    return getattr(scope.get("route"), "path", None) or "unmatched"
+    def _route(self, scope: Scope) -> str:
+        """What a request counts for: the path of its route, not its own, of which there may be any number."""
+        if is_under(route_path(scope), "/demo"):
+            return "/demo"
+        return getattr(scope.get("route"), "path", None) or self._route_of(scope)
 
 
 class JsonLines(logging.Formatter):

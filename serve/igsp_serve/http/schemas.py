@@ -23,13 +23,14 @@ def _no_bool(value: Any) -> Any:
 
 TopK = Annotated[
     int,
+    # Limits first: those behind a validator of ours are not in the JSON schema.
+    Field(ge=1, le=100_000, description="Labels to return for an image; fewer where there are fewer."),
     BeforeValidator(_no_bool),
-    Field(ge=1, le=100_000, description="Labels to return for an image."),
 ]
 TimeoutS = Annotated[
     float,
-    BeforeValidator(_no_bool),
     Field(gt=0, allow_inf_nan=False, description="Time to answer, in seconds; the server has a limit."),
+    BeforeValidator(_no_bool),
 ]
 Images = Annotated[
     list[str], Field(min_length=1, description="Files (JPEG, PNG, ...) in base64, or data URLs of them.")
@@ -228,6 +229,14 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong and what to do.", examples=["there is no image."])
     instance: str = Field(description="Id of the request.", examples=["0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e"])
     errors: list[WrongField] | None = None
+
+
+class Root(BaseModel):
+    """Answer of `GET /`."""
+
+    name: str = Field(examples=["igsp-deploy"])
+    version: str = Field(description="Of the server.", examples=["0.1.0"])
+    paths: list[str] = Field(description="Where to look.", examples=[["/docs", "/openapi.json"]])
 
 
 class Health(BaseModel):
