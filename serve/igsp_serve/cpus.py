@@ -22,7 +22,7 @@ def usable_cpus(root: Path = _ROOT) -> int:
 
 
 def model_threads() -> int:
-    """Threads of one operator: `usable_cpus`; 0 on a machine without limits, where onnxruntime takes one a real core."""
+    """Threads of one operator: `usable_cpus`; 0 where nothing limits them: onnxruntime then takes one a real core."""
     cpus = usable_cpus()
     return 0 if cpus >= (os.cpu_count() or 1) else cpus
 

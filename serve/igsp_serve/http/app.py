@@ -70,7 +70,6 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
         lifespan=lifespan or _serve_alone(service),
-        root_path=settings.root_path,
         separate_input_output_schemas=False,
     )
     app.state.context = context
@@ -108,6 +107,7 @@ def create_app(
         draining=lambda: service.draining,
         log=settings.access_log,
         route_of=paths.route,
+        root_path=settings.root_path,
         max_requests=settings.max_requests,
         send_timeout_s=settings.body_timeout_s,
     )

@@ -39,6 +39,7 @@ class RequestLog:
         draining: Callable[[], bool],
         log: bool = True,
         route_of: Callable[[Scope], str] = lambda _: "unmatched",
+        root_path: str = "",
         max_requests: int = 1_000_000,
         send_timeout_s: float = 60.0,
     ) -> None:
@@ -50,6 +51,7 @@ class RequestLog:
             draining: answers close their connections.
             log: write a line for each request.
             route_of: path of the route that a request asks for, where no route was reached.
+            root_path: path at which a proxy shows the server.
             max_requests: requests in progress; more are answered 503. Health is always answered.
             send_timeout_s: time a client has to take a part of an answer.
         """
@@ -58,6 +60,7 @@ class RequestLog:
         self._draining = draining
         self._log = log
         self._route_of = route_of
+        self._root_path = root_path
         self._max_requests = max_requests
         self._send_timeout_s = send_timeout_s
         self._active = 0
@@ -68,6 +71,8 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         start = time.monotonic()
+        if self._root_path:
+            scope["root_path"] = self._root_path
         given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
         identity = given if _ID.fullmatch(given) else uuid.uuid4().hex
         # Starlette shares the state of the application with every request: a copy is ours.
