@@ -1,0 +1,42 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+bundle, asked, paths, arrays = Path(sys.argv[1]), sys.argv[2], sys.argv[3:], {}
+manifest = json.loads((bundle / "manifest.json").read_text())
+tasks, layout, spec, variants = (manifest[key] for key in ("tasks", "experts", "preprocess", "variants"))
+for file in ("experts", "selector", "classes"):
+    data = (bundle / f"{file}.safetensors").read_bytes()
+    for name, entry in json.loads(data[8 : (start := 8 + int.from_bytes(data[:8], "little"))]).items():
+        dtype = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}[entry["dtype"]]
+        arrays[name] = np.ndarray(entry["shape"], dtype, data, start + entry["data_offsets"][0])
+slots, width, size, scale = len(tasks) + 1, layout["vision_width"], spec["size"], manifest["backbone"]["logit_scale"]
+for block in layout["vision_blocks"]:
+    k, own = max(1, *(len(arrays.get(f"task.{t}.vision.{block}.experts", ())) for t in range(slots))), {}
+    for name, pad in {"experts": -1, "gates": 1, "router_weight": [0] * width, "router_bias": -1e4}.items():
+        rows = [list(arrays.get(f"task.{t}.vision.{block}.{name}", ())) for t in range(slots)]
+        own[name] = np.array([row + [pad] * (k - len(row)) for row in rows])
+    down, up = (np.pad(arrays[f"vision.{block}.{part}"], ((0, 1), (0, 0), (0, 0))) for part in ("down", "up"))
+    own["down"] = down[own["experts"]].reshape(slots, -1, width)
+    own["up"] = (up[own["experts"]] * own["gates"][..., None, None]).swapaxes(1, 2).reshape(slots, width, -1)
+    arrays |= {f"experts.{block}.{name}": value.astype(np.float32) for name, value in own.items()}
+files = next((v["select"], v["image"]) for v in variants if "CPUExecutionProvider" in v["providers"])
+graphs = [onnxruntime.InferenceSession(bundle / file) for file in files if file]
+for image in map(ImageOps.exif_transpose, map(Image.open, paths)):
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    across, high = (int(size * side / min(flat.size)) for side in flat.size)
+    left, top = round((across - size) / 2), round((high - size) / 2)
+    flat = flat.resize((across, high), Image.Resampling[spec["interpolation"].upper()])
+    arrays["images"] = np.asarray(flat)[None, top : top + size, left : left + size]
+    t = {"auto": -1, "none": -2}.get(asked) or [task["name"] for task in tasks].index(asked)
+    for graph in graphs:
+        feeds = arrays | {"task": np.array([t]), **{f"selector.{name}": value for name, value in arrays.items()}}
+        features, *choice = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
+        t = choice[0].item() if choice and t == -1 else t
+    among, kind = ([t], "task") if t >= 0 else (range(len(tasks)), "plain")
+    shares = np.exp(scale * (np.concatenate([arrays[f"{kind}.{i}"] for i in among]) @ features[0]).astype(float))
+    print(json.dumps([t, [a for i in among for a in tasks[i]["classes"]], (shares / shares.sum()).tolist()]))
