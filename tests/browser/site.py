@@ -18,8 +18,18 @@ START_S = 120
 
 
 @contextmanager
-def running_demo(arguments: Sequence[object], command: Sequence[str] = ("-m", "igsp_deploy.cli.main")) -> Iterator[str]:
-    """Run `igsp ARGUMENTS`, or another program, which prints where it listens; yields that address, ends it after."""
+def running_demo(
+    arguments: Sequence[object],
+    command: Sequence[str] = ("-m", "igsp_deploy.cli.main"),
+    files: Path | None = None,
+) -> Iterator[str]:
+    """Run `igsp ARGUMENTS`, or another program, which prints where it listens; yields that address, ends it after.
+
+    Args:
+        arguments: of the program.
+        command: the program.
+        files: folder below which the page keeps its files; a new one by default.
+    """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, *command, *map(str, arguments)],
@@ -27,7 +37,7 @@ def running_demo(arguments: Sequence[object], command: Sequence[str] = ("-m", "i
             stderr=errors,
             text=True,
             # No proxy between the test and its own machine.
-            env={**os.environ, "NO_PROXY": "*", "GRADIO_TEMP_DIR": tempfile.mkdtemp(prefix="igsp-test-gradio-")},
+            env={**os.environ, "NO_PROXY": "*", "GRADIO_TEMP_DIR": str(files or tempfile.mkdtemp(prefix="igsp-test-"))},
         )
         try:
             assert process.stdout is not None

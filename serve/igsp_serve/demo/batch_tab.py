@@ -1,8 +1,8 @@
 """The tab where many images are classified into a table."""
 
+import asyncio
 import csv
 import io
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from igsp_deploy.errors import UserError
 from igsp_serve.demo.answer_html import hint_html, problem_html
 from igsp_serve.demo.ask import Question, ask_many
 from igsp_serve.demo.context import Context
-from igsp_serve.demo.uploads import read_upload, upload_path
+from igsp_serve.demo.uploads import new_file, read_upload, upload_path
 
 MAX_FILES = 500
 """Images of one table."""
@@ -44,13 +44,12 @@ async def classify_files(context: Context, payloads: Sequence[Any], task: str) -
 
 
 async def _chunk(context: Context, payloads: Sequence[Any], question: Question) -> list[dict[str, Any]]:
-    names = [upload_path(payload)[1] for payload in payloads]
     try:
-        images = [read_upload(payload) for payload in payloads]
+        names, images = await asyncio.to_thread(_read, payloads)
         found = await ask_many(context.backend, images, question)
     except UserError as error:
         if len(payloads) == 1:
-            return [{**dict.fromkeys(COLUMNS, ""), "file": names[0], "error": str(error)}]
+            return [{**dict.fromkeys(COLUMNS, ""), "file": _name(payloads[0]), "error": str(error)}]
         # One bad image among them: each by itself, so that the others get their labels.
         rows = []
         for payload in payloads:
@@ -71,13 +70,21 @@ async def _chunk(context: Context, payloads: Sequence[Any], question: Question) 
     ]
 
 
+def _read(payloads: Sequence[Any]) -> tuple[list[str], list[bytes]]:
+    return [upload_path(payload)[1] for payload in payloads], [read_upload(payload) for payload in payloads]
+
+
+def _name(payload: Any) -> str:
+    return str(payload.get("orig_name") or "") if isinstance(payload, dict) else ""
+
+
 def write_csv(rows: Sequence[dict[str, Any]]) -> Path:
-    """The table as a file of its own, in a temporary folder."""
+    """The table as a file of its own, which visitors may fetch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-    path = Path(tempfile.mkdtemp(prefix="igsp-table-")) / "labels.csv"
+    path = new_file("labels.csv")
     path.write_text(text.getvalue(), encoding="utf-8")
     return path
 
@@ -121,7 +128,8 @@ def add_batch_tab(context: Context) -> gr.Dropdown:
             rows = await classify_files(context, payloads or [], chosen)
         except UserError as error:
             return problem_html(str(error)), gr.DownloadButton(visible=False)
-        return table_html(rows), gr.DownloadButton(value=str(write_csv(rows)), visible=True)
+        written = await asyncio.to_thread(write_csv, rows)
+        return table_html(rows), gr.DownloadButton(value=str(written), visible=True)
 
     button.click(on_click, [files, task], [table, download], preprocess=False, api_visibility="private")
     return task

@@ -1,5 +1,6 @@
 """The tab where one image is classified."""
 
+import asyncio
 from typing import Any
 
 import gradio as gr
@@ -59,7 +60,8 @@ def add_classify_tab(context: Context) -> gr.Dropdown:
             return hint_html("Give an image first.")
         question = Question(task=chosen, labels=kind, words=text or "", template=pattern or "")
         try:
-            return answer_html(await ask(context.backend, read_upload(payload), question), question)
+            image = await asyncio.to_thread(read_upload, payload)
+            return answer_html(await ask(context.backend, image, question), question)
         except UserError as error:
             return problem_html(str(error))
 

@@ -1,40 +1,34 @@
 """Putting the page into a web application, closed to every other host."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from igsp_serve.demo.gate import Gate
 from igsp_serve.demo.theme import make_theme
+from igsp_serve.demo.uploads import Limits, Store
 
 from gradio import Blocks, mount_gradio_app  # isort: skip
 
 CSS = Path(__file__).with_name("demo.css")
-MAX_UPLOAD = "512mb"
-"""One file; archives are looked at before they are unpacked."""
-
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        # Gradio's page has scripts in it, and compiles its templates.
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-    )
-)
-"""Content-Security-Policy: a browser that obeys it asks no other host for anything."""
+SWEEP_S = 60.0
+"""Time between two looks for files that are too old."""
 
 
-def mount_demo(app: Any, demo: Blocks, path: str = "/demo") -> Any:
+def mount_demo(app: Any, demo: Blocks, path: str = "/demo", limits: Limits | None = None) -> Any:
     """Mount the page from `build_demo` at `path` of a FastAPI app; returns the app.
 
     Fonts, scripts and styles come from this server alone, and the browser is told to load nothing from elsewhere.
+
+    Args:
+        app: the application.
+        demo: the page.
+        path: where.
+        limits: of uploads.
     """
+    store = Store(limits or Limits())
     mounted = mount_gradio_app(
         app,
         demo,
@@ -47,33 +41,31 @@ def mount_demo(app: Any, demo: Blocks, path: str = "/demo") -> Any:
         mcp_server=False,
         enable_monitoring=False,
         pwa=False,
-        show_error=True,
-        max_file_size=MAX_UPLOAD,
+        # What a visitor should read is a gradio.Error, which is shown always; others may hold what they should not.
+        show_error=False,
+        max_file_size=store.limits.body_bytes,
     )
-    mounted.add_middleware(_Closed, path=path)
+    mount = mounted.router.routes[-1]
+    mount.app = Gate(mount.app, store)
+    _sweep_while_it_serves(mounted.router, store)
     return mounted
 
 
-class _Closed:
-    """ASGI middleware: adds the policy to every answer under a path."""
+def _sweep_while_it_serves(router: Any, store: Store) -> None:
+    before = router.lifespan_context
 
-    def __init__(self, app: Any, path: str) -> None:
-        self.app = app
-        self.path = path.rstrip("/")
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await asyncio.to_thread(store.sweep)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or not _is_under(scope["path"], self.path):
-            await self.app(scope, receive, send)
-            return
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        async with before(app) as state:
+            task = asyncio.create_task(sweep())
+            try:
+                yield state
+            finally:
+                task.cancel()
 
-        async def closed(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"same-origin")]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
-
-        await self.app(scope, receive, closed)
-
-
-def _is_under(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}/")
+    router.lifespan_context = lifespan

@@ -11,6 +11,7 @@ from igsp_serve.demo.teacher import Teacher
 import gradio as gr  # isort: skip
 
 from igsp_serve.demo.batch_tab import add_batch_tab
+from igsp_serve.demo.checked import CheckedBlocks
 from igsp_serve.demo.classify_tab import add_classify_tab
 from igsp_serve.demo.learned_html import timeline_html
 from igsp_serve.demo.learned_tab import add_learned_tab, learned_html
@@ -40,7 +41,7 @@ def build_demo(
         examples: images to try out.
     """
     context = Context(backend=backend, model=model, evaluation=evaluation, teacher=teacher, examples=examples)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=False) as demo:
+    with CheckedBlocks(title=TITLE, analytics_enabled=False, fill_width=False) as demo:
         head = gr.HTML(_head_html(context), elem_id="head")
         with gr.Tabs():
             with gr.Tab("Classify"):

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from igsp_deploy.bundle.preprocess import ImageError, load_image
 from igsp_deploy.runtime.image_files import SUFFIXES
 from igsp_serve.demo.model_files import ModelTask
+from igsp_serve.demo.uploads import new_file
 
 CARD_SIDE = 112
 """Side of a small picture on a card, in pixels; shown at half of it, for sharp screens."""
@@ -59,8 +59,7 @@ def card_pictures(task: ModelTask) -> list[tuple[str, str]]:
 
 
 def copy_examples(files: Sequence[Path]) -> list[Path]:
-    """Small copies in a temporary folder: the page may serve those, not the folders the images lie in."""
-    folder = Path(tempfile.mkdtemp(prefix="igsp-examples-"))
+    """Small copies among the page's files: visitors get those, not the folders the images lie in."""
     copies = []
     for number, path in enumerate(files):
         try:
@@ -68,6 +67,6 @@ def copy_examples(files: Sequence[Path]) -> list[Path]:
         except ImageError:
             continue
         image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-        copies.append(folder / f"{number:03d}.png")
+        copies.append(new_file(f"{number:03d}.png"))
         image.save(copies[-1])
     return copies

@@ -1,5 +1,6 @@
 """The page's functions for programs: named endpoints for `gradio_client`, with plain values in and out."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,7 +36,8 @@ def add_endpoints(context: Context) -> None:
         """Classify one image: labels, scores, the task with the evidence for each, plain CLIP's answer, the time."""
         try:
             question = Question(task=task, labels=labels, words=words, template=template)
-            return (await ask(context.backend, read_upload(image), question)).to_json()
+            payload = await asyncio.to_thread(read_upload, image)
+            return (await ask(context.backend, payload, question)).to_json()
         except UserError as error:
             raise _said(error) from error
 
@@ -45,7 +47,7 @@ def add_endpoints(context: Context) -> None:
             rows = await classify_files(context, images or [], task)
         except UserError as error:
             raise _said(error) from error
-        return rows, str(write_csv(rows))
+        return rows, str(await asyncio.to_thread(write_csv, rows))
 
     def tasks() -> list[dict[str, Any]]:
         """The tasks known now, in the order they were learned."""

@@ -112,25 +112,28 @@ def create_app(
         send_timeout_s=settings.body_timeout_s,
     )
     if settings.demo:
-        mount_demo(app, service)
+        mount_demo(app, service, settings)
     return app
 
 
-def mount_demo(app: FastAPI, service: Service) -> None:
-    """Serve the Gradio demo at /demo, through the same service.
+def mount_demo(app: FastAPI, service: Service, settings: Settings) -> None:
+    """Serve the Gradio demo at /demo, through the same service and within the server's limits.
 
     Raises:
         UserError: this installation has no demo.
     """
     try:
-        backend, mount, page = (
-            importlib.import_module(f"igsp_serve.demo.{part}") for part in ("backend", "mount", "page")
+        backend, page, mount, uploads = (
+            importlib.import_module(f"igsp_serve.demo.{part}") for part in ("backend", "page", "mount", "uploads")
         )
     except ModuleNotFoundError as error:
         raise UserError(
             f"the demo needs {error.name}, which is not installed. Install it with: {install_command('demo')}"
         ) from error
-    mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)))
+    limits = uploads.Limits(
+        body_bytes=settings.max_body_bytes, total_bytes=settings.max_buffered_bytes, time_s=settings.body_timeout_s
+    )
+    mount.mount_demo(app, page.build_demo(backend.ServiceBackend(service)), limits=limits)
 
 
 def _serve_alone(service: Service) -> Lifespan:
