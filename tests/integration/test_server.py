@@ -438,11 +438,14 @@ class TestTriton:
         assert client.is_server_ready()
         assert client.is_model_ready("igsp")
         (model,) = client.get_model_repository_index()
+        assert model["version"] == "1"
         assert client.is_model_ready("igsp", model["version"])
         metadata = client.get_model_metadata("igsp", model["version"])
         assert [row["name"] for row in metadata["inputs"]] == ["images", "image_bytes", "task"]
         assert client.get_model_config("igsp")["max_batch_size"] == 64
         assert client.get_server_metadata()["name"] == "igsp-deploy"
+        (statistics,) = client.get_inference_statistics("igsp", "1")["model_stats"]
+        assert statistics["inference_stats"].keys() >= {"success", "fail", "queue", "compute_infer"}
 
     @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
     def test_binary_tensors_go_in_and_out(
@@ -452,27 +455,27 @@ class TestTriton:
 
         task = np.array([-1, 1, -2])
         expected = Engine.open(bundled.bundle, "cpu").run_images(pixels, task)
-        inputs = [self.tensor("images", pixels, "UINT8"), self.tensor("task", task, "INT64")]
-        result = client.infer("igsp", inputs, request_compression_algorithm=compression)
+        names = np.array([b"auto", b"stripes", b"none"], np.object_)
+        inputs = [self.tensor("images", pixels, "UINT8"), self.tensor("task", names, "BYTES")]
+        result = client.infer("igsp", inputs, model_version="1", request_compression_algorithm=compression)
         assert np.allclose(result.as_numpy("features"), expected.features, atol=1e-5)
-        assert np.array_equal(result.as_numpy("used_task"), expected.task)
         assert np.allclose(result.as_numpy("task_scores"), expected.task_scores, rtol=1e-3)
-        assert result.as_numpy("labels").shape == (3, 5)
+        assert result.as_numpy("labels").shape[0] == 3
         assert result.as_numpy("task_name").tolist()[1:] == [b"stripes", b""]
 
     def test_a_subset_of_outputs_and_json_tensors(self, client: Any, pixels: Any) -> None:
         import tritonclient.http
 
         outputs = [
-            tritonclient.http.InferRequestedOutput("used_task", binary_data=False),
+            tritonclient.http.InferRequestedOutput("task_name", binary_data=False),
             tritonclient.http.InferRequestedOutput("labels"),
         ]
         inputs = [self.tensor("images", pixels, "UINT8", binary_data=False)]
         result = client.infer("igsp", inputs, outputs=outputs, request_id="one", parameters={"top_k": 1})
-        assert [row["name"] for row in result.get_response()["outputs"]] == ["used_task", "labels"]
+        assert [row["name"] for row in result.get_response()["outputs"]] == ["task_name", "labels"]
         assert result.get_response()["id"] == "one"
         assert result.as_numpy("labels").shape == (3, 1)
-        assert result.as_numpy("used_task").shape == (3,)
+        assert result.as_numpy("task_name").shape == (3,)
 
     def test_files_are_decoded(self, client: Any, photos: list[bytes]) -> None:
         files = self.tensor("image_bytes", np.array(photos[:2], np.object_), "BYTES")
@@ -494,7 +497,8 @@ class TestTriton:
             ("images", np.zeros((65, 32, 32, 3), np.uint8), "UINT8", "1 to 64 images"),
             ("pictures", np.zeros((1, 32, 32, 3), np.uint8), "UINT8", "no input"),
             ("image_bytes", np.array([b"no image"], np.object_), "BYTES", "not an image"),
-            ("task", np.array([0]), "INT64", "images or image_bytes"),
+            ("task", np.array([b"colors"], np.object_), "BYTES", "images or image_bytes"),
+            ("task", np.array([0]), "INT64", "by name"),
         ],
     )
     def test_wrong_tensors_are_said(self, client: Any, name: str, values: Any, datatype: str, match: str) -> None:
@@ -509,6 +513,9 @@ class TestTriton:
         import tritonclient.http
         from tritonclient.utils import InferenceServerException
 
+        def tasks(*names: bytes) -> Any:
+            return np.array(names, np.object_)
+
         images = self.tensor("images", pixels, "UINT8")
         wrong: list[tuple[str, dict[str, Any]]] = [
             ("404", {"model_name": "other", "inputs": [images]}),
@@ -517,8 +524,10 @@ class TestTriton:
                 "400",
                 {"model_name": "igsp", "inputs": [images], "outputs": [tritonclient.http.InferRequestedOutput("x")]},
             ),
-            ("400", {"model_name": "igsp", "inputs": [images, self.tensor("task", np.array([0, 1, 2]), "INT64")]}),
-            ("400", {"model_name": "igsp", "inputs": [images, self.tensor("task", np.array([0]), "INT64")]}),
+            ("400", {"model_name": "igsp", "inputs": [images, self.tensor("task", tasks(b"auto"), "BYTES")]}),
+            ("400", {"model_name": "igsp", "inputs": [images, self.tensor("task", tasks(*[b"x"] * 3), "BYTES")]}),
+            ("400", {"model_name": "igsp", "inputs": [images], "parameters": {"unheard": 1}}),
+            ("400", {"model_name": "igsp", "inputs": [images], "sequence_id": 3}),
             ("400", {"model_name": "igsp", "inputs": [images], "parameters": {"top_k": "many"}}),
             ("504", {"model_name": "igsp", "inputs": [images], "timeout": 1}),
         ]

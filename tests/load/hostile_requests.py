@@ -399,9 +399,19 @@ def _tensors(secrets: Secrets) -> Iterator[Hostile]:
     inputs += [[tensor(parameters=own)] for own in owns]
     inputs += [[tensor(parameters={"binary_data_size": size}, data=...)] for size in (-1, 1.5, "x", True, 5, good.size)]
     tasks: list[list[Any]] = [[5], [-3], [2**63], [-(2**63)], [1.5], [float("nan")], ["colors"], [None], [], [0, 1]]
-    for task in (*tasks, [[0], [1]]):
-        shape = [len(task)]
-        inputs.append([tensor(), {"name": "task", "datatype": "INT64", "shape": shape, "data": task}])
+    for task in (
+        *tasks,
+        [[0], [1]],
+        ["-1"],
+        ["x" * 5000],
+        ["\ud800"],
+        ["../colors"],
+        ["colors\0"],
+        [["colors"], ["auto"]],
+    ):
+        for kind in ("INT64", "BYTES"):
+            if (task, kind) != (["colors"], "BYTES"):
+                inputs.append([tensor(), {"name": "task", "datatype": kind, "shape": [len(task)], "data": task}])
     files: list[list[Any]] = [
         ["!!"],
         ["\ud800"],
@@ -418,7 +428,18 @@ def _tensors(secrets: Secrets) -> Iterator[Hostile]:
     for outputs in wanted:
         yield _post(infer, {"inputs": [tensor()], "outputs": outputs})
     yield _post(infer, {"inputs": [tensor()], "outputs": [{"name": "labels", "parameters": {"classification": 3}}]})
-    given: list[Any] = [1, [], {"top_k": 0}, {"top_k": 10**9}, {"top_k": "x"}, {"top_k": True}]
+    given: list[Any] = [
+        1,
+        [],
+        {"x": 1},
+        {"task": 0},
+        {"task": "x"},
+        {"task": ["colors"]},
+        {"top_k": 0},
+        {"top_k": 10**9},
+        {"top_k": "x"},
+        {"top_k": True},
+    ]
     for parameters in (*given, {"timeout": -1}, {"timeout": "x"}):
         yield _post(infer, {"inputs": [tensor()], "parameters": parameters})
     for what, head, body in (

@@ -25,7 +25,7 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.installed import install_command
 from igsp_serve.drift import Drift
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
-from igsp_serve.http import admin, classify, embed, health, tasks, v2
+from igsp_serve.http import admin, classify, embed, health, tasks
 from igsp_serve.http.body import Body
 from igsp_serve.http.context import Context
 from igsp_serve.http.head import Head
@@ -36,6 +36,8 @@ from igsp_serve.http.problems import failure, is_v2, problem
 from igsp_serve.http.request_log import RequestLog
 from igsp_serve.http.route_path import route_path
 from igsp_serve.metrics import Metrics
+from igsp_serve.oip import http as v2
+from igsp_serve.oip.statistics import Statistics
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
 
@@ -58,7 +60,13 @@ def create_app(
     """
     service = served if isinstance(served, Service) else Service.open(served, settings)
     settings = settings or service.settings
-    context = Context(service=service, settings=settings, metrics=Metrics(service), drift=Drift(settings))
+    context = Context(
+        service=service,
+        settings=settings,
+        metrics=Metrics(service),
+        drift=Drift(settings),
+        statistics=Statistics(service),
+    )
     service.watchers.add(context.drift)
     also_open = ("/metrics",) if settings.public_metrics else ()
     keys, admin_keys = settings.all_api_keys(), settings.all_admin_keys()
@@ -73,10 +81,10 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.context = context
-    parts = (classify, embed, tasks, admin, health, v2)
-    paths = _Paths.of([*app.router.routes, *(route for part in parts for route in part.router.routes)])
-    for part in parts:
-        app.include_router(part.router)
+    routers = (*(part.router for part in (classify, embed, tasks, admin, health)), *v2.routers)
+    paths = _Paths.of([*app.router.routes, *(route for router in routers for route in router.routes)])
+    for router in routers:
+        app.include_router(router)
     _handle_errors(app, paths)
     describe(app, keys=bool(keys), public=frozenset(also_open))
     # The last one added is the outermost.

@@ -9,6 +9,7 @@ from igsp_serve.drift import Drift
 from igsp_serve.http.problems import PROBLEM
 from igsp_serve.http.schemas import Problem
 from igsp_serve.metrics import Metrics
+from igsp_serve.oip.statistics import Statistics
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
 
@@ -21,6 +22,7 @@ class Context:
     settings: Settings
     metrics: Metrics
     drift: Drift
+    statistics: Statistics
 
 
 def _context(request: Request) -> Context:

@@ -13,7 +13,7 @@ from igsp_serve.http.keys import Keys
 from igsp_serve.http.request_log import RequestLog
 from igsp_serve.http.route_path import route_path
 
-from .conftest import Ask
+from ..conftest import Ask
 
 KEY = {"Authorization": "Bearer secret"}
 ORIGIN = "https://shop.example"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from igsp_serve.failures import RequestError
-from igsp_serve.http.tensors import read_request, write_response
+from igsp_serve.oip.json_body import Form, read_request, write_response
 
-EXPECTED = {"images": "UINT8", "image_bytes": "BYTES", "task": "INT64"}
+EXPECTED = {"images": "UINT8", "image_bytes": "BYTES", "task": "BYTES"}
 
 
 def body(*inputs: dict[str, Any], binary: bytes = b"", **rest: Any) -> tuple[bytes, str | None]:
@@ -28,17 +28,27 @@ def test_json_and_binary_tensors_are_read() -> None:
     data, length = body(
         {"name": "images", "datatype": "UINT8", "shape": [2, 2], "parameters": {"binary_data_size": 4}},
         {"name": "image_bytes", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(packed)}},
-        {"name": "task", "datatype": "INT64", "shape": [2], "data": [-1, 3]},
+        {"name": "task", "datatype": "BYTES", "shape": [2], "data": ["auto", "zäune"]},
         binary=bytes([1, 2, 3, 4]) + packed,
         id="seven",
         outputs=[{"name": "a"}, {"name": "b", "parameters": {"binary_data": True}}],
+        parameters={"top_k": 2, "binary_data_output": False},
     )
-    read = read_request(data, length, EXPECTED)
+    read, form = read_request(data, length, EXPECTED)
     assert read.inputs["images"].tolist() == [[1, 2], [3, 4]]
     assert read.inputs["image_bytes"].tolist() == files
-    assert read.inputs["task"].tolist() == [-1, 3]
+    assert read.inputs["task"].tolist() == [b"auto", "zäune".encode()]
     assert read.identity == "seven"
-    assert read.outputs == {"a": False, "b": True}
+    assert read.outputs == ("a", "b")
+    assert (form.of("a"), form.of("b")) == (False, True)
+    assert read.parameters == {"top_k": 2}
+
+
+@pytest.mark.parametrize("text", ["/v8+AA==", "_v8-AA", "/v8\n+AA\r\n=="])
+def test_files_in_base64_are_read_as_clients_write_them(text: str) -> None:
+    data, length = body({"name": "image_bytes", "datatype": "BYTES", "shape": [1, 1], "data": [[text]]})
+    read, _ = read_request(data, length, EXPECTED)
+    assert read.inputs["image_bytes"].tolist() == [[b"\xfe\xff\x3e\x00"]]
 
 
 def test_answers_are_read_by_tritons_client() -> None:
@@ -47,10 +57,10 @@ def test_answers_are_read_by_tritons_client() -> None:
     tensors = {
         "a": np.array([[0.5, np.nan]], np.float32),
         "b": np.array([b"x", "ü".encode()], np.object_),
-        "c": np.array([1, -2], np.int64),
+        "c": np.array([1, 2], np.uint8),
     }
     for binary in (True, False):
-        data, length = write_response({"model_name": "m"}, [(n, t, binary) for n, t in tensors.items()])
+        data, length = write_response({"model_name": "m"}, list(tensors.items()), Form(binary=binary, by_name={}))
         assert (length is not None) == binary
         result = InferenceServerClient.parse_response_body(data, header_length=length)
         for name, expected in tensors.items():
@@ -108,6 +118,14 @@ WRONG: list[tuple[str, tuple[bytes, str | None]]] = [
             binary=bytes(4),
         ),
     ),
+    ("hold texts", body({"name": "task", "datatype": "BYTES", "shape": [1], "data": [0]})),
+    ("hold texts", body({"name": "task", "datatype": "BYTES", "shape": [1], "data": ["\ud800"]})),
+    ("given by name", body({"name": "task", "datatype": "INT64", "shape": [1], "data": [0]})),
+    ("takes binary_data_size", body(tensor(parameters={"content_type": "np"}))),
+    ("takes binary_data.", body(tensor(), outputs=[{"name": "a", "parameters": {"x": 1}}])),
+    ("true or false", body(tensor(), outputs=[{"name": "a", "parameters": {"binary_data": 1}}])),
+    ("true or false", body(tensor(), parameters={"binary_data_output": "yes"})),
+    ("shared memory", body(tensor(), outputs=[{"name": "a", "parameters": {"shared_memory_region": "x"}}])),
     ("outputs must be a list", body(tensor(), outputs={})),
     ("with a name", body(tensor(), outputs=[{}])),
     ("not supported", body(tensor(), outputs=[{"name": "a", "parameters": {"classification": 3}}])),
