@@ -54,17 +54,11 @@ class LearnConfig:
     batch_size: Positive = 32
     """Images a step."""
     learning_rate: AboveZero = 2e-3
-    """Peak learning rate of experts and vision routers (AdamW)."""
-    text_gate_learning_rate: AboveZero = 0.3
-    """Peak learning rate of the static text gates: bare vectors that hardly move at the experts' rate."""
-    weight_decay: FromZero = 0.0
-    """AdamW weight decay."""
+    """Peak learning rate of experts and vision routers (AdamW); the static text gates have their own (optimiser.py)."""
     warmup_steps: Count = 20
     """Linear warm-up of the learning rate, in steps."""
     label_smoothing: Share = 0.1
     """Label smoothing of the cross-entropy."""
-    max_grad_norm: FromZero = 1.0
-    """Clip the gradient's norm; 0 switches it off."""
     num_candidates: Positive = 3
     """Candidate experts m a block adds in phase 1."""
     initial_candidate_mass: Annotated[Number, Field(gt=0, lt=1)] = 0.7
@@ -73,12 +67,6 @@ class LearnConfig:
     """Phase 1 lasts at least this share of the steps."""
     phase1_max_share: Annotated[Share, Field(validate_default=True)] = 0.4
     """Phase 1 lasts at most this share of the steps."""
-    convergence_window: Positive = 10
-    """Steps over which the routers' movement is measured."""
-    convergence_threshold: Number = 0.01
-    """Phase 1 ends when the mean gate moves less than this (total variation) over one window."""
-    gate_ema: Share = 0.9
-    """Decay of the moving average of the gates."""
     penalty: Penalty = "candidate_mass"
     """Phase-1 regularisation that moves gradient onto the frozen experts (igsp_train/reuse.py, penalties.py)."""
     reuse_strength: FromZero = 0.1
@@ -87,8 +75,6 @@ class LearnConfig:
     """`fixed` lambda, or dual ascent on lambda until the penalty's value (the candidates' mass) is `target_mass`."""
     target_mass: Share = 0.3
     """Mass of the gates that candidates may hold under `target_mass`."""
-    dual_step: AboveZero = 0.3
-    """Step of the dual ascent on log lambda."""
     prune_rule: PruneRule = "held_out"
     """Which experts a task keeps after phase 1."""
     keep_ratio: Share = 0.95
@@ -104,8 +90,6 @@ class LearnConfig:
     """Whether the router is trained in phase 2 too."""
     cached_views: Count = 4
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
-    cache_limit_mib: Count = 2048
-    """Memory the cached views may take, in MiB; fewer views are kept where they do not fit."""
     precision: Precision = "fp32"
     """Arithmetic of the steps: `bf16` runs products in bfloat16 (autocast); parameters, loss and selector stay fp32."""
     checkpoint_every: Positive = 50

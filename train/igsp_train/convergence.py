@@ -7,11 +7,20 @@ from torch import Tensor
 
 from igsp_deploy.sites import Site
 
+DECAY = 0.9
+"""Of the moving average of the gates, a step."""
+
+WINDOW = 10
+"""Steps over which the routers' movement is measured."""
+
+THRESHOLD = 0.01
+"""Routers stand still when the mean gate moves less than this (total variation) over one window."""
+
 
 class GateTracker:
     """Moving average of every block's mean gates, and how far it moved over the last window of steps."""
 
-    def __init__(self, decay: float, window: int) -> None:
+    def __init__(self, decay: float = DECAY, window: int = WINDOW) -> None:
         """Track with an exponential moving average of `decay` and compare over `window` steps."""
         self.decay = decay
         self.mean: dict[Site, Tensor] = {}

@@ -24,12 +24,13 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.towers import Gates, encode_from_text_trunk, encode_from_trunk, text_trunk
 from igsp_deploy.sites import Site, read_site, site_name
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
-from igsp_train.convergence import GateTracker
+from igsp_train.convergence import THRESHOLD, GateTracker
 from igsp_train.data.order import batch_indices
 from igsp_train.features import TrunkViews
 from igsp_train.importance import HeldOutLoss, leave_one_out
 from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
 from igsp_train.optimiser import (
+    MAX_GRAD_NORM,
     carry_state,
     learning_rate_factor,
     load_optimiser_tensors,
@@ -172,7 +173,7 @@ class TaskRun:
         self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
         self.progress = _Progress()
-        self.tracker = GateTracker(config.gate_ema, config.convergence_window)
+        self.tracker = GateTracker()
         self.reuse = ReuseStrength(config, config.reuse_strength)
         self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
         self._unread: list[_Unread] = []
@@ -315,9 +316,8 @@ class TaskRun:
         self.ranks.sum_gradients(self.learner.parameters())
         if progress.phase == 1 and config.penalty == "gradient_projection":
             self._project()
-        if config.max_grad_norm:
-            parameters = [p for p in self.learner.parameters() if p.grad is not None]
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        parameters = [p for p in self.learner.parameters() if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
         self.optimiser.step()
         means = [gate.detach().float().mean(0) for gate in gates.values()]
         told = (loss, accuracy, new_expert_share(gates, num_frozen), penalty)
@@ -384,7 +384,7 @@ class TaskRun:
         if step < config.phase1_min_share * config.steps:
             return False
         moved = self.progress.curves["movement"][-1]
-        return moved < config.convergence_threshold or step >= config.phase1_max_share * config.steps
+        return moved < THRESHOLD or step >= config.phase1_max_share * config.steps
 
     def _project(self) -> None:
         if self.projection is None:
@@ -447,7 +447,7 @@ class TaskRun:
                 if learner.weight is not None:
                     learner.weight.requires_grad_(False)
         carry_state(old, self.optimiser, moved)
-        self.tracker = GateTracker(config.gate_ema, config.convergence_window)
+        self.tracker = GateTracker()
         progress.phase, progress.phase1_steps = 2, progress.step
         self.ranks.check_equal(self.learner.named_parameters(), "which experts to keep")
 

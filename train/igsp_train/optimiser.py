@@ -8,6 +8,14 @@ from torch import Tensor, nn
 from igsp_deploy.config import LearnConfig
 from igsp_train.learner import TaskLearner
 
+TEXT_GATE_RATE = 0.3
+"""Peak learning rate of the static text gates: bare vectors that hardly move at the experts' rate."""
+
+WEIGHT_DECAY = 0.0
+
+MAX_GRAD_NORM = 1.0
+"""A longer gradient is cut to this length."""
+
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -33,12 +41,12 @@ def make_optimiser(learner: TaskLearner, config: LearnConfig, *, train_router: b
             main += [site.weight, site.bias]
     groups = [
         {"params": main, "base": config.learning_rate},
-        {"params": static, "base": config.text_gate_learning_rate},
+        {"params": static, "base": TEXT_GATE_RATE},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+        weight_decay=WEIGHT_DECAY,
         betas=(0.9, 0.999),
     )
 

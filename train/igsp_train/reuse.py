@@ -8,6 +8,9 @@ from torch import Tensor
 from igsp_deploy.config import LearnConfig
 from igsp_deploy.sites import Site
 
+DUAL_STEP = 0.3
+"""Step of the dual ascent on log lambda."""
+
 
 def candidate_mass(gates: dict[Site, Tensor], num_frozen: dict[Site, int]) -> Tensor:
     """Mean over blocks and samples of the probability that goes to candidates, in [0, 1].
@@ -39,7 +42,7 @@ class ReuseStrength:
 
     It is zero until the learning rate has warmed up and then ramps up over as many steps again: B starts at zero, so a
     full penalty at once would end every candidate before it could show what it is worth. Under `target_mass` lambda
-    follows dual ascent, `log lambda += dual_step * (mass - target)`.
+    follows dual ascent, `log lambda += DUAL_STEP * (mass - target)`.
     """
 
     config: LearnConfig
@@ -55,5 +58,5 @@ class ReuseStrength:
     def update(self, step: int, penalty: float) -> None:
         """Dual ascent on lambda after a step in which the penalty's value (the candidates' mass) was `penalty`."""
         if self.config.reuse_schedule == "target_mass" and step >= self.config.warmup_steps:
-            change = self.config.dual_step * (penalty - self.config.target_mass)
+            change = DUAL_STEP * (penalty - self.config.target_mass)
             self.value = float(min(max(self.value * 2.718281828459045**change, 1e-3), 1e3))

@@ -37,6 +37,9 @@ from igsp_train.progress import step_progress
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_selector_features, spread
 
+CACHED_VIEWS_BYTES = 2 << 30
+"""Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
+
 
 def train_sequence(
     model_path: Path,
@@ -167,7 +170,7 @@ def learn_task(
         folder.first_block,
         workers,
         cached_views=config.learn.cached_views,
-        limit_bytes=config.learn.cache_limit_mib << 20,
+        limit_bytes=CACHED_VIEWS_BYTES,
         precision=config.learn.precision,
         ranks=ranks,
     )

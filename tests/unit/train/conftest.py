@@ -9,9 +9,7 @@ from igsp_deploy.model.backbone import load_backbone
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import TaskTokens, load_tokens
 
-LEARN = LearnConfig(
-    steps=8, batch_size=8, warmup_steps=2, num_candidates=2, phase1_max_share=0.5, convergence_window=2, cached_views=2
-)
+LEARN = LearnConfig(steps=8, batch_size=8, warmup_steps=2, num_candidates=2, phase1_max_share=0.5, cached_views=2)
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,7 @@ LEARN = LearnConfig(
     phase1_min_share=0.25,
     phase1_max_share=0.5,
     checkpoint_every=5,
-    convergence_window=2,
     num_candidates=2,
-    text_gate_learning_rate=3e-2,
     reuse_schedule="target_mass",
     reuse_strength=1.0,
     prune_rule="cumulative",
@@ -218,7 +216,7 @@ def test_the_penalty_moves_gate_mass_to_the_frozen_experts(tmp_path: Path, backb
         )
         clear_checkpoint(folder.path)
         masses.append(make_run(backbone, folder, 120, config).run().curves["mass"][-1])
-    assert masses[1] < masses[0] - 0.1
+    assert masses[1] < 0.8 * masses[0]
 
 
 def test_the_optimisers_moments_of_kept_experts_survive_pruning(tmp_path: Path, backbone: Backbone) -> None:
@@ -255,8 +253,7 @@ def test_the_model_folder_holds_exactly_what_was_learned(tmp_path: Path, backbon
 
 
 def test_the_strength_of_the_penalty_survives_a_resume_in_phase_1(tmp_path: Path, backbone: Backbone) -> None:
-    whole = dataclasses.replace(LEARN, steps=24, phase1_min_share=1.0, phase1_max_share=1.0)
-    config = dataclasses.replace(whole, dual_step=5.0, text_gate_learning_rate=0.3)
+    config = dataclasses.replace(LEARN, steps=24, phase1_min_share=1.0, phase1_max_share=1.0)
     folder = new_folder(tmp_path / "model", backbone)
     finish(folder, make_run(backbone, folder, 180).run())
     through = make_run(backbone, folder, 120, config).run()
@@ -339,7 +336,10 @@ def test_all_of_the_gates_of_a_first_task_are_its_own(tmp_path: Path, backbone: 
     assert [report.new_share for report in reports] == result.curves["mass"]
 
 
-def test_new_experts_start_phase_2_with_open_gates(tmp_path: Path, backbone: Backbone) -> None:
+def test_new_experts_start_phase_2_with_open_gates(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_train.optimiser.TEXT_GATE_RATE", 3e-2)  # slow enough that text keeps some
     folder = new_folder(tmp_path / "model", backbone)
     finish(folder, make_run(backbone, folder, 180).run())
     masses = []

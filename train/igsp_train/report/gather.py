@@ -6,6 +6,7 @@ from typing import Any
 
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord, count_experts
+from igsp_train.convergence import THRESHOLD
 from igsp_train.report.command import commands_to_repeat, learn_settings
 from igsp_train.report.evaluation import Evaluation
 from igsp_train.report.examples import TaskExamples
@@ -181,7 +182,7 @@ def _curves(record: TaskRecord) -> Curves:
         mass=list(curves.get("mass", [])),
         phase1_steps=phase1,
         steps=len(movement),
-        threshold=learn.get("convergence_threshold"),
+        threshold=learn.get("convergence_threshold", THRESHOLD) if learn else None,
     )
 
 

@@ -19,6 +19,7 @@ from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.experts import concatenate_down, concatenate_up, new_experts
 from igsp_deploy.model.towers import Gates
 from igsp_deploy.sites import Site
+from igsp_train.optimiser import TEXT_GATE_RATE
 from igsp_train.research.baselines.training import train_on
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
@@ -135,7 +136,7 @@ def _train_one(
         setting.first_block,
         learn,
         learn.seed * 1000 + number,
-        [(experts + vision, learn.learning_rate), (static, learn.text_gate_learning_rate)],
+        [(experts + vision, learn.learning_rate), (static, TEXT_GATE_RATE)],
         adapter,
         after_backward=mask,
         watch=count,

@@ -12,7 +12,7 @@ from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
 from igsp_train.data.order import batch_indices
-from igsp_train.optimiser import learning_rate_factor, set_learning_rate
+from igsp_train.optimiser import MAX_GRAD_NORM, WEIGHT_DECAY, learning_rate_factor, set_learning_rate
 from igsp_train.research.study.tokens import TaskTokens
 
 
@@ -44,7 +44,7 @@ def train_on(
     parameters = [(list(members), rate) for members, rate in groups]
     optimiser = torch.optim.AdamW(
         [{"params": members, "base": rate} for members, rate in parameters if members],
-        weight_decay=config.weight_decay,
+        weight_decay=WEIGHT_DECAY,
     )
     tokens = backbone.tokenize(task.prompts)
     labels = torch.from_numpy(task.labels)
@@ -66,9 +66,8 @@ def train_on(
         loss.backward()
         if after_backward is not None:
             after_backward()
-        if config.max_grad_norm:
-            with_gradient: list[Tensor] = [p for members, _ in parameters for p in members if p.grad is not None]
-            nn.utils.clip_grad_norm_(with_gradient, config.max_grad_norm)
+        with_gradient: list[Tensor] = [p for members, _ in parameters for p in members if p.grad is not None]
+        nn.utils.clip_grad_norm_(with_gradient, MAX_GRAD_NORM)
         optimiser.step()
         if watch is not None:
             watch({b: g.detach() for b, g in vision.items()}, {b: g.detach() for b, g in text.items()})

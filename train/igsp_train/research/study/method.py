@@ -44,7 +44,6 @@ STRUCTURE = (
     "reuse_strength",
     "reuse_schedule",
     "target_mass",
-    "dual_step",
     "prune_rule",
     "keep_ratio",
     "prune_tolerance",
@@ -52,9 +51,6 @@ STRUCTURE = (
     "phase1_max_share",
     "phase2_candidate_mass",
     "phase2_restart",
-    "convergence_window",
-    "convergence_threshold",
-    "gate_ema",
 )
 """Settings of learning that only methods with `prunes` read."""
 

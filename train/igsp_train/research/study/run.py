@@ -48,7 +48,6 @@ class RunKey:
         for name in (
             "seed",
             "checkpoint_every",
-            "cache_limit_mib",
             *(() if METHODS[self.method].prunes else STRUCTURE),
         ):
             del learn[name]
