@@ -92,7 +92,10 @@ def export_bundle(
         make_reference(towers).write(scratch / REFERENCE)
         manifest = _manifest(towers, opset, variants, described, stored, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
-        images = [check_images(record, towers.backbone, console, check_limit) for record in folder.tasks]
+        images = [
+            check_images(record, towers.backbone, console, check_limit, folder.split(record.index))
+            for record in folder.tasks
+        ]
         if adapters:
             add_adapters(scratch, manifest)
         parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}

@@ -148,7 +148,7 @@ def fold(
                 text, {"ids": ids}, ["embeddings"], scratch / TEXT, precision=precision, opset=opset, fixed=False
             )
             write_tokenizer(backbone.tokenizer, scratch / TOKENIZER)
-        images = check_images(record, backbone, console, check_limit)
+        images = check_images(record, backbone, console, check_limit, towers.folder.split(record.index))
         parity = check_folded(towers, task, scratch, images, precision=precision, batch=batch)
         spec = backbone.preprocess
         about = {

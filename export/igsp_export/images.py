@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.data.test_items import read_test_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
@@ -30,7 +31,9 @@ class CheckImages:
     origin: str
 
 
-def check_images(record: TaskRecord, backbone: Backbone, console: Console, limit: int = 0) -> CheckImages:
+def check_images(
+    record: TaskRecord, backbone: Backbone, console: Console, limit: int = 0, split: FrozenSplit | None = None
+) -> CheckImages:
     """The task's test images, or synthetic ones where its source is gone.
 
     Args:
@@ -38,9 +41,10 @@ def check_images(record: TaskRecord, backbone: Backbone, console: Console, limit
         backbone: for the size of its input.
         console: gets a line where images are missing.
         limit: take this many at most, spread evenly; 0 takes all.
+        split: the task's frozen split.
     """
     try:
-        images, labels = read_test_images(record, backbone.preprocess, None, console)
+        images, labels = read_test_images(record, backbone.preprocess, None, console, split)
     except UserError as error:
         console.print(
             f"{record.name}: checked with synthetic images, because its own are not there ({error})",

@@ -45,7 +45,16 @@ _HEADER_LOCK = threading.Lock()
 
 
 class ImageError(UserError):
-    """An image that cannot be used: which, why, and what to do."""
+    """An image that cannot be used: which, why, and what to do.
+
+    Attributes:
+        kind: the reason in a word or two, for counts.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged") -> None:
+        """Keep the message and its kind."""
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, kw_only=True)

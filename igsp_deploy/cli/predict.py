@@ -42,7 +42,7 @@ def predict(
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
 
-    paths = find_images(images)
+    paths = find_images(images, lambda text: print(text, file=sys.stderr))
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]

@@ -21,10 +21,11 @@ class FolderSource:
 
     def read(self) -> Listing:
         """List the folder."""
-        splits = read_image_folder(self.path)
-        classes = check_classes(str(self.path), {name: set(files) for name, files in splits.items()})
+        found = read_image_folder(self.path)
+        classes = check_classes(str(self.path), {name: set(files) for name, files in found.splits.items()})
         names = load_class_names(self.path / "classes.json", classes)
-        return Listing(classes, items_by_class(splits, classes), names)
+        items = items_by_class(found.splits, classes)
+        return Listing(classes, items, names, self.path, found.passed_over, found.notes)
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,4 @@ class ManifestSource:
         splits = read_manifest(self.path)
         classes = check_classes(str(self.path), {name: set(files) for name, files in splits.items()})
         names = load_class_names(self.path.with_suffix(".classes.json"), classes)
-        return Listing(classes, items_by_class(splits, classes), names)
+        return Listing(classes, items_by_class(splits, classes), names, self.path.parent)

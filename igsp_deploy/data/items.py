@@ -1,13 +1,17 @@
 """What a source yields: images with labels, in three splits, and the words for the classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    from igsp_deploy.data.counts import ClassCount
+    from igsp_deploy.data.frozen import FrozenSplit
 
 
 class ImageReader(Protocol):
@@ -98,6 +102,9 @@ class TaskData:
         train: images to learn from.
         val: images held out of the training images.
         test: images to measure on.
+        counts: images of each class: learned, held out, tested, skipped; empty where nobody looked.
+        split: the same split by the content of the images, to find it again; None where nobody looked.
+        notes: what a person should know before it is learned, a line each.
     """
 
     name: str
@@ -107,3 +114,6 @@ class TaskData:
     train: Items
     val: Items
     test: Items
+    counts: "dict[str, ClassCount]" = field(default_factory=dict)
+    split: "FrozenSplit | None" = None
+    notes: list[str] = field(default_factory=list)

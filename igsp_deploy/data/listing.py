@@ -1,6 +1,7 @@
 """What reading a source gives, whatever its kind: images by split and class, and words for the classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from igsp_deploy.data.class_names import ClassNames
 from igsp_deploy.data.image_folder import ClassFiles
 from igsp_deploy.data.items import Items
+from igsp_deploy.data.layout import PassedOver
 from igsp_deploy.errors import UserError
 
 
@@ -19,11 +21,17 @@ class Listing:
         classes: names of the classes, in label order.
         splits: `train`, and `val` and `test` where the source has them.
         names: words for the classes.
+        root: what the places of files are told from, where the images are files.
+        passed_over: files that are not used, with the reason.
+        notes: what a person should know of the source.
     """
 
     classes: list[str]
     splits: dict[str, Items]
     names: ClassNames
+    root: Path | None = None
+    passed_over: list[PassedOver] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):

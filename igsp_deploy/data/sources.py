@@ -1,14 +1,20 @@
 """A task's data from its source: which images are in which split, and the words for the classes."""
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 
+from igsp_deploy.data.copies import Looks
+from igsp_deploy.data.counts import count_classes, counts_line
 from igsp_deploy.data.few_shot import take_shots
 from igsp_deploy.data.file_sources import FolderSource, ManifestSource
+from igsp_deploy.data.frozen import freeze
 from igsp_deploy.data.items import Items, TaskData
-from igsp_deploy.data.listing import Source
+from igsp_deploy.data.listing import Listing, Source
 from igsp_deploy.data.source_text import GROUP, SourceText, split_source
 from igsp_deploy.data.splits import split_off
 from igsp_deploy.errors import UserError
@@ -23,7 +29,14 @@ _EXPECTED = (
 
 
 def load_task_data(
-    name: str, source: str, *, val_share: float = 0.1, test_share: float = 0.2, seed: int = 0, shots: int = 0
+    name: str,
+    source: str,
+    *,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+    seed: int = 0,
+    shots: int = 0,
+    look: bool = True,
 ) -> TaskData:
     """Find the images of a task.
 
@@ -39,12 +52,30 @@ def load_task_data(
         test_share: share of all images to hold out for testing, where the source has no test split.
         seed: seed of automatic splits and of the choice of shots.
         shots: training images a class; 0 takes all.
+        look: look at every image first: copies of one image then never stand on both sides of an automatic split, and
+            the counts and the frozen split are made. False splits by place alone, as it was before splits were kept.
 
     Raises:
         UserError: what is wrong with the source, prefixed with the task's name.
     """
+    with _named(name):
+        return _load(name, parse_source(source).read(), val_share, test_share, seed, shots, look)
+
+
+def list_source(name: str, source: str) -> Listing:
+    """All images of the source of a task, in no splits but its own.
+
+    Raises:
+        UserError: what is wrong with the source, prefixed with the task's name.
+    """
+    with _named(name):
+        return parse_source(source).read()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
     try:
-        return _load(name, parse_source(source), val_share, test_share, seed, shots)
+        yield
     except UserError as error:
         raise UserError(f"task {name!r}: {error}") from error
 
@@ -102,23 +133,50 @@ def _path_source(path: Path) -> Source:
     raise UserError(f"{path} is a file. {_EXPECTED}")
 
 
-def _load(name: str, source: Source, val_share: float, test_share: float, seed: int, shots: int) -> TaskData:
-    listing = source.read()
+def _load(
+    name: str, listing: Listing, val_share: float, test_share: float, seed: int, shots: int, look: bool
+) -> TaskData:
     classes, names = listing.classes, listing.names
-    train = listing.splits["train"]
+    looks = Looks.of(listing) if look else None
+    train, unused = listing.splits["train"], _no_items()
     if "test" in listing.splits:
         test = listing.splits["test"]
     else:
-        train, test = split_off(train, classes, share=test_share, least=2, seed=seed, purpose="test")
+        train, test = split_off(
+            train,
+            classes,
+            share=test_share,
+            least=2,
+            seed=seed,
+            purpose="test",
+            groups=looks.groups(train) if looks else None,
+        )
     if shots:
-        train, val = take_shots(train, classes, shots=shots, seed=seed), _no_items()
+        few = take_shots(train, classes, shots=shots, seed=seed)
+        kept = set(few.images)
+        unused = train.subset([index for index, image in enumerate(train.images) if image not in kept])
+        train, val = few, _no_items()
     elif "val" in listing.splits:
         val = listing.splits["val"]
     else:
         train, val = split_off(
-            train, classes, share=val_share, least=MIN_IMAGES_TO_HOLD_OUT, seed=seed, purpose="validation"
+            train,
+            classes,
+            share=val_share,
+            least=MIN_IMAGES_TO_HOLD_OUT,
+            seed=seed,
+            purpose="validation",
+            groups=looks.groups(train) if looks else None,
         )
-    return TaskData(name, classes, names.display_names, names.templates, train, val, test)
+    data = TaskData(name, classes, names.display_names, names.templates, train, val, test)
+    if looks is None:
+        return data
+    parts = {"train": train, "val": val, "test": test, "unused": unused}
+    outside = [entry for entry in listing.passed_over if entry.label not in classes]
+    counts = count_classes(classes, parts, looks.seen, listing.passed_over)
+    notes = [counts_line(counts, outside), *listing.notes, *looks.notes(parts)]
+    contents = {image: seen.content for image, seen in looks.seen.items()}
+    return dataclasses.replace(data, counts=counts, split=freeze(parts, contents, listing.root), notes=notes)
 
 
 def _no_items() -> Items:

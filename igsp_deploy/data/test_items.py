@@ -1,52 +1,88 @@
 """The test images of a learned task, found again."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.data.frozen import FrozenSplit, frozen_test_items, unlearned
 from igsp_deploy.data.images import read_eval_images
 from igsp_deploy.data.items import Items
-from igsp_deploy.data.sources import load_task_data
+from igsp_deploy.data.sources import list_source, load_task_data
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.record import TaskRecord
 
+Say = Callable[[str], None]
+
 
 def read_test_images(
-    record: TaskRecord, preprocess: PreprocessSpec, source: str | None, console: Console
+    record: TaskRecord,
+    preprocess: PreprocessSpec,
+    source: str | None,
+    console: Console,
+    split: FrozenSplit | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Test images `[N, S, S, 3]` and labels of a learned task, from where it was learned or from `source`.
 
     Raises:
         UserError: the images are gone, or their classes are not the learned ones.
     """
-    images, labels, _ = read_eval_images(
-        find_test_items(record, source),
-        preprocess,
-        on_skip=lambda text: console.print(text, markup=False, highlight=False),
-    )
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    images, labels, _ = read_eval_images(find_test_items(record, source, split, say), preprocess, on_skip=say)
     return images, labels
 
 
-def find_test_items(record: TaskRecord, source: str | None = None) -> Items:
+def find_test_items(
+    record: TaskRecord, source: str | None = None, split: FrozenSplit | None = None, say: Say = lambda _: None
+) -> Items:
     """Where the test images of a learned task are, from where it was learned or from `source`.
+
+    They are those of the split that was frozen with the task, wherever they lie now. A `source` that has none of them
+    is another set of images: its own test images are taken, but never one that was learned from.
+
+    Args:
+        record: the task.
+        source: where its images are, if not where it was learned.
+        split: the frozen split; None for a task from before splits were kept, whose test images are chosen anew.
+        say: gets a line about images that went, came or changed.
 
     Raises:
         UserError: the images are gone, or their classes are not the learned ones.
     """
-    settings = {key: record.data[key] for key in ("val_share", "test_share", "seed") if key in record.data}
+    where = source or record.source
+
+    def tell(text: str) -> None:
+        say(f"{record.name}: {text}")
+
+    with_place = f"If they are elsewhere now, `igsp evaluate` and `igsp report` take --task {record.name}=FOLDER."
     try:
-        data = load_task_data(record.name, source or record.source, **settings)
+        if split is not None:
+            found = frozen_test_items(split, list_source(record.name, where), record.classes, tell)
+            if found is not None:
+                return found
+            if source is None:
+                raise UserError(f"task {record.name!r}: none of its test images is in {where} any more.")
+        settings = {key: record.data[key] for key in ("val_share", "test_share", "seed") if key in record.data}
+        data = load_task_data(record.name, where, **settings, look=split is not None)
     except UserError as error:
-        raise UserError(
-            f"{error} If they are elsewhere now, `igsp evaluate` and `igsp report` take --task {record.name}=FOLDER."
-        ) from error
+        raise UserError(f"{error} {with_place}") from error
     if data.classes != record.classes:
         raise UserError(
-            f"task {record.name!r}: {source or record.source} has the classes {', '.join(data.classes[:5])}..., "
+            f"task {record.name!r}: {where} has the classes {', '.join(data.classes[:5])}..., "
             f"learned were {', '.join(record.classes[:5])}... "
             f"Give the images it was learned from: --task {record.name}=FOLDER"
         )
-    if not len(data.test):
-        raise UserError(f"task {record.name!r}: {source or record.source} has no test images.")
-    return data.test
+    test = data.test
+    if split is None:
+        tell("learned before splits were kept with the task, so its test images are chosen anew")
+    else:
+        tell(f"{where} holds other images than those at learning; its own test images are used")
+        test = unlearned(split, test, tell)
+    if not len(test):
+        raise UserError(f"task {record.name!r}: {where} has no test images.")
+    return test

@@ -1,7 +1,7 @@
 """The model folder on disk: safetensors and JSON only, one folder a task, committed by one rename.
 
     model/  config.json
-            tasks/00-shoes/  task.json experts.safetensors router.safetensors selector.safetensors SHA256SUMS
+            tasks/00-shoes/  task.json split.json experts.safetensors router.safetensors selector.safetensors SHA256SUMS
 
 A task's new experts lie in its own folder and the pool is their union, so adding a task can never damage another one.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from igsp_deploy.checked import build
 from igsp_deploy.config import ModelConfig, SelectorConfig
+from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
@@ -32,6 +33,7 @@ from igsp_deploy.model_path import is_unused, locked_model, require_model
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 1
+SPLIT = "split.json"
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
 _REMEDY = "Restore the folder from a copy, or delete this task's folder and every later one and learn them again."
 
@@ -239,7 +241,17 @@ class ModelFolder:
             statistics, shrinkage=config.shrinkage, false_alarm=config.false_alarm, background=config.background
         )
 
-    def add_task(self, record: TaskRecord, learned: LearnedTask) -> None:
+    def split(self, index: int) -> FrozenSplit | None:
+        """Which images task `index` was learned from and tested on; None where it was learned before that was kept.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        record = self.tasks[index]
+        path = self.path / "tasks" / f"{record.index:02d}-{record.name}" / SPLIT
+        return FrozenSplit.from_json(read_json(path, "split of a task"), str(path)) if path.is_file() else None
+
+    def add_task(self, record: TaskRecord, learned: LearnedTask, split: FrozenSplit | None = None) -> None:
         """Write a task's folder and take it into the pool. The folder appears whole or not at all.
 
         Raises:
@@ -268,6 +280,8 @@ class ModelFolder:
                 },
             )
             write_json(scratch / "task.json", record.to_json())
+            if split is not None:
+                write_json(scratch / SPLIT, split.to_json())
             write_sums(scratch)
         self._load_task(record.index, target)
 

@@ -25,6 +25,7 @@ class TaskRecord:
         source: where its images came from.
         data: settings of the split, to find the same test images again.
         metrics: what was measured while learning (accuracies, seconds, steps of phase 1, curves).
+        images: class -> images `learned`, `held_out`, `tested`, and those `skipped` by reason.
     """
 
     index: int
@@ -40,6 +41,7 @@ class TaskRecord:
     source: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `task.json`."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.learn import LearnResult
@@ -23,6 +24,8 @@ def consolidate(
     source: str = "",
     data: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    images: dict[str, Any] | None = None,
+    split: FrozenSplit | None = None,
 ) -> TaskRecord:
     """Add a learned task to a model, by one rename.
 
@@ -38,6 +41,8 @@ def consolidate(
         source: where the images came from.
         data: settings of the split.
         metrics: what was measured while learning.
+        images: images of each class: learned, held out, tested, skipped.
+        split: which image was in which part.
 
     Raises:
         UserError: the disk is full or cannot be written; the model is as before.
@@ -60,6 +65,7 @@ def consolidate(
         source=source,
         data=data or {},
         metrics=metrics or {},
+        images=images or {},
     )
-    folder.add_task(record, learned)
+    folder.add_task(record, learned, split)
     return record

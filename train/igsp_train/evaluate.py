@@ -148,7 +148,7 @@ def evaluate_model(
     evaluation = _Evaluation(folder, backbone)
     counts: list[_TaskCounts] = []
     for record in folder.tasks:
-        items = find_test_items(record, (sources or {}).get(record.name))
+        items = find_test_items(record, (sources or {}).get(record.name), folder.split(record.index), _say(console))
         chunks = eval_chunks(items, backbone.preprocess, on_skip=_say(console))
         counts.append(_total([evaluation.count(record.index, images, labels) for images, labels in chunks]))
         console.print(f"{record.name}: {counts[-1].images} test images", markup=False, highlight=False)

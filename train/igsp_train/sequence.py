@@ -155,6 +155,8 @@ def learn_task(
     memory = PeakMemory()
     source = canonical_source(config.tasks[task.name])
     settings = dataclasses.asdict(config.data)
+    for note in task.notes:
+        warn(f"{task.name}: {note}")
     views = TrainViews(
         task.train,
         backbone.preprocess,
@@ -229,6 +231,8 @@ def learn_task(
         source=source,
         data=settings,
         metrics=metrics,
+        images={name: count.to_json() for name, count in task.counts.items()},
+        split=task.split,
     )
     clear_checkpoint(folder.path)
     reused, new = result.learner.num_experts()

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from igsp_deploy.data.layout import arrange
 from igsp_deploy.errors import UserError
-from igsp_deploy.runtime.image_files import SUFFIXES
+from igsp_deploy.runtime.image_files import SUFFIXES, is_system
 
-SPLITS = ("train", "val", "test")
 ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"})
 LEAST_IMAGES = 3
 """Images a class: one to learn from, one to validate, one to test."""
@@ -70,7 +70,7 @@ def read_archive(path: Path, limits: Limits | None = None) -> list[Member]:
     images = []
     for entry in entries:
         parts = _check_path(entry)
-        if any(part.startswith((".", "__MACOSX")) for part in parts):
+        if any(is_system(part) for part in parts):
             continue
         suffix = PurePosixPath(parts[-1]).suffix.lower()
         if suffix in ARCHIVES:
@@ -174,20 +174,18 @@ def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
 
 
 def _members(images: list[tuple[zipfile.ZipInfo, list[str]]]) -> list[Member]:
-    folders = [parts[:-1] for _, parts in images]
-    # A folder around everything is not a class: zipping a folder makes one.
-    while all(len(folder) > 1 for folder in folders) and len({folder[0] for folder in folders}) == 1:
-        folders = [folder[1:] for folder in folders]
-    if any(not folder for folder in folders):
-        loose = sum(not folder for folder in folders)
+    """Which split and class each image is of, told as for folders."""
+    entries = {tuple(parts): entry for entry, parts in images}
+    found = arrange(sorted(entries), [], "The zip")
+    outside = [entry for entry in found.passed_over if entry.label is None]
+    if outside:
         raise UserError(
-            f"{loose} of {len(folders)} images lie outside a class folder. Put one folder for each class into the zip, "
-            "for example cat/1.jpg and dog/1.jpg."
+            f"{len(outside)} of {len(images)} images lie outside a class folder. Put one folder for each class into "
+            "the zip, for example cat/1.jpg and dog/1.jpg."
         )
-    tops = {folder[0].lower() for folder in folders}
-    split = "train" in tops and tops <= set(SPLITS) and all(len(folder) > 1 for folder in folders)
-    members = []
-    for (entry, _), folder in zip(images, folders, strict=True):
-        label = folder[1] if split else folder[0]
-        members.append(Member(entry=entry, split=folder[0].lower() if split else "", label=check_label(label)))
-    return members
+    return [
+        Member(entry=entries[parts], split=split if found.has_splits else "", label=check_label(label))
+        for split, classes in found.splits.items()
+        for label, files in classes.items()
+        for parts in files
+    ]

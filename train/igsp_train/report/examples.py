@@ -78,7 +78,7 @@ def find_examples(
         source: where its images are now, if not where it was learned from.
     """
     try:
-        items = find_test_items(record, source)
+        items = find_test_items(record, source, folder.split(record.index))
         picked = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).round().astype(np.int64))
         images, labels, _ = read_eval_images(items.subset(picked), backbone.preprocess)
     except UserError as error:

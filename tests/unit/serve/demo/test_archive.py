@@ -115,3 +115,20 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
 def test_one_class_is_named() -> None:
     with pytest.raises(UserError, match="only one, 'cat'"):
         check_classes({"cat": 10})
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("Training", "Testing"), ("train", "valid"), ("seg_train/seg_train", "seg_test/seg_test")],
+)
+def test_splits_in_the_words_people_use_are_told_as_in_folders(tmp_path: Path, train: str, test: str) -> None:
+    names = [*classes("cat", "dog", before=f"data/{train}/"), *classes("cat", "dog", before=f"data/{test}/")]
+    members = read_archive(make_zip(tmp_path / "z.zip", [*names, "data/@eaDir/x/1.jpg", "__MACOSX/data/._1.jpg"]))
+    expected = {"train", "val" if test == "valid" else "test"}
+    assert {(m.split, m.label) for m in members} == {(s, c) for s in expected for c in ("cat", "dog")}
+
+
+def test_splits_without_class_folders_are_refused_by_name(tmp_path: Path) -> None:
+    names = [f"{split}/{number}.jpg" for split in ("train", "test") for number in range(4)]
+    with pytest.raises(UserError, match="The zip: test and train hold images and no class folders"):
+        read_archive(make_zip(tmp_path / "z.zip", names))
