@@ -69,7 +69,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="igsp",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,6 +103,18 @@ def _remedy(module: str) -> str:
     if module == "onnxruntime":
         return f"{remedy} (without a GPU), or {install_command('gpu')} (with an NVIDIA GPU), never both."
     return remedy
+
+
+def run(words: list[str]) -> None:
+    """Run one command in this process, as `igsp WORDS` would; mistakes are raised.
+
+    Raises:
+        UserError: what the command says of the user's mistakes.
+        typer.Exit: the command ended early, with its exit code.
+    """
+    command = typer.main.get_command(app)
+    with command.make_context("igsp", list(words)) as context:
+        command.invoke(context)
 
 
 def main() -> None:

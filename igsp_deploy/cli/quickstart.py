@@ -1,22 +1,22 @@
-"""`igsp quickstart`: the whole loop on small tasks, offline."""
+"""`igsp quickstart`: the whole loop on small tasks, offline, as the commands that anybody could type."""
 
-from __future__ import annotations
-
+import shlex
+import shutil
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from igsp_deploy.config import ModelConfig
 
 EXAMPLES = """Examples:
 
 igsp quickstart
 
 igsp quickstart --out /tmp/tour"""
+
+TASKS = ("digits", "surfaces", "letters", "shapes")
+"""What `igsp data example` writes, in the order to learn them."""
 
 SHOWN_IMAGES = 3
 """Test images a task that are classified for show."""
@@ -28,88 +28,51 @@ def quickstart(
 ) -> None:
     """Learn four small tasks one after another, evaluate, export, verify and classify some images.
 
-    Needs no download and a few minutes on two cores. What is in the folder already is used again, so that an
-    interrupted quickstart continues.
+    Prints each command before it runs it. Needs no download and a few minutes on two cores. What is in the folder
+    already is used again, so that an interrupted quickstart continues.
     """
-    from rich.console import Console
-
-    from igsp_deploy.config import ModelConfig
-
-    run_quickstart(out, ModelConfig(), steps, Console(stderr=True))
+    run_quickstart(out, [f"learn.steps={steps}"])
 
 
-def run_quickstart(out: Path, model: ModelConfig, steps: int, console: Console) -> None:
-    """Run the loop in `out`; progress goes to `console`, results to stdout.
+def run_quickstart(out: Path, settings: list[str]) -> None:
+    """Run the commands; each is printed to stderr before it runs.
+
+    Args:
+        out: folder for the data, the model and the bundle.
+        settings: `--set` of the learning, `a.b=c` each.
 
     Raises:
         UserError: `out` cannot be written, or holds an unfinished quickstart with other settings.
     """
-    import time
-
-    from igsp_deploy.config import LearnConfig, RunConfig
-    from igsp_deploy.runtime.verify import require, verify_bundle
-    from igsp_export.export import export_bundle
-    from igsp_train.commands.tables import print_evaluation, table_console
-    from igsp_train.evaluate import evaluate_model
-    from igsp_train.quickstart_data import write_quickstart_data
-    from igsp_train.sequence import train_sequence
+    from igsp_deploy.cli.main import run
 
     started = time.monotonic()
 
-    def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - started:3.0f} s] {text}", markup=False, highlight=False, soft_wrap=True)
+    def show(*words: object) -> None:
+        print(f"[{time.monotonic() - started:3.0f} s] $ {shlex.join(map(str, words))}", file=sys.stderr, flush=True)
 
-    say(f"writing four small tasks to {out / 'data'}")
-    folders = write_quickstart_data(out / "data")
-    config = RunConfig(
-        model=model,
-        learn=LearnConfig(steps=steps, cached_views=4),
-        tasks={name: str(folder) for name, folder in folders.items()},
-    )
-    say(f"learning {', '.join(folders)} one after another into {out / 'model'}")
-    train_sequence(out / "model", config, console=console)
-    say("measuring on the test images")
-    result = evaluate_model(out / "model", console=console)
-    say(f"exporting to {out / 'bundle'}")
-    _remove_bundle(out / "bundle")
-    export_bundle(out / "model", out / "bundle", console=console)
-    say("verifying the bundle with onnxruntime")
-    report = verify_bundle(out / "bundle")
-    require(report)
-    say("classifying test images with the bundle alone, without saying their task")
-    tables = table_console(len(folders))
-    print_evaluation(result, tables)
-    _print_predictions(out / "bundle", folders, tables)
-    example = sorted((folders["digits"] / "test").rglob("*.png"))[0]
-    print(f"\nVerified {report['files']} files and {len(report['rows'])} comparisons with PyTorch: all hold.")
-    print(f"data    {out / 'data'}\nmodel   {out / 'model'}\nbundle  {out / 'bundle'}")
-    print(f"Try     igsp predict {out / 'bundle'} {example}")
-    say("done")
+    def igsp(*words: object) -> None:
+        show("igsp", *words)
+        run([str(word) for word in words])
 
-
-def _remove_bundle(bundle: Path) -> None:
-    """Make room for a new bundle; only what looks like one is removed."""
-    import shutil
-
-    if (bundle / "manifest.json").is_file():
+    data, model, bundle = out / "data", out / "model", out / "bundle"
+    igsp("data", "example", "--data-root", data)
+    tasks = [word for name in TASKS for word in ("--task", f"{name}={data / name}")]
+    igsp("train", model, *tasks, *(word for setting in settings for word in ("--set", setting)))
+    igsp("evaluate", model)
+    if (bundle / "manifest.json").is_file():  # of an earlier quickstart; nothing else is ever removed
+        show("rm", "-r", bundle)
         shutil.rmtree(bundle)
+    igsp("export", model, bundle, "--no-latency")
+    igsp("verify", bundle)
+    igsp("predict", bundle, *_some_images(data), "--top-k", 1)
+    print(f"\ndata    {data}\nmodel   {model}\nbundle  {bundle}")
 
 
-def _print_predictions(bundle: Path, folders: dict[str, Path], console: Console) -> None:
-    """Classify a few test images of every task with the exported bundle and print what was found."""
-    from rich.table import Table
-
-    from igsp_deploy.runtime.classifier import Classifier
-
-    classifier = Classifier.open(bundle)
-    table = Table(title="Classified with the bundle, nothing said about the task", title_justify="left")
-    for title in ("image", "class", "task chosen", "label", "%"):
-        table.add_column(title, justify="right" if title == "%" else "left")
-    for folder in folders.values():
-        classes = sorted(path for path in (folder / "test").iterdir() if path.is_dir())
-        images = [sorted(one.iterdir())[0] for one in classes[:: max(1, len(classes) // SHOWN_IMAGES)][:SHOWN_IMAGES]]
-        for image, found in zip(images, classifier.classify(images, top_k=1), strict=True):
-            name = image.relative_to(folder.parent)
-            chosen = found.task or "none (plain CLIP)"
-            table.add_row(str(name), image.parent.name, chosen, found.labels[0], f"{100 * found.scores[0]:.1f}")
-    console.print(table)
+def _some_images(data: Path) -> list[Path]:
+    """The first test image of a few classes of every task."""
+    images = []
+    for name in TASKS:
+        classes = sorted(path for path in (data / name / "test").iterdir() if path.is_dir())
+        images += [min(one.iterdir()) for one in classes[:: max(1, len(classes) // SHOWN_IMAGES)][:SHOWN_IMAGES]]
+    return images

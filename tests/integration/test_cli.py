@@ -27,7 +27,18 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_loads_no_heavy_library() -> None:
-    heavy = ("torch", "open_clip", "onnxruntime", "onnx", "numpy", "PIL", "sklearn", "matplotlib", "tokenizers")
+    heavy = (
+        "torch",
+        "pydantic",
+        "open_clip",
+        "onnxruntime",
+        "onnx",
+        "numpy",
+        "PIL",
+        "sklearn",
+        "matplotlib",
+        "tokenizers",
+    )
     result = python(
         "import sys, igsp_deploy.cli.main as m\n"
         "try: m.app(['--help'])\n"

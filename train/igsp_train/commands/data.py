@@ -1,4 +1,4 @@
-"""`igsp data`: what there is of a benchmark's data sets, and whether it is the published data."""
+"""`igsp data`: whether a benchmark's data sets are there and as published; small tasks to try things with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +13,13 @@ EXAMPLES = """Examples:
 
 igsp data check --benchmark mtil --data-root data
 
-igsp data check --benchmark mtil --data-root data --zero-shot"""
+igsp data check --benchmark mtil --data-root data --zero-shot
+
+igsp data example --data-root data"""
 
 
 def data(
-    action: Annotated[str, typer.Argument(metavar="check", help="What to do: check.")],
+    action: Annotated[str, typer.Argument(metavar="check|example", help="What to do: check or example.")],
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")],
     benchmark: Annotated[str, typer.Option(help="Which benchmark: mtil.")] = "mtil",
     zero_shot: Annotated[
@@ -34,6 +36,8 @@ def data(
 ) -> None:
     """Check the data sets of a benchmark: what is missing, where to get it, counts against the published ones.
 
+    `example` writes four small tasks instead (the quickstart's), without a download; tasks that are there stay.
+
     With --zero-shot plain CLIP must give the published figures: if it does not, prompts, class names, splits or images
     are not those of the benchmark, and nothing should be trained on them. Exit code 1 if anything is wrong.
     """
@@ -41,8 +45,14 @@ def data(
     from igsp_deploy.config import RunConfig, apply_overrides, load_yaml
     from igsp_deploy.errors import UsageError, UserError
 
+    if action == "example":
+        from igsp_train.quickstart_data import write_quickstart_data
+
+        for folder in write_quickstart_data(data_root).values():
+            print(folder)
+        return
     if action != "check":
-        raise UsageError(f"igsp data knows one action, check, got {action!r}.")
+        raise UsageError(f"igsp data knows the actions check and example, got {action!r}.")
     if tolerance is not None and tolerance < 0:
         raise UsageError(f"--tolerance must not be negative, got {tolerance}.")
 
