@@ -51,9 +51,8 @@ def main() -> None:
         nodes = sum(one.cuda.values())
         ratios = (nodes / sum(base.cuda.values()), launches(one) / launches(base))
         accepted = "refused" if one.capture_refused else "accepted"
-        print(
-            f"| {name} | {nodes} | {ratios[0]:.2f} | {launches(one)} | {ratios[1]:.2f} | {len(one.copies)} | {accepted} |"
-        )
+        cells = (name, nodes, f"{ratios[0]:.2f}", launches(one), f"{ratios[1]:.2f}", len(one.copies), accepted)
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":
