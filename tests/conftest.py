@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +150,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, task_data: Path, make_mode
 
 @pytest.fixture(scope="session")
 def igsp() -> Callable[..., Any]:
-    """Runs the `igsp` command in a process of its own; returns the completed process, with text."""
-    import subprocess
+    """Runs the `igsp` command in this process; returns what a completed process is, with text."""
+    from tests.cli import igsp
 
-    def run(*arguments: object, cwd: Path | None = None) -> Any:
-        command = [sys.executable, "-m", "igsp_deploy.cli.main", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
-
-    return run
+    return igsp

@@ -44,6 +44,7 @@ def run_quickstart(out: Path, settings: list[str]) -> None:
     Raises:
         UserError: `out` cannot be written, or holds an unfinished quickstart with other settings.
     """
+    import igsp_deploy.runtime.verify  # noqa: F401 (a missing onnxruntime is said before minutes of learning)
     from igsp_deploy.cli.main import run
 
     started = time.monotonic()

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from igsp_deploy.cli.main import COMMANDS
 from igsp_deploy.installed import install_command
+from tests.cli import igsp
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled
-
-RUN = [sys.executable, "-m", "igsp_deploy.cli.main"]
-
-
-def igsp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -49,9 +45,7 @@ def test_help_loads_no_heavy_library() -> None:
     assert "train" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "evaluate", "report", "doctor", "quickstart", "export", "verify", "inspect", "predict"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_examples(command: str) -> None:
     result = igsp(command, "--help")
     assert result.returncode == 0, result.stderr
@@ -63,6 +57,13 @@ def test_version_is_the_package_version() -> None:
     from igsp_deploy import __version__
 
     assert igsp("--version").stdout.strip() == f"igsp-deploy {__version__}"
+
+
+def test_a_shell_completes_commands() -> None:
+    asked = {"_IGSP_COMPLETE": "complete_bash", "COMP_WORDS": "igsp tra", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['igsp']; from igsp_deploy.cli.main import main; main()"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["train"]
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cli import igsp
+
 QUICK = [
     *("--set", "model.backbone=debug", "--set", "model.rank=2", "--set", "learn.steps=6"),
     *("--set", "learn.batch_size=4", "--set", "learn.num_candidates=1", "--set", "learn.warmup_steps=1"),
 ]
-
-
-def igsp(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "igsp_deploy.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def write_task(
