@@ -217,7 +217,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.http as triton
-from igsp_deploy.bundle.preprocess import PreprocessSpec, load_image, to_uint8
+from igsp_deploy.bundle.preprocess import PreprocessSpec, read_pixels
 from safetensors.numpy import load_file
 
 labels, classes = json.loads(Path("labels.json").read_text()), load_file("classes.safetensors")
@@ -233,7 +233,7 @@ def infer(model, **arrays):
     return client.infer(model, inputs)
 
 
-images = np.stack([to_uint8(load_image(Path(name)), spec) for name in sys.argv[1:]])
+images = np.stack([read_pixels(Path(name), spec) for name in sys.argv[1:]])
 {call}
 for name, task, vector in zip(sys.argv[1:], used, result.as_numpy("features")):
     own = [task] if task >= 0 else range(len(labels["tasks"]))  # plain CLIP: the classes of all tasks

@@ -268,6 +268,8 @@ def _manifest(values: dict[str, Any]) -> Manifest:
             std=_each(_number, preprocess["std"]),
             interpolation=_one_of(preprocess["interpolation"], ("bicubic", "bilinear")),
             resize_mode=_one_of(preprocess["resize_mode"], ("shortest",)),
+            # Bundles from before there was a choice were measured with plain decoding.
+            decoding=_one_of(preprocess.get("decoding", "plain"), ("plain", "scaled")),
         ),
         tasks=_each(_task, values["tasks"]),
         selector_place=_one_of(values["selector_place"], ("trunk", "embedding")),

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from igsp_deploy.bundle.deep_grey import is_deep, to_8_bit, white_is_zero
+from igsp_deploy.bundle.image_formats import is_heif, register_heif, without_texts
 from igsp_deploy.errors import UserError
 
 MAX_PIXELS = 64_000_000
@@ -21,6 +23,9 @@ MAX_PIXELS = 64_000_000
 
 _MAX_RESIZED_PIXELS = 4 * MAX_PIXELS
 """A thin strip is scaled to `size` times thousands of pixels before the crop; beyond this it is refused."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest file that is read."""
 
 _FAILURES = (
     OSError,
@@ -42,6 +47,10 @@ _FAILURES = (
 
 _HEADER_LOCK = threading.Lock()
 """`warnings.catch_warnings` swaps filters of the whole process: one thread at a time."""
+
+
+class _UnknownRange(Exception):
+    """Grey values of a range that cannot be told."""
 
 
 class ImageError(UserError):
@@ -71,84 +80,147 @@ class PreprocessSpec:
     """How it is resized."""
     resize_mode: Literal["shortest"] = "shortest"
     """The shortest side becomes `size`, then the center is cropped."""
+    decoding: Literal["plain", "scaled"] = "plain"
+    """`scaled` decodes large JPEGs to a part of their size (see `load_image`); `plain` always to the whole size."""
+
+    @property
+    def decoded_side(self) -> int | None:
+        """Shortest side, in pixels, that decoding may scale an image down to: twice the input; None for no scaling."""
+        return 2 * self.size if self.decoding == "scaled" else None
+
+
+def read_pixels(
+    source: Path | bytes | Image.Image,
+    spec: PreprocessSpec,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
+) -> NDArray[np.uint8]:
+    """An image as the model takes it: decoded as its spec says (see `load_image`), resized and cut (see `to_uint8`).
+
+    Returns:
+        uint8 `[S, S, 3]`.
+
+    Raises:
+        ImageError: see `load_image` and `to_uint8`.
+    """
+    return to_uint8(load_image(source, max_pixels=max_pixels, formats=formats, least=spec.decoded_side), spec)
 
 
 def load_image(
-    source: Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+    source: Path | bytes | Image.Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
+    least: int | None = None,
 ) -> Image.Image:
     """Decode an image to RGB: orientation applied, alpha on white, any mode pillow reads, the first frame of several.
+
+    A file and its bytes give the same pixels.
 
     Args:
         source: a file, its bytes, or an image that pillow has opened.
         max_pixels: larger images are refused before anything is decoded.
         formats: pillow's names of the formats to take; all it knows by default.
+        least: decode a JPEG to a half, a quarter or an eighth of its size, as long as its shortest side stays at least
+            this, in pixels: several times faster, and what a smaller picture needs. By default the whole size.
 
     Raises:
-        ImageError: missing, not an image, truncated, or more than `max_pixels` pixels.
+        ImageError: missing, not an image, truncated, of values whose range cannot be told, or more than `max_pixels`
+            pixels.
     """
     name = str(source) if isinstance(source, Path) else "the image"
     try:
         if isinstance(source, Image.Image):
             _check_size(source, name, max_pixels)
             return _to_rgb(source)
-        with _open_header(source, formats) as image:
-            _check_size(image, name, max_pixels)
-            return _to_rgb(image)
+        data = _read_file(source, name) if isinstance(source, Path) else source
+        try:
+            return _decode(data, name, max_pixels, formats, least)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _decode(without_texts(data), name, max_pixels, formats, least)
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist. Check the path.") from error
+        raise ImageError(f"{name} does not exist. Check the path.", "not readable") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder, not an image. Give the images in it.") from error
+        raise ImageError(f"{name} is a folder, not an image. Give the images in it.", "not readable") from error
     except PermissionError as error:
-        raise ImageError(f"{name} may not be read ({error.strerror}). Check its permissions.") from error
+        message = f"{name} may not be read ({error.strerror}). Check its permissions."
+        raise ImageError(message, "not readable") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image of a known format. Save it as JPEG or PNG.") from error
+        raise _unknown_format(data, name) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large to be decoded ({error}). Scale it down.") from error
+        raise ImageError(f"{name} is too large to be decoded ({error}). Scale it down.", "too large") from error
     except _FAILURES as error:
         raise ImageError(f"{name} cannot be decoded ({error}). It may be truncated; save it again.") from error
 
 
-def _open_header(source: Path | bytes, formats: Sequence[str] | None) -> Image.Image:
-    handle: io.BytesIO | Path = io.BytesIO(source) if isinstance(source, bytes) else source
+def _read_file(path: Path, name: str) -> bytes:
+    """The whole file: pillow reads some formats by other ways from a path, and not always to the same pixels."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{name} has {size >> 20:,} MiB; at most {MAX_FILE_BYTES >> 20:,} are read.", "too large")
+    return path.read_bytes()
+
+
+def _decode(data: bytes, name: str, max_pixels: int, formats: Sequence[str] | None, least: int | None) -> Image.Image:
+    with _open_header(data, formats) as image:
+        _check_size(image, name, max_pixels)
+        if least is not None and min(image.size) >= 2 * least:
+            image.draft(image.mode, (least, least))  # of what is no JPEG nothing
+        try:
+            return _to_rgb(image)
+        except _UnknownRange as error:
+            message = f"{name} cannot be shown in 8 bits: {error}. Save it as 8-bit PNG or JPEG."
+            raise ImageError(message, "unknown range") from error
+
+
+def _unknown_format(data: bytes, name: str) -> ImageError:
+    if is_heif(data):
+        return ImageError(
+            f"{name} is HEIC, which needs a package more: pip install 'igsp-deploy[heic]'. Or save it as JPEG.",
+            "HEIC",
+        )
+    return ImageError(f"{name} is not an image of a known format. Save it as JPEG or PNG.", "no image")
+
+
+def _open_header(data: bytes, formats: Sequence[str] | None) -> Image.Image:
+    register_heif()
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(handle, formats=None if formats is None else tuple(formats))
+        return Image.open(io.BytesIO(data), formats=None if formats is None else tuple(formats))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if image.width < 1 or image.height < 1:
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels: nothing to see. Leave it out.")
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: nothing to see. Leave it out.", "empty")
     if image.width * image.height > max_pixels:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels; at most {max_pixels:,} in all are decoded. "
-            "Scale it down."
+            "Scale it down.",
+            "too large",
         )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error, not a grey area"
     image.load()
+    inverted = white_is_zero(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_8_bit(image)).convert("RGB")
+    if is_deep(image):
+        try:
+            return Image.fromarray(to_8_bit(image, inverted)).convert("RGB")
+        except ValueError as error:
+            raise _UnknownRange(str(error)) from error
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey values of more than 8 bits, scaled from the format's range (16 bit) or the likely one (32 bit, float)."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode.startswith("I;16") or values.max() > 255.0:
-        top = 65535.0
-    else:
-        top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 255.0
-    return (np.clip(values, 0.0, top) * (255.0 / top)).round().astype(np.uint8)
 
 
 def to_uint8(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -34,16 +35,17 @@ class Skipped:
     reason: str
 
 
-def open_image(image: ImageRef) -> Image.Image:
-    """Decode an image to RGB, wherever it is (see `load_image`).
+def open_image(image: ImageRef, least: int | None = None) -> Image.Image:
+    """Decode an image to RGB, wherever it is (see `load_image`, also for `least`).
 
     Raises:
         ImageError: it cannot be used; names the file or its place in the data set.
     """
+    decode = load_image if least is None else partial(load_image, least=least)
     if not isinstance(image, StoredImage):
-        return load_image(image)
+        return decode(image)
     try:
-        return load_image(image.read())
+        return decode(image.read())
     except ImageError as error:
         raise ImageError(str(error).replace("the image", image.name, 1)) from error
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
@@ -69,7 +71,7 @@ def read_eval_images(
     images = np.empty((len(items), spec.size, spec.size, 3), dtype=np.uint8)
     kept: list[int] = []
     skipped: list[Skipped] = []
-    for index, result in enumerate(decode_all(items.images, lambda image: to_uint8(image, spec))):
+    for index, result in enumerate(decode_all(items.images, lambda image: to_uint8(image, spec), spec.decoded_side)):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -95,7 +97,7 @@ def eval_chunks(
         part = items.subset(range(start, min(start + size, len(items))))
         kept: list[int] = []
         images: list[NDArray[np.uint8]] = []
-        for index, result in enumerate(decode_all(part.images, lambda image: to_uint8(image, spec))):
+        for index, result in enumerate(decode_all(part.images, lambda image: to_uint8(image, spec), spec.decoded_side)):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
@@ -106,12 +108,14 @@ def eval_chunks(
     report_skipped(skipped, len(items), on_skip)
 
 
-def decode_all(images: Iterable[ImageRef], then: Callable[[Image.Image], T]) -> Iterator[T | Skipped]:
-    """Decode every image and apply `then`, on several threads, in the order of `images`."""
+def decode_all(
+    images: Iterable[ImageRef], then: Callable[[Image.Image], T], least: int | None = None
+) -> Iterator[T | Skipped]:
+    """Decode every image (see `load_image`) and apply `then`, on several threads, in the order of `images`."""
 
     def one(image: ImageRef) -> T | Skipped:
         try:
-            return then(open_image(image))
+            return then(open_image(image, least))
         except ImageError as error:
             return Skipped(image, str(error))
 

@@ -65,7 +65,7 @@ def _look(image: ImageRef, decode: bool) -> Look:
     if not decode:
         return Look(key)
     try:
-        picture = load_image(source)
+        picture = load_image(source, least=2 * SMALL_SIDE)
     except ImageError as error:
         return Look(key, problem=error.kind)
     grey = picture.convert("L").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BILINEAR)

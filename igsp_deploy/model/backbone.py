@@ -74,8 +74,13 @@ class Backbone:
         return self.tokenizer(texts)
 
     def identity(self) -> dict[str, Any]:
-        """Name, pretrained tag and weight hash, as stored in a model folder."""
-        return {"name": self.name, "pretrained": self.pretrained, "weight_hash": self.weight_hash}
+        """Name, pretrained tag, weight hash and way of decoding images, as stored in a model folder."""
+        return {
+            "name": self.name,
+            "pretrained": self.pretrained,
+            "weight_hash": self.weight_hash,
+            "decoding": self.preprocess.decoding,
+        }
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -129,6 +134,7 @@ def _preprocess_spec(visual: Any) -> PreprocessSpec:
         mean=tuple(float(v) for v in settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=tuple(float(v) for v in settings.get("std", open_clip.OPENAI_DATASET_STD)),
         interpolation=settings.get("interpolation", "bicubic"),
+        decoding="scaled",
     )
 
 

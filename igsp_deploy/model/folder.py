@@ -160,7 +160,7 @@ class ModelFolder:
         return backbone
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Compare `backbone` with the one this model was made with.
+        """Compare `backbone` with the one this model was made with, and let it decode images as that one did.
 
         Raises:
             UserError: names both.
@@ -171,6 +171,9 @@ class ModelFolder:
                 f"{self.identity['weight_hash'][:12]}), got {backbone.name} (weights {backbone.weight_hash[:12]}). "
                 "Use the same name and weights, or start a new model folder."
             )
+        # A model from before there was a choice was measured with plain decoding.
+        decoding = self.identity.get("decoding", "plain")
+        backbone.preprocess = dataclasses.replace(backbone.preprocess, decoding=decoding)
 
     @property
     def sites(self) -> list[Site]:

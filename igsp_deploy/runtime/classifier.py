@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.bundle.manifest import TOKENIZER
-from igsp_deploy.bundle.preprocess import load_image, to_uint8
+from igsp_deploy.bundle.preprocess import read_pixels
 from igsp_deploy.bundle.tokenizer import ClipTokenizer
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
@@ -125,7 +125,7 @@ class Classifier:
         Raises:
             ImageError: it cannot be used; says why.
         """
-        return to_uint8(load_image(source), self.manifest.preprocess)
+        return read_pixels(source, self.manifest.preprocess)
 
     def classify(
         self,

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, to_uint8
+from igsp_deploy.bundle.image_formats import register_heif
+from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, read_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ MAX_JPEG_SCANS = 500
 def known_formats() -> tuple[str, ...]:
     """Names of the formats that are decoded: all that pillow reads but `UNSAFE_FORMATS`."""
     Image.init()
+    register_heif()
     return tuple(sorted(set(Image.OPEN) - UNSAFE_FORMATS))
 
 
@@ -55,7 +57,7 @@ def decode(
         if source[:2] == b"\xff\xd8" and source.count(b"\xff\xda") > MAX_JPEG_SCANS:
             raise ImageError(f"the image has more than {MAX_JPEG_SCANS} scans. Save it as a baseline JPEG.")
     try:
-        return to_uint8(load_image(source, max_pixels=max_pixels, formats=formats), spec)
+        return read_pixels(source, spec, max_pixels=max_pixels, formats=formats)
     except ImageError:
         raise
     except (

@@ -264,3 +264,15 @@ def test_the_hundredth_task_comes_after_the_ninety_ninth() -> None:
 
     names = ["100-a", "11-b", "99-c", "02-d", "stray"]
     assert sorted(names, key=_position) == ["02-d", "11-b", "99-c", "100-a", "stray"]
+
+
+def test_a_model_decodes_images_as_it_was_measured(model: ModelFolder) -> None:
+    assert model.load_backbone().preprocess.decoding == "scaled"
+    values = json.loads((model.path / "config.json").read_text())
+    del values["backbone"]["decoding"]  # a model from before there was a choice
+    (model.path / "config.json").write_text(json.dumps(values))
+    old = ModelFolder.open(model.path)
+    assert old.load_backbone().preprocess.decoding == "plain"
+    other = load_backbone("debug")
+    old.check_backbone(other)
+    assert other.preprocess.decoding == "plain"

@@ -61,11 +61,12 @@ class TrainViews:
         self._resample = Image.Resampling[spec.interpolation.upper()]
         # A crop of the smallest share is still at least twice as large as a view.
         self._longest_needed = math.ceil(2 * spec.size / math.sqrt(scale[0]))
+        self._least = self._longest_needed if spec.decoding == "scaled" else None
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self.skipped: list[Skipped] = []
         kept: list[int] = []
         free = cache_bytes
-        for index, result in enumerate(decode_all(items.images, self._shrink)):
+        for index, result in enumerate(decode_all(items.images, self._shrink, self._least)):
             if isinstance(result, Skipped):
                 self.skipped.append(result)
                 continue
@@ -90,7 +91,9 @@ class TrainViews:
     def view(self, index: int, epoch: int) -> NDArray[np.uint8]:
         """Image `index` as seen in `epoch`, uint8 `[S, S, 3]`."""
         pixels = self._cache.get(index)
-        image = Image.fromarray(self._shrink(open_image(self.items.images[index])) if pixels is None else pixels)
+        if pixels is None:
+            pixels = self._shrink(open_image(self.items.images[index], self._least))
+        image = Image.fromarray(pixels)
         random = seeded(self.seed, epoch, index)
         box = _crop_box(image.width, image.height, self.scale, random)
         mirrored = self.horizontal_flip and random.random() < 0.5
