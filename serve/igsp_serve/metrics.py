@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from igsp_deploy import __version__
+from igsp_serve.drift import is_unsure
 from igsp_serve.service import Service
 from igsp_serve.watchers import Sample
 
@@ -46,6 +47,11 @@ class Metrics:
         )
         self._fallback = Counter(
             "igsp_zero_shot_fallback", "Images that no task took and that plain CLIP answered.", registry=registry
+        )
+        self._unsure = Counter(
+            "igsp_low_confidence_images",
+            "Images that no task took, or whose best label had a low score.",
+            registry=registry,
         )
         self._scores = Histogram(
             "igsp_selector_score",
@@ -90,6 +96,7 @@ class Metrics:
         self._images.labels(task).inc()
         if not sample.prompted:
             self._confidence.observe(found.scores[0])
+            self._unsure.inc(is_unsure(sample))
         if sample.chosen:
             self._chosen.labels(task).inc()
             if found.zero_shot:

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from igsp_deploy.errors import UsageError, UserError
 from igsp_serve.http.app import create_app
 from igsp_serve.http.problems import problem
+from igsp_serve.http.request_log import MAX_REQUESTS
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
 
@@ -74,8 +75,8 @@ def app(args: Mapping[str, Any]) -> Application:
     deployment = serve.deployment(
         name=NAME,
         # A replica refuses by itself, with 429, what its queue cannot hold.
-        max_ongoing_requests=min(settings.queue, settings.max_requests),
-        max_queued_requests=settings.max_requests,
+        max_ongoing_requests=min(settings.queue, MAX_REQUESTS),
+        max_queued_requests=MAX_REQUESTS,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         # Goes to `reconfigure`, which opens the bundle.
         user_config={"bundle": str(Path(bundle).resolve())},

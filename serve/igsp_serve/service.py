@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_TEXT_LENGTH = 2000
+"""Characters of one prompt or text; CLIP reads some 300 of them."""
 _INLINE = 8
 """Images of one answer that are labelled where the request is served rather than in a thread."""
 
@@ -136,7 +138,7 @@ class Service:
         self._draining = False
         self._counting = threading.Lock()
         self._texts_waiting = 0
-        self._decoders = self.settings.decode_threads or usable_cpus()
+        self._decoders = usable_cpus()
         self.decode_pool = concurrent.futures.ThreadPoolExecutor(self._decoders, "igsp-decode")
         # Text towers, labels of large requests, changes of tasks: apart, so that no image waits for them to be decoded.
         self._side_pool = concurrent.futures.ThreadPoolExecutor(2, "igsp-side")
@@ -464,8 +466,8 @@ class Service:
         if len(given) > self.settings.max_texts:
             raise TooLarge(f"{what} may hold {self.settings.max_texts} texts, got {len(given)}. Send several requests.")
         longest = max(len(text) for text in given)
-        if longest > self.settings.max_text_length:
-            raise TooLarge(f"a text may have {self.settings.max_text_length} characters, got {longest}. Shorten it.")
+        if longest > MAX_TEXT_LENGTH:
+            raise TooLarge(f"a text may have {MAX_TEXT_LENGTH} characters, got {longest}. Shorten it.")
         return given
 
     def _deadline(self, start: float, timeout_s: float | None) -> float:
@@ -575,7 +577,6 @@ def _open(bundle: Path, settings: Settings) -> Classifier:
         batch_sizes=settings.batch_sizes,
         cuda_graph=settings.cuda_graph,
         engine_cache=settings.engine_cache,
-        max_tasks=settings.max_tasks,
     )
     classifier = Classifier(engine)
     classifier.open_text()

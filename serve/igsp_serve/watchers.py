@@ -1,6 +1,7 @@
 """What a service tells those who watch it in use: metrics and drift."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,24 +65,19 @@ class Watchers:
 
     def batch(self, size: int, seconds: float) -> None:
         """A batch was run."""
-        for watcher in self._watchers:
-            try:
-                watcher.batch(size, seconds)
-            except Exception:
-                logger.exception("a watcher failed")
+        self._tell(lambda watcher: watcher.batch(size, seconds))
 
     def dropped(self, why: str, images: int) -> None:
         """Images were not run."""
-        for watcher in self._watchers:
-            try:
-                watcher.dropped(why, images)
-            except Exception:
-                logger.exception("a watcher failed")
+        self._tell(lambda watcher: watcher.dropped(why, images))
 
     def sample(self, sample: Sample) -> None:
         """An image was classified."""
+        self._tell(lambda watcher: watcher.sample(sample))
+
+    def _tell(self, tell: Callable[[Watcher], None]) -> None:
         for watcher in self._watchers:
             try:
-                watcher.sample(sample)
+                tell(watcher)
             except Exception:
                 logger.exception("a watcher failed")

@@ -1,13 +1,18 @@
 #!/bin/sh
-# Installs Debian's chromium for the browser tests, where it is missing and may be installed.
+# Installs what tests need of Debian and pip cannot bring, where it is missing and may be installed:
+# chromium for the browser tests, nginx for the test of a server behind a proxy.
 set -eu
-if [ -x /usr/bin/chromium ]; then
-    echo "chromium is installed: /usr/bin/chromium"
+missing=""
+[ -x /usr/bin/chromium ] || missing="$missing chromium"
+[ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+if [ -z "$missing" ]; then
+    echo "chromium and nginx are installed"
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
-    echo "error: chromium is missing and only root may install it. Run: sudo apt-get install -y chromium" >&2
+    echo "error: missing, and only root may install:$missing. Run: sudo apt-get install -y$missing" >&2
     exit 1
 fi
 apt-get update
-DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing

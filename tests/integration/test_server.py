@@ -103,7 +103,7 @@ def server(start: Start, bundled: Any, first_only: Path) -> Server:
 @pytest.fixture(scope="module")
 def strict(start: Start) -> Server:
     """One with little patience and room for few."""
-    return start("--header-timeout-s", 0.5, "--body-timeout-s", 0.5, "--max-connections", 60)
+    return start("--body-timeout-s", 0.5, "--max-connections", 60)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,38 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(server: Server) -> N
         f"{server.url}/v1/classify", content=endless(), headers={"content-type": "application/json"}, timeout=20
     )
     assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ("Content-Length: 3000000\r\n", b"413"),
+        ("Content-Length: 100\r\nContent-Encoding: br\r\n", b"415"),
+    ],
+)
+def test_who_waits_to_be_asked_for_a_body_that_is_refused_is_not_asked(
+    server: Server, headers: str, status: bytes
+) -> None:
+    asking = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{headers}\r\n"
+    start = time.monotonic()
+    answer = raw(server.port, asking.encode())
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b"100 Continue" not in answer
+    # Nobody waited for the body; the server gives other bodies a second to come.
+    assert time.monotonic() - start < 20
+
+
+def test_who_waits_to_be_asked_for_a_body_that_is_taken_is_asked(server: Server) -> None:
+    asking = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+    body = json.dumps({"texts": ["a"]}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(asking + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100")
+        connection.sendall(body)
+        got = b""
+        while part := connection.recv(65536):
+            got += part
+    assert got.startswith(b"HTTP/1.1 200")
 
 
 def test_a_bundle_is_replaced_under_load(server: Server, bundled: Any, first_only: Path, photos: list[bytes]) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
-    options = {"replicas": 2, "cpus": 0, "provider": "cpu", "threads": 1, "decode_threads": 1}
+    options = {"replicas": 2, "cpus": 0, "provider": "cpu", "threads": 1}
     # Its sockets have names of at most 107 letters: a short folder.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         ray.init(

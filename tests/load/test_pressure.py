@@ -24,7 +24,7 @@ def test_a_thousand_clients_get_200_429_or_504_and_then_it_is_over(bundled: Any,
         shutil.copy(path, images / f"{path.parent.name}-{path.name}")
     good = next(iter(images.iterdir())).read_bytes()
     # A queue that nine requests of eight images overfill: it takes less to send them than to classify them.
-    limits = ("--queue", 64, "--max-images", 8, "--max-batch", 8, "--timeout-s", 30, "--no-access-log")
+    limits = ("--queue", 64, "--max-images", 8, "--max-batch", 8, "--timeout-s", 30)
     with serving(bundled.bundle, tmp_path, *limits) as server, httpx2.Client(timeout=60) as client:
 
         def ask() -> float:

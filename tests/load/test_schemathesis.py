@@ -23,7 +23,7 @@ def test_the_server_answers_as_its_document_says(bundled: Any, tmp_path: Path) -
     with serving(
         bundled.bundle,
         tmp_path,
-        *("--bundle-roots", tmp_path / "roots", "--body-timeout-s", 5, "--header-timeout-s", 5),
+        *("--bundle-roots", tmp_path / "roots", "--body-timeout-s", 5),
         environment={"IGSP_ADMIN_KEYS": "boss"},
     ) as server:
         done = subprocess.run(

@@ -100,7 +100,7 @@ def measure(
         rows: dict[int, dict[str, Any]] = {}
         one: list[float] = []
         mixed: list[float] = []
-        options = ("--provider", "cpu", "--threads", 1, "--decode-threads", 1)
+        options = ("--provider", "cpu", "--threads", 1)
         command = _on_core(core, serve_command(bundle)[:4])
         with serving(bundle, Path(made) / "server", *options, command=command) as server:
             for clients in counts:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 # A dataclass and nothing heavy: the options are made from it, so that each is declared once.
-from igsp_serve.settings import Settings, kind
+from igsp_serve.settings import Settings, flag, kind, shown_default
 
 EXAMPLES = """Examples:
 
@@ -16,13 +16,15 @@ igsp serve bundle
 
 igsp serve bundle --host 0.0.0.0 --port 80 --api-key-file keys.txt --max-batch 64
 
+igsp serve bundle --config serve.yaml
+
 IGSP_API_KEYS=secret igsp serve bundle --demo"""
 
 
 def serve(bundle: Path, **options: Any) -> None:
     """Serve BUNDLE over HTTP: /v1/classify, the Open Inference Protocol at /v2, /metrics, /docs.
 
-    Each option may also come from the environment as IGSP_OPTION, for example IGSP_MAX_BATCH.
+    Each option may also come from the environment as IGSP_OPTION, for example IGSP_MAX_BATCH, or from a YAML file.
     """
     from igsp_serve.http.server import serve as run
 
@@ -33,24 +35,32 @@ def serve(bundle: Path, **options: Any) -> None:
 def _parameters() -> list[inspect.Parameter]:
     """BUNDLE, and an option for each field of `Settings`. Their texts are read by `Settings`, all errors at once."""
     bundle = typer.Argument(metavar="BUNDLE", help="Bundle folder.", envvar="IGSP_BUNDLE")
-    made = [inspect.Parameter("bundle", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[Path, bundle])]
+    config = typer.Option(
+        "--config", metavar="FILE", help="YAML file of options, as `max_batch: 64`.", envvar="IGSP_CONFIG"
+    )
+    made = [
+        inspect.Parameter("bundle", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[Path, bundle]),
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, config]
+        ),
+    ]
     for field in dataclasses.fields(Settings):
         of, many = kind(field)
         text, choices = field.metadata["text"], field.metadata["choices"]
-        default = field.default
         if choices:
             text += f" One of {', '.join(choices)}."
-        if default not in (None, (), False, True):
-            text += f" [default: {default}]"
         if many:
             text += " May be given several times."
-        flag = f"--{field.name.replace('_', '-')}"
+        if default := shown_default(field):
+            text += rf" \[default: {default}]"  # rich would take it for markup
+        name = flag(field.name)
+        shown: Any = {"help": text, "show_default": False, "rich_help_panel": field.metadata["group"]}
         if of is bool:
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=text, show_default=False)
+            option = typer.Option(f"{name}/--no-{name[2:]}", **shown)
             hint: Any = bool | None
         else:
             metavar = {int: "N", float: "X", Path: "PATH"}.get(of, "TEXT")
-            option = typer.Option(flag, help=text, metavar=metavar, show_default=False)
+            option = typer.Option(name, metavar=metavar, **shown)
             hint = list[str] | None if many else str | None
         made.append(
             inspect.Parameter(

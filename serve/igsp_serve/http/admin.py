@@ -52,7 +52,7 @@ async def replace_bundle(wanted: ReplaceBundle, request: Request, has: Has) -> C
 
 @router.get("/v1/drift", summary="Is what comes still what was learned?", responses=problems(401, 403, 500, 503))
 async def drift(has: Has) -> dict[str, Any]:
-    """Shares of zero-shot fallback and low confidence, selector scores by task, and the scores of unsure samples."""
+    """The latest samples the model was unsure of, newest first. Shares over time are in the metrics."""
     return {"model": Model.of(has.service.model()).model_dump(), **has.drift.report()}
 
 

@@ -64,7 +64,7 @@ def create_app(
         service=service,
         settings=settings,
         metrics=Metrics(service),
-        drift=Drift(settings),
+        drift=Drift(settings.drift_images),
         statistics=Statistics(service),
     )
     service.watchers.add(context.drift)
@@ -113,10 +113,8 @@ def create_app(
         RequestLog,
         observe=context.metrics.request,
         draining=lambda: service.draining,
-        log=settings.access_log,
         route_of=paths.route,
         root_path=settings.root_path,
-        max_requests=settings.max_requests,
         send_timeout_s=settings.body_timeout_s,
     )
     if settings.demo:

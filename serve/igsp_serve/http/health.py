@@ -20,7 +20,7 @@ ROOT_PAGE = """<!doctype html>
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/", response_model=Root, summary="What is this?")
+@router.get("/", response_model=Root, summary="What is this?", responses=problems(500, 503))
 async def root(request: Request, has: Has) -> Response:
     """What this server is and where to look. A small page for browsers, JSON for others."""
     prefix = str(request.scope.get("root_path", ""))

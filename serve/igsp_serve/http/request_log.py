@@ -19,6 +19,8 @@ from igsp_serve.http.route_path import is_under, route_path
 logger = logging.getLogger("igsp_serve.access")
 errors = logging.getLogger("igsp_serve.errors")
 
+MAX_REQUESTS = 2048
+"""Requests in progress; beyond it 503."""
 CLIENT_LEFT = 499
 """Status in log and metrics of a request whose client left before the answer."""
 current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
@@ -37,10 +39,9 @@ class RequestLog:
         *,
         observe: Callable[[str, int, float], None],
         draining: Callable[[], bool],
-        log: bool = True,
         route_of: Callable[[Scope], str] = lambda _: "unmatched",
         root_path: str = "",
-        max_requests: int = 1_000_000,
+        max_requests: int = MAX_REQUESTS,
         send_timeout_s: float = 60.0,
     ) -> None:
         """Wrap `app`.
@@ -49,7 +50,6 @@ class RequestLog:
             app: what answers.
             observe: told route, status and seconds of each request.
             draining: answers close their connections.
-            log: write a line for each request.
             route_of: path of the route that a request asks for, where no route was reached.
             root_path: path at which a proxy shows the server.
             max_requests: requests in progress; more are answered 503. Health is always answered.
@@ -58,7 +58,6 @@ class RequestLog:
         self._app = app
         self._observe = observe
         self._draining = draining
-        self._log = log
         self._route_of = route_of
         self._root_path = root_path
         self._max_requests = max_requests
@@ -72,7 +71,10 @@ class RequestLog:
             return
         start = time.monotonic()
         if self._root_path:
+            # Whether the proxy stripped it or not, the path is whole: applications mounted below rely on it.
             scope["root_path"] = self._root_path
+            if not is_under(scope["path"], self._root_path):
+                scope["path"] = self._root_path + scope["path"]
         given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
         identity = given if _ID.fullmatch(given) else uuid.uuid4().hex
         # Starlette shares the state of the application with every request: a copy is ours.
@@ -112,11 +114,11 @@ class RequestLog:
             self._active -= 1
             seconds = time.monotonic() - start
             self._observe(self._route(scope), status or CLIENT_LEFT, seconds)
-            if self._log and not (status == 200 and route_path(scope) in QUIET):
+            if not (status == 200 and route_path(scope) in QUIET):
                 client = scope.get("client")
                 fields = {
                     "method": scope["method"],
-                    "path": scope["path"][:500],
+                    "path": route_path(scope)[:500],
                     "status": status or CLIENT_LEFT,
                     "ms": round(1000 * seconds, 1),
                     "bytes": sent,

@@ -32,6 +32,10 @@ from igsp_serve.settings import Settings
 logger = logging.getLogger("igsp_serve.server")
 
 BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""Time an idle connection stays open."""
+MAX_HEADER_BYTES = 65_536
+"""Bytes of a request's line and headers."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def serve(bundle: Path, settings: Settings) -> None:
             AutoHTTPProtocol,
             most=settings.max_connections,
             header_timeout_s=settings.header_timeout_s,
-            max_header_bytes=settings.max_header_bytes,
+            max_header_bytes=MAX_HEADER_BYTES,
         )
         config = uvicorn.Config(
             app,
@@ -77,7 +81,7 @@ def serve(bundle: Path, settings: Settings) -> None:
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=settings.keep_alive_s,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.grace_s)),
             ssl_keyfile=settings.tls_key,
             ssl_certfile=None if settings.tls_certificate is None else str(settings.tls_certificate),

@@ -59,7 +59,9 @@ class Unpacker:
                 piece = member.decompress(part, PIECE)
             except zlib.error as error:
                 what = "zlib data (RFC 1950)" if self._encoding == "deflate" else "gzip data"
-                raise Refused(400, f"the body is not {what} from its first to its last byte.") from error
+                raise Refused(
+                    400, f"the body is not {what} from its first to its last byte, as its encoding says."
+                ) from error
             yield piece
             part = member.unused_data if member.eof else member.unconsumed_tail
             # A full piece may have a rest inside zlib.

@@ -4,8 +4,12 @@ import json
 import re
 import shlex
 import shutil
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import typer.testing
 import yaml
 
 from igsp_deploy.cli.main import app as cli
+from igsp_serve import probe
 from igsp_serve.http.app import create_app
 from igsp_serve.settings import Settings
 
@@ -57,7 +62,7 @@ def starts(arguments: list[str], environment: dict[str, str], tmp_path: Path) ->
     environment |= {"IGSP_BUNDLE": "/nowhere/bundle", "IGSP_PORT": "0", "IGSP_HOST": "127.0.0.1"}
     environment["IGSP_PROVIDER"] = "cpu"
     (tmp_path / "keys").write_text("secret\n")
-    known = {f"IGSP_{name.upper()}" for name in Settings.__dataclass_fields__} | {"IGSP_BUNDLE"}
+    known = {f"IGSP_{name.upper()}" for name in Settings.__dataclass_fields__} | {"IGSP_BUNDLE", "IGSP_CONFIG"}
     assert {key for key in environment if key.startswith("IGSP_")} <= known
     result = typer.testing.CliRunner().invoke(cli, arguments, env=environment)
     assert result.exit_code == 1, result.output
@@ -88,11 +93,22 @@ def test_the_images_run_the_command_as_nobody(target: str, tmp_path: Path) -> No
                 assert f"!{name}" in ignored
 
 
-def test_the_images_health_check_tells_alive_from_not() -> None:
-    import socketserver
-    import threading
-    from http.server import BaseHTTPRequestHandler
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for another name than the one it is asked by, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=shop.example"]
+    subprocess.run([*command, "-keyout", key, "-out", chain], check=True, capture_output=True, timeout=60)
+    return chain, key
 
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2", "localhost"])
+@pytest.mark.parametrize("given", ["variables", "command line"])
+def test_the_images_health_check_tells_alive_from_not(
+    host: str, tls: bool, given: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     status = [200]
 
     class Handler(BaseHTTPRequestHandler):
@@ -104,21 +120,43 @@ def test_the_images_health_check_tells_alive_from_not() -> None:
         def log_message(self, *arguments: Any) -> None:
             """Be quiet."""
 
-    (check,) = (rest for word, rest in stage("cpu") if word == "HEALTHCHECK")
-    command = json.loads(check.partition("CMD ")[2])
-    command[0] = sys.executable
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+    with socketserver.TCPServer((host, 0), Handler) as server:
+        options = {"host": host, "port": str(server.server_address[1]), "root_path": "/igsp"}
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            options |= {"tls_certificate": str(certificate[0]), "tls_key": str(certificate[1])}
+        words = ["python", "/opt/igsp/bin/igsp", "serve"]
+        for name, value in options.items():
+            if given == "variables":
+                monkeypatch.setenv(f"IGSP_{name.upper()}", value)
+            else:
+                words += [f"--{name.replace('_', '-')}", value] if name != "port" else [f"--port={value}"]
+        first = tmp_path / "cmdline"
+        first.write_text("\0".join(words) + "\0")
+        monkeypatch.setattr(probe, "_FIRST_PROCESS", first)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        environment = {"IGSP_PORT": str(server.server_address[1])}
-        codes = []
-        for status[0] in (200, 503):
-            codes.append(subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode)
-        server.shutdown()
-        thread.join()
-    assert codes[0] == 0
-    assert codes[1] != 0
-    assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode != 0
+        try:
+            assert probe.main() == 0
+            status[0] = 503
+            assert probe.main() == 1
+        finally:
+            server.shutdown()
+            thread.join()
+    assert probe.main() == 1
+
+
+def test_the_images_health_check_is_that_probe() -> None:
+    (check,) = (rest for word, rest in stage("cpu") if word == "HEALTHCHECK")
+    command = json.loads(check.partition("CMD ")[2])
+    assert command == ["python", "-m", "igsp_serve.probe"]
+    command[0] = sys.executable
+    # Wrong options are said and are not alive.
+    done = subprocess.run(command, env={"IGSP_PORT": "x"}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "IGSP_PORT must be a whole number" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
@@ -154,6 +192,7 @@ def test_kubernetes_probes_are_routes_and_the_pod_is_locked_down(bundled: Any, t
     assert pod["terminationGracePeriodSeconds"] > delay + Settings().grace_s
     # A balancer must have seen that it is not ready before it stops to serve.
     assert delay > container["readinessProbe"]["periodSeconds"] * 3
+    assert pod["enableServiceLinks"] is False
     starts(args, {row["name"]: row["value"] for row in container["env"]}, tmp_path)
     assert SERVICE["spec"]["selector"] == KUBERNETES["spec"]["template"]["metadata"]["labels"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
@@ -165,6 +204,11 @@ def test_the_systemd_unit_restarts_stops_in_time_and_starts_the_command(tmp_path
     program, *arguments = command.split()
     assert program.endswith("/bin/igsp")
     assert unit("Restart") == ["always"]
+    # What fails at every start, at once or after a minute, stays down in the end.
+    interval, burst = int(unit("StartLimitIntervalSec")[0]), int(unit("StartLimitBurst")[0])
+    longest_start_s = 25
+    assert burst * (float(unit("RestartSec")[0]) + longest_start_s) < interval
+    assert burst >= 5
     assert unit("DynamicUser") == ["yes"]
     assert unit("ProtectSystem") == ["strict"]
     assert float(unit("TimeoutStopSec")[0]) > STOPS_WITHIN_S

@@ -119,6 +119,36 @@ def test_members_of_gzip_are_one_body_wherever_they_are_cut() -> None:
         assert got == [b"hello world"]
 
 
+@pytest.mark.parametrize(
+    "headers", [{"content-length": "101"}, {"content-length": "9", "content-encoding": "br"}], ids=["413", "415"]
+)
+@pytest.mark.parametrize("expect", ["100-continue", "100-Continue", None])
+def test_a_body_that_is_refused_unseen_is_not_read_where_it_was_not_sent(
+    headers: dict[str, str], expect: str | None
+) -> None:
+    body, _ = make()
+    reads = 0
+
+    async def main() -> None:
+        scope: Any = {"type": "http", "method": "POST", "path": "/v1/classify", "headers": []}
+        scope["headers"] = [(k.encode(), v.encode()) for k, v in headers.items()]
+        if expect is not None:
+            scope["headers"].append((b"expect", expect.encode()))
+
+        async def receive() -> Message:
+            nonlocal reads
+            reads += 1
+            return part(b"x")
+
+        async def send(message: Any) -> None:
+            pass
+
+        await body(scope, receive, send)
+
+    asyncio.run(main())
+    assert reads == (1 if expect is None else 0)
+
+
 def test_a_packed_body_longer_than_one_piece_is_whole() -> None:
     data = bytes(range(256)) * 9000
     body, got = make(max_bytes=10**7, max_buffered_bytes=10**7)
