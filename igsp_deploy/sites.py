@@ -1,8 +1,9 @@
 """Where experts can stand: a block of one of the two towers. Needs no torch."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 Tower = Literal["vision", "text"]
+TOWERS: tuple[Tower, ...] = get_args(Tower)
 Site = tuple[Tower, int]
 """A block: its tower and its index."""
 

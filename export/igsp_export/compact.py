@@ -11,10 +11,8 @@ import torch
 from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats
 from igsp_deploy.bundle.manifest import ExpertLayout
 from igsp_deploy.bundle.stacks import SelectorTable
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.experts import Experts, SiteExperts
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.router import static_gates
 from igsp_deploy.model.selector import Selector
 from igsp_deploy.sites import Site
 
@@ -22,21 +20,21 @@ Ids = dict[Site, list[int]]
 """Block -> pool ids of the experts a task uses in it."""
 
 
-def compact(adapters: Sequence[TaskAdapter], ids: Sequence[Ids], rank: int) -> ExpertTable:
+def compact(learned: Sequence[SiteExperts], ids: Sequence[Ids], rank: int) -> ExpertTable:
     """All tasks' experts, each once.
 
     Args:
-        adapters: one a task.
-        ids: one a task: which pool expert each of an adapter's experts is; equal ids are equal experts.
+        learned: one a task.
+        ids: one a task: which pool expert each of its experts is; equal ids are equal experts.
         rank: of one expert.
     """
     rows: dict[Site, dict[int, int]] = {}
     downs: dict[Site, list[Floats]] = {}
     ups: dict[Site, list[Floats]] = {}
     tasks = []
-    for adapter, used in zip(adapters, ids, strict=True):
+    for own, used in zip(learned, ids, strict=True):
         uses = {}
-        for site, block in _blocks(adapter).items():
+        for site, block in own.items():
             if not used.get(site):
                 continue
             row = rows.setdefault(site, {})
@@ -55,23 +53,10 @@ def compact(adapters: Sequence[TaskAdapter], ids: Sequence[Ids], rank: int) -> E
     )
 
 
-def _blocks(adapter: TaskAdapter) -> dict[Site, BlockAdapter]:
-    blocks: dict[Site, BlockAdapter] = {("vision", number): block for number, block in adapter.vision.items()}
-    blocks.update({("text", number): block for number, block in adapter.text.items()})
-    return blocks
-
-
-def _use(block: BlockAdapter, experts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> BlockUse:
-    if block.router_weight is None or block.router_input == "static":
-        return BlockUse(experts=experts, gates=static_gates(block.router_bias)[0].numpy())
+def _use(block: Experts, experts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> BlockUse:
+    if block.router_weight is None:
+        return BlockUse(experts=experts, gates=block.gates(None)[0].numpy())
     return BlockUse(experts=experts, router_weight=block.router_weight.numpy(), router_bias=block.router_bias.numpy())
-
-
-def used_ids(record: TaskRecord) -> Ids:
-    """Which pool experts a learned task uses."""
-    ids: Ids = {("vision", block): used for block, used in record.vision_ids.items()}
-    ids.update({("text", block): used for block, used in record.text_ids.items()})
-    return ids
 
 
 def expert_layout(folder: ModelFolder) -> ExpertLayout:
@@ -92,10 +77,10 @@ def selector_table(selector: Selector) -> SelectorTable:
     return SelectorTable(
         center=selector.center.numpy(),
         whitening=selector.whitening.numpy(),
-        means=selector.whitened_means.numpy(),
+        means=selector.means.numpy(),
         class_task=selector.class_task.numpy().astype(np.int64),
         thresholds=selector.thresholds.numpy(),
-        background=np.array([selector.background], np.float32),
+        background=selector.background.numpy(),
     )
 
 

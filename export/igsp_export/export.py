@@ -25,12 +25,14 @@ from igsp_deploy.bundle.manifest import (
 )
 from igsp_deploy.errors import UsageError
 from igsp_deploy.files import new_folder
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import count_experts
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
-from igsp_export.compact import compact, expert_layout, selector_table, task_sizes, used_ids
+from igsp_export.compact import compact, expert_layout, selector_table, task_sizes
 from igsp_export.graphs import PRECISIONS, write_graphs
 from igsp_export.images import CheckImages, check_images
 from igsp_export.model_card import model_card
@@ -38,7 +40,6 @@ from igsp_export.onnx_file import OPSETS
 from igsp_export.parity import check_parity, make_reference
 from igsp_export.shapes import add_adapters
 from igsp_export.tokenizer import write_tokenizer
-from igsp_export.towers import Towers
 
 STORED: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
 """What experts can be stored in. Graphs take them in their own precision; the gate says what the rounding costs."""
@@ -78,28 +79,30 @@ def export_bundle(
     stored = _check_options(precision, opset, experts)
     folder = ModelFolder.open(model_path)
     with new_folder(bundle_path) as scratch:
-        towers = Towers(folder)
-        table = compact(towers.adapters, [used_ids(record) for record in folder.tasks], folder.config.rank)
+        learned = LearnedClip.open(folder)
+        assert learned.selector is not None
+        experts_of = [task.experts for task in learned.tasks]
+        table = compact(experts_of, [record.ids for record in folder.tasks], folder.config.rank)
         table.write(scratch / EXPERTS, STORED[stored])
-        selector = selector_table(towers.selector)
+        selector = selector_table(learned.selector)
         selector.write(scratch / SELECTOR)
-        sizes = task_sizes(table, selector, towers.backbone.embed_dim, np.dtype(STORED[stored]).itemsize)
+        sizes = task_sizes(table, selector, learned.backbone.embed_dim, np.dtype(STORED[stored]).itemsize)
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
-        write_tokenizer(towers.backbone.tokenizer, scratch / TOKENIZER)
-        _say(console, f"writing the graphs of {towers.backbone.name}, for {len(folder.tasks)} tasks and later ones")
-        variants = [write_graphs(towers, scratch, name, opset) for name in precision]
-        (scratch / CLASSES).write_bytes(save(_class_embeddings(towers)))
-        make_reference(towers).write(scratch / REFERENCE)
-        manifest = _manifest(towers, opset, variants, described, stored, {})
+        write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
+        _say(console, f"writing the graphs of {learned.backbone.name}, for {len(folder.tasks)} tasks and later ones")
+        variants = [write_graphs(folder, learned, scratch, name, opset) for name in precision]
+        (scratch / CLASSES).write_bytes(save(_class_vectors(learned)))
+        make_reference(learned).write(scratch / REFERENCE)
+        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         images = [
-            check_images(record, towers.backbone, console, check_limit, folder.split(record.index))
+            check_images(record, learned.backbone, console, check_limit, folder.split(record.index))
             for record in folder.tasks
         ]
         if adapters:
             add_adapters(scratch, manifest)
-        parity = {v.precision: _check(towers, scratch, v, images, console) for v in variants}
-        manifest = _manifest(towers, opset, variants, described, stored, parity)
+        parity = {v.precision: _check(learned, scratch, v, images, console) for v in variants}
+        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
@@ -137,11 +140,11 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def _class_embeddings(towers: Towers) -> dict[str, Any]:
+def _class_vectors(learned: LearnedClip) -> dict[str, Any]:
     tensors = {}
-    for t in range(len(towers.adapters)):
-        tensors[f"task.{t}"] = towers.class_embeddings(t, t)
-        tensors[f"plain.{t}"] = towers.class_embeddings(t, PLAIN)
+    for t in range(len(learned.tasks)):
+        tensors[f"task.{t}"] = learned.class_vectors(t).numpy()
+        tensors[f"plain.{t}"] = learned.class_vectors(t, PLAIN).numpy()
     return tensors
 
 
@@ -152,7 +155,7 @@ def _experts_sha256(path: Path, folder: ModelFolder) -> list[str]:
 
 
 def _check(
-    towers: Towers, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
+    learned: LearnedClip, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
 ) -> dict[str, Any]:
     _say(console, f"checking {variant.precision} against PyTorch on {sum(len(i.images) for i in images)} images")
     if CPU in variant.providers:
@@ -161,7 +164,7 @@ def _check(
         engine = Engine.open(scratch, "cuda", precision=variant.precision)
     else:
         engine = Engine.open_unoptimized(scratch, variant)
-    return check_parity(towers, engine, images, variant.precision)
+    return check_parity(learned, engine, images, variant.precision)
 
 
 def _with_files(manifest: Manifest, folder: Path) -> Manifest:
@@ -169,14 +172,14 @@ def _with_files(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _manifest(
-    towers: Towers,
+    folder: ModelFolder,
+    backbone: Backbone,
     opset: int,
     variants: list[Variant],
     tasks: tuple[BundleTask, ...],
     stored: str,
     parity: dict[str, Any],
 ) -> Manifest:
-    backbone = towers.backbone
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
     tag = None if backbone.pretrained is None or Path(backbone.pretrained).is_file() else backbone.pretrained
     return Manifest(
@@ -191,10 +194,10 @@ def _manifest(
         ),
         preprocess=backbone.preprocess,
         tasks=tasks,
-        selector_place=towers.place,
+        selector_place="trunk",
         opset=opset,
         variants=tuple(variants),
-        experts=expert_layout(towers.folder),
+        experts=expert_layout(folder),
         experts_precision=stored,
         parity=parity,
     )

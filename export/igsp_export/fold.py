@@ -5,7 +5,7 @@ For TensorRT, phones and whatever runs an ONNX file: no stacks, no gather by tas
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,15 +20,16 @@ from igsp_deploy.bundle.reference import FEATURE_TOLERANCE, largest_difference
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder, write_json, write_sums
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, choose_provider
 from igsp_deploy.runtime.tasks import find_task
 from igsp_export.fold_graph import FoldedImage, FoldedText
+from igsp_export.image_graph import in_precision
 from igsp_export.images import CheckImages, check_images
 from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, write_onnx
 from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
 from igsp_export.tokenizer import write_tokenizer
-from igsp_export.towers import Towers
 
 IMAGE, TEXT, LABELS = "image.onnx", "text.onnx", "labels.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -43,12 +44,6 @@ FORMAT = 1
 """Of `labels.json`."""
 EXAMPLES = 3
 """Rows of an example input where the batch is free."""
-
-
-class _Folded(Protocol):
-    """A module of one task."""
-
-    def in_precision(self, dtype: torch.dtype) -> nn.Module: ...
 
 
 def folded_task(name: str, names: Sequence[str]) -> int:
@@ -93,11 +88,12 @@ def fold_model(model: Path, name: str, out: Path, *, precision: Sequence[str], *
     chosen = check_options(precision, options.get("opset", 23), options.get("batch"))
     folder = ModelFolder.open(model)
     task = folded_task(name, [record.name for record in folder.tasks])
-    return fold(Towers(folder), task, out, precision=chosen, **options)
+    return fold(folder, LearnedClip.open(folder), task, out, precision=chosen, **options)
 
 
 def fold(
-    towers: Towers,
+    folder: ModelFolder,
+    learned: LearnedClip,
     task: int,
     out: Path,
     *,
@@ -115,7 +111,8 @@ def fold(
     embeddings, which are inside. `labels.json` names the classes and says how a picture becomes an input.
 
     Args:
-        towers: of the model folder.
+        folder: the model.
+        learned: the same, opened.
         task: index of the task, see `folded_task`.
         out: must not exist yet.
         precision: `fp32` or `fp16`.
@@ -133,23 +130,23 @@ def fold(
     """
     console = console or Console(stderr=True)
     precision = check_options([precision], opset, batch)
-    backbone, record, adapter = towers.backbone, towers.folder.tasks[task], towers.adapters[task]
-    classes = towers.class_embeddings(task, task)
+    backbone, record, experts = learned.backbone, folder.tasks[task], learned.tasks[task].experts
+    classes = learned.class_vectors(task)
     with new_folder(out) as scratch:
         size, length = backbone.preprocess.size, backbone.context_length
         example = torch.zeros(batch or EXAMPLES, size, size, 3, dtype=torch.uint8)
-        image = FoldedImage(backbone, adapter.vision, torch.from_numpy(classes), backbone.logit_scale)
+        image = FoldedImage(backbone, experts, classes, backbone.logit_scale)
         inputs, outputs = {"images": example}, ["features", "probabilities"]
         write_folded(image, inputs, outputs, scratch / IMAGE, precision=precision, opset=opset, fixed=batch is not None)
         if with_text:
             ids = torch.zeros(EXAMPLES, length, dtype=torch.int64)
-            text = FoldedText(backbone, adapter.text)
+            text = FoldedText(backbone, experts)
             write_folded(
                 text, {"ids": ids}, ["embeddings"], scratch / TEXT, precision=precision, opset=opset, fixed=False
             )
             write_tokenizer(backbone.tokenizer, scratch / TOKENIZER)
-        images = check_images(record, backbone, console, check_limit, towers.folder.split(record.index))
-        parity = check_folded(towers, task, scratch, images, precision=precision, batch=batch)
+        images = check_images(record, backbone, console, check_limit, folder.split(record.index))
+        parity = check_folded(learned, task, scratch, images, precision=precision, batch=batch)
         spec = backbone.preprocess
         about = {
             "format": FORMAT,
@@ -177,7 +174,7 @@ def fold(
 
 
 def write_folded(
-    module: _Folded,
+    module: nn.Module,
     inputs: dict[str, torch.Tensor],
     outputs: list[str],
     path: Path,
@@ -187,7 +184,7 @@ def write_folded(
     fixed: bool,
 ) -> None:
     """Export a module of one task; with `fixed` every size is that of the examples, else the first one is free."""
-    graph = module.in_precision(DTYPES[precision]).eval()
+    graph = in_precision(module, DTYPES[precision]).eval()
     if not fixed:
         write_onnx(graph, Signature(inputs=inputs, outputs=outputs, lengths={}), path, opset=opset)
         return
@@ -207,9 +204,9 @@ def write_folded(
 
 
 def check_folded(
-    towers: Towers, task: int, folder: Path, images: CheckImages, *, precision: str, batch: int | None
+    learned: LearnedClip, task: int, folder: Path, images: CheckImages, *, precision: str, batch: int | None
 ) -> dict[str, Any]:
-    """Hold the graphs in `folder` against the uncompacted towers.
+    """Hold the graphs in `folder` against the uncompacted model.
 
     Returns:
         `images`, `origin`, `feature_difference`, `cosine_difference` (of a feature with a class), `head_difference`
@@ -221,15 +218,15 @@ def check_folded(
         UserError: they differ by more than the precision allows.
     """
     session = _session(folder / IMAGE, precision)
-    classes = towers.class_embeddings(task, task)
+    classes = learned.class_vectors(task).numpy()
     feature = probability = cosine = head = 0.0
-    scale = towers.backbone.logit_scale
+    scale = learned.backbone.logit_scale
     wrong = ties = right = right_torch = 0
     step = batch or CHUNK
     for start in range(0, len(images.images), step):
         part = images.images[start : start + step]
         features, probabilities = (value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)}))
-        theirs = towers.run(towers.tokens(part), np.full(len(part), task, np.int64)).features
+        theirs = learned.embed(learned.trunk(torch.from_numpy(part)), task).numpy()
         cosines, ours = theirs @ classes.T, features @ classes.T
         feature = max(feature, largest_difference(features, theirs))
         cosine = max(cosine, largest_difference(ours, cosines))
@@ -257,10 +254,10 @@ def check_folded(
     if images.labels is not None and total:
         parity |= {"accuracy_onnx": 100.0 * right / total, "accuracy_pytorch": 100.0 * right_torch / total}
     if (folder / TEXT).exists():
-        record = towers.folder.tasks[task]
-        ids = towers.backbone.tokenize([record.templates[0].format(name) for name in record.display_names]).numpy()
-        ours = _session(folder / TEXT, precision).run(None, {"ids": ids})[0]
-        parity["text_difference"] = largest_difference(ours, towers.embed_text(ids, task))
+        words = learned.tasks[task]
+        ids = learned.backbone.tokenize([words.templates[0].format(name) for name in words.display_names])
+        ours = _session(folder / TEXT, precision).run(None, {"ids": ids.numpy()})[0]
+        parity["text_difference"] = largest_difference(ours, learned.embed_text(ids, task).numpy())
     judge(parity, precision)
     return parity
 

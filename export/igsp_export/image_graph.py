@@ -1,173 +1,146 @@
 """The image side of a bundle as modules: pixels and a task for each sample in, embeddings and the task used out.
 
-Where the selector reads the shared trunk, one graph does all in one pass (`ImageGraph`). Where it reads plain CLIP's
-embedding, a graph of its own chooses (`SelectGraph`), and the other one need not run for images that stay plain, nor
-the first for callers who name the task.
-
-Shapes: B images, S image side, D embedding width, T tasks, F selector features, N classes of all tasks.
+Shapes: B images, S image side, D embedding width, T tasks.
 """
 
 import copy
-from typing import Any, Self, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.bundle.stacks import SelectorTable, Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.selector import selector_features
+from igsp_deploy.model.clip import NO_EXPERTS, Clip, ClipTower
+from igsp_deploy.model.experts import SlicedExperts, StackedExperts
+from igsp_deploy.model.selector import Selector
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_export.blocks import StackedExperts, answered, count_slots, plain_block, slots, stacked_block, stacked_experts
+from igsp_deploy.sites import Site, Tower
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-class SelectorGraph(nn.Module):
-    """Scores of every task, as of `igsp_deploy.model.selector.Selector`, minus the task's threshold; the choice."""
+def in_precision(module: Module, dtype: torch.dtype) -> Module:
+    """A copy in another floating-point type, but for the selector, the pixels' normalisation and class vectors.
 
-    center: Tensor
-    whitening: Tensor
-    means: Tensor
-    class_task: Tensor
-    thresholds: Tensor
-    background: Tensor
-
-    def __init__(self, table: SelectorTable) -> None:
-        """Hold the selector's numbers as buffers."""
-        super().__init__()
-        for name, value in table.arrays().items():
-            self.register_buffer(name, torch.from_numpy(value))
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """`features` `[B, F]` -> chosen task `[B]` (`PLAIN`: none accepts), scores minus thresholds `[B, T]`."""
-        u = (features - self.center) @ self.whitening
-        own = (1.0 - self.background) * (u * u).sum(1, keepdim=True)
-        squared = own - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
-        floor = torch.full((u.shape[0], self.thresholds.shape[0]), -1e30, dtype=u.dtype, device=u.device)
-        index = self.class_task.unsqueeze(0).expand(u.shape[0], -1)
-        scores = floor.scatter_reduce(1, index, -0.5 * squared, "amax")
-        best, task = scores.max(dim=1)
-        chosen = torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
-        return chosen, scores - self.thresholds
+    Its inputs and outputs stay the same.
+    """
+    graph = copy.deepcopy(module).to(dtype)
+    # What went through half precision has lost digits; these have not.
+    for name, value in module.named_buffers():
+        owner, _, own = name.rpartition(".")
+        if name.startswith("selector.") or own.startswith(("pixel_", "class_vectors")):
+            graph.get_submodule(owner).register_buffer(own, value.clone())
+    return graph
 
 
-class _ImageTower(nn.Module):
-    """The frozen image tower with its pixels' normalisation, which stays in float32 whatever the rest is in."""
+class Pixels(nn.Module):
+    """uint8 `[B, S, S, 3]` -> normalised float32 `[B, 3, S, S]`, in two operations."""
 
     pixel_scale: Tensor
     pixel_shift: Tensor
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, spec: PreprocessSpec) -> None:
+        """Take the channels' means and standard deviations."""
         super().__init__()
-        self.backbone = backbone
-        self.visual: Any = backbone.visual
-        spec = backbone.preprocess
         self.register_buffer("pixel_scale", (1.0 / (255.0 * torch.tensor(spec.std))).view(1, 3, 1, 1))
         self.register_buffer("pixel_shift", (-torch.tensor(spec.mean) / torch.tensor(spec.std)).view(1, 3, 1, 1))
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Input of the first block, `[B, n, d]`."""
-        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
-        return self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
-
-    def head(self, x: Tensor) -> Tensor:
-        """Normalised embeddings `[B, D]` of the last block's output."""
-        pooled, _ = self.visual._pool(x)
-        features = pooled @ self.visual.proj if self.visual.proj is not None else pooled
-        return F.normalize(features.float(), dim=-1)
-
-    def plain(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Frozen blocks `first` to `last - 1`."""
-        for number in range(first, last):
-            x = plain_block(self.visual.transformer.resblocks[number], x)
-        return x
-
-    def in_precision(self, dtype: torch.dtype) -> Self:
-        """A copy in another floating-point type, but for the selector and the pixels' normalisation.
-
-        Its inputs and outputs stay the same.
-        """
-        graph = copy.deepcopy(self).to(dtype)
-        # What went through half precision has lost digits; these have not.
-        kept = {name: value for name, value in self.named_buffers() if name.startswith(("selector.", "pixel_"))}
-        for name, value in kept.items():
-            owner, _, own = name.rpartition(".")
-            graph.get_submodule(owner).register_buffer(own, value.clone())
-        return graph
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise."""
+        return images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
 
 
-class PlainGraph(_ImageTower):
+class PlainGraph(nn.Module):
     """Plain CLIP alone: no experts, no selector. What every latency is compared with."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Take the frozen image tower."""
+        super().__init__()
+        self.pixels = Pixels(backbone.preprocess)
+        self.tower = Clip(backbone, [], exact=False).vision
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`."""
-        return self.head(self.plain(self.embed(images), 0, len(self.visual.transformer.resblocks)))
+        return image_features(self.tower, self.tower.trunk(self.pixels(images)))
 
 
-class SelectGraph(_ImageTower):
-    """The first of two passes: plain CLIP's embedding, and the task chosen from it."""
-
-    def __init__(self, backbone: Backbone, selector: SelectorTable) -> None:
-        """Take the frozen image tower and a selector that reads its embedding."""
-        super().__init__(backbone)
-        self.selector = SelectorGraph(selector)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 `[B, S, S, 3]` -> plain embeddings `[B, D]`, chosen task `[B]`, scores minus thresholds `[B, T]`."""
-        features = self.head(self.plain(self.embed(images), 0, len(self.visual.transformer.resblocks)))
-        chosen, scores = self.selector(features)
-        return features, chosen, scores
+def image_features(tower: ClipTower, x: Tensor, experts: dict[Site, SlicedExperts] | None = None) -> Tensor:
+    """Normalised float32 embeddings `[B, D]` of the trunk's output."""
+    return F.normalize(tower(x, x, experts or NO_EXPERTS), dim=-1).float()
 
 
-class ImageGraph(_ImageTower):
-    """One pass: the shared trunk, the choice of the task where it is made there, and each sample's own experts."""
+class ImageGraph(nn.Module):
+    """One pass: the shared trunk, the choice of the task where none is named, and each sample's own experts."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        stacks: Stacks,
-        selector: SelectorTable | None,
-        *,
-        rank: int,
-        router_input: RouterInput,
+        self, backbone: Backbone, stacks: Stacks, selector: SelectorTable, *, rank: int, router_input: RouterInput
     ) -> None:
         """Take the frozen image tower and the stacked tasks.
 
         Args:
             backbone: frozen.
             stacks: see `igsp_deploy.bundle.stacks.expert_stacks`.
-            selector: reads the trunk; None where `SelectGraph` chooses.
+            selector: reads the trunk.
             rank: of one expert.
             router_input: what the routers read.
         """
-        super().__init__(backbone)
+        super().__init__()
+        self.pixels = Pixels(backbone.preprocess)
         self.experts = stacked_experts(stacks, rank, router_input)
-        self.first_block = min(int(block) for block in self.experts)
-        self.selector = SelectorGraph(selector) if selector is not None else None
+        self.tower = Clip(backbone, [("vision", int(block)) for block in self.experts], exact=False).vision
+        self.selector = Selector(**{name: torch.from_numpy(value) for name, value in selector.arrays().items()})
 
-    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor] | Tensor:
+    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Classify into embeddings.
 
         Args:
             images: uint8 `[B, S, S, 3]`.
-            task: int64 `[B]`: index of a task, -2 for plain CLIP, or, with a selector, -1 to choose.
+            task: int64 `[B]`: index of a task, `PLAIN`, or `AUTO` to choose.
 
         Returns:
-            Normalised embeddings `[B, D]`, not a number for any other `task`; with a selector also the task used `[B]`
-            and scores minus thresholds `[B, T]`.
+            Normalised embeddings `[B, D]`, not a number for any other `task`; the task used `[B]`; and scores minus
+            thresholds `[B, T]`.
         """
-        blocks = self.visual.transformer.resblocks
-        x = self.plain(self.embed(images), 0, self.first_block)
-        used, scores = task, None
-        if self.selector is not None:
-            chosen, scores = self.selector(selector_features(self.backbone, x.float(), self.first_block, "trunk"))
-            used = torch.where(task == AUTO, chosen, task)
-        num_slots = count_slots(next(cast(StackedExperts, one).down for one in self.experts.values()))
-        index = slots(used, num_slots)
-        for number in range(self.first_block, len(blocks)):
-            if str(number) in self.experts:
-                x = stacked_block(blocks[number], cast(StackedExperts, self.experts[str(number)]), x, index)
-            else:
-                x = plain_block(blocks[number], x)
-        features = answered(self.head(x), used, num_slots)
-        return features if scores is None else (features, used, scores)
+        x = self.tower.trunk(self.pixels(images))
+        chosen, scores = self.selector(self.tower.summary(x.float()))
+        used = torch.where(task == AUTO, chosen, task)
+        features = image_features(self.tower, x, sliced(self.experts, "vision", used))
+        return answered(features, self.experts, used), used, scores
+
+
+def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:
+    """The blocks of a tower's stacks, by the block's number."""
+    blocks: dict[str, Stacks] = {}
+    for name, value in stacks.items():
+        _, block, kind = name.split(".")
+        blocks.setdefault(block, {})[kind] = value
+    return nn.ModuleDict({block: StackedExperts(arrays, rank, router_input) for block, arrays in blocks.items()})
+
+
+def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor) -> dict[Site, SlicedExperts]:
+    """Each sample's own experts: its task's slice, or the last one (plain CLIP) where there is no such task `[B]`."""
+    blocks = {(tower, int(block)): cast(StackedExperts, stacked) for block, stacked in experts.items()}
+    if not blocks:
+        return {}
+    index = torch.where(_is_task(experts, task), task, torch.full_like(task, _num_slots(experts) - 1))
+    return {site: stacked.of(index) for site, stacked in blocks.items()}
+
+
+def answered(features: Tensor, experts: nn.ModuleDict, task: Tensor) -> Tensor:
+    """Embeddings `[B, D]`, not a number where `task` `[B]` is none: nobody shall take those for plain CLIP's."""
+    asked = _is_task(experts, task) | (task == PLAIN)
+    return torch.where(asked.unsqueeze(1), features, torch.full_like(features, torch.nan))
+
+
+def _is_task(experts: nn.ModuleDict, task: Tensor) -> Tensor:
+    """Whether there is such a task, `[B]`; a graph without experts cannot tell how many there are."""
+    return (task >= 0) & (task < _num_slots(experts) - 1) if len(experts) else task >= 0
+
+
+def _num_slots(experts: nn.ModuleDict) -> int:
+    """Slices of the stacks, plain CLIP's included."""
+    return cast(StackedExperts, next(iter(experts.values()))).down.shape[0]

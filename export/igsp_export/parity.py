@@ -1,4 +1,4 @@
-"""The gate of every export: the graphs must give what the uncompacted PyTorch towers give, or nothing is written."""
+"""The gate of every export: the graphs must give what the uncompacted PyTorch model gives, or nothing is written."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from igsp_deploy.bundle.reference import (
     FEATURE_TOLERANCE,
@@ -19,11 +21,11 @@ from igsp_deploy.bundle.reference import (
     wrong_choices,
 )
 from igsp_deploy.errors import UserError
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
-from igsp_export.towers import TowerOutput, Towers
 
 CHUNK = 32
 """Images a call."""
@@ -33,6 +35,38 @@ COSINE_FLOOR = {"int8": quantize.COSINE_FLOOR}
 """Least cosine of a feature with PyTorch's, where a single number says less: rounding errors are spread over all."""
 TIE = 2e-4
 """Difference of two cosines that fp32 rounding explains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the uncompacted model gives for some images.
+
+    Attributes:
+        features: L2-normalised embeddings `[B, D]`.
+        used_task: `[B]`.
+        task_scores: scores minus thresholds, `[B, T]`.
+        score_sizes: what errors of the scores are measured by, `[B, T]`.
+    """
+
+    features: NDArray[np.float32]
+    used_task: NDArray[np.int64]
+    task_scores: NDArray[np.float32]
+    score_sizes: NDArray[np.float32]
+
+
+@torch.no_grad()
+def answer(learned: LearnedClip, tokens: Tensor, task: NDArray[np.int64]) -> Answer:
+    """Embed the images behind `tokens`, each under its own task (`[B]`; `AUTO` chooses)."""
+    assert learned.selector is not None
+    asked = torch.from_numpy(task)
+    used = torch.where(asked == AUTO, learned.choose(tokens), asked)
+    read = learned.clip.summary(tokens)
+    return Answer(
+        features=learned.embed(tokens, used).numpy(),
+        used_task=used.numpy(),
+        task_scores=learned.selector(read)[1].numpy(),
+        score_sizes=learned.selector.sizes(read).numpy(),
+    )
 
 
 @dataclass
@@ -52,10 +86,9 @@ class _Counts:
     def compare(
         self,
         ours: ImageOutput,
-        theirs: TowerOutput,
+        theirs: Answer,
         thresholds: NDArray[np.float32],
         tolerance: float,
-        chosen: NDArray[np.bool_],
     ) -> None:
         """Take in a batch.
 
@@ -64,16 +97,13 @@ class _Counts:
             theirs: of PyTorch.
             thresholds: of each task.
             tolerance: of scores.
-            chosen: rows for which the graphs give scores.
         """
         same: NDArray[np.bool_] = ours.task == theirs.used_task
         self.images += len(same)
         self.feature = max(self.feature, largest_difference(ours.features[same], theirs.features[same]))
         self.cosine = min(self.cosine, smallest_cosine(ours.features[same], theirs.features[same]))
         sizes = theirs.score_sizes
-        self.score = max(
-            self.score, score_difference(ours.task_scores[chosen], theirs.task_scores[chosen], sizes[chosen])
-        )
+        self.score = max(self.score, score_difference(ours.task_scores, theirs.task_scores, sizes))
         wrong, ties = wrong_choices(ours.task, theirs.used_task, theirs.task_scores, thresholds, sizes, tolerance)
         self.wrong_choices += wrong
         self.ties += ties
@@ -81,7 +111,7 @@ class _Counts:
     def compare_classes(
         self,
         ours: ImageOutput,
-        theirs: TowerOutput,
+        theirs: Answer,
         classes: Callable[[int], NDArray[np.float32]],
         labels: NDArray[np.int64] | None,
     ) -> None:
@@ -107,11 +137,11 @@ class _Counts:
                 self.right_torch += int((best == labels[rows]).sum())
 
 
-def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], precision: str) -> dict[str, Any]:
-    """Hold the graphs of an open bundle against the towers.
+def check_parity(learned: LearnedClip, engine: Engine, images: list[CheckImages], precision: str) -> dict[str, Any]:
+    """Hold the graphs of an open bundle against the uncompacted model.
 
     Args:
-        towers: the model in PyTorch, float32.
+        learned: the model in PyTorch, float32.
         engine: the bundle just written.
         images: of each task.
         precision: of the graphs; sets the tolerances.
@@ -125,15 +155,16 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
     """
     tolerance = feature_tolerance(precision, engine.manifest.experts_precision)
     score_tolerance = SCORE_TOLERANCE[precision]
-    thresholds = towers.selector.thresholds.numpy()
+    assert learned.selector is not None
+    thresholds = learned.selector.thresholds.numpy()
     report: dict[str, Any] = {"tolerance": tolerance, "tasks": {}}
     counts = {name: _Counts() for name in ("plain", "mixed", "auto")}
-    classes = _class_lists(towers, engine)
-    for t, (record, check) in enumerate(zip(towers.folder.tasks, images, strict=True)):
+    classes = _class_lists(learned, engine)
+    for t, (name_of, check) in enumerate(zip(engine.tasks.tasks.names(), images, strict=True)):
         own = _Counts()
         for start in range(0, len(check.images), CHUNK):
             batch = check.images[start : start + CHUNK]
-            tokens = towers.tokens(batch)
+            tokens = learned.trunk(torch.from_numpy(batch))
             asked: dict[str, NDArray[np.int64]] = {
                 "named": np.full(len(batch), t),
                 "plain": np.full(len(batch), PLAIN),
@@ -142,15 +173,13 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
             if start == 0:
                 asked["mixed"] = np.arange(len(batch)) % (len(images) + 2) - 2
             for name, task in asked.items():
-                ours, theirs = engine.run_images(batch, task), towers.run(tokens, task)
+                ours, theirs = engine.run_images(batch, task), answer(learned, tokens, task)
                 count = own if name == "named" else counts[name]
-                # A graph of its own that chooses runs only for rows that ask for it.
-                chosen = (task == AUTO) | (towers.place == "trunk")
-                count.compare(ours, theirs, thresholds, score_tolerance, chosen)
+                count.compare(ours, theirs, thresholds, score_tolerance)
                 labels = check.labels if name == "named" else None
                 count.compare_classes(ours, theirs, classes, None if labels is None else labels[start : start + CHUNK])
-        report["tasks"][record.name] = {"origin": check.origin, **_figures(own, check.labels is not None)}
-        _judge(f"task {record.name!r}", own, precision, tolerance)
+        report["tasks"][name_of] = {"origin": check.origin, **_figures(own, check.labels is not None)}
+        _judge(f"task {name_of!r}", own, precision, tolerance)
     for name, count in counts.items():
         report[name] = _figures(count, False)
         _judge(
@@ -159,11 +188,11 @@ def check_parity(towers: Towers, engine: Engine, images: list[CheckImages], prec
             precision,
             tolerance,
         )
-    report["text"] = {"feature_difference": _check_text(towers, engine, precision, tolerance)}
+    report["text"] = {"feature_difference": _check_text(learned, engine, precision, tolerance)}
     return report
 
 
-def _class_lists(towers: Towers, engine: Engine) -> Callable[[int], NDArray[np.float32]]:
+def _class_lists(learned: LearnedClip, engine: Engine) -> Callable[[int], NDArray[np.float32]]:
     """Class embeddings `[C, D]` by task; under plain CLIP an image is told apart with the classes of all tasks.
 
     Raises:
@@ -171,12 +200,12 @@ def _class_lists(towers: Towers, engine: Engine) -> Callable[[int], NDArray[np.f
     """
     tasks = engine.tasks.tasks
     found = {PLAIN: np.concatenate(tasks.plain_embeddings)}
-    for t, record in enumerate(towers.folder.tasks):
-        found[t] = towers.class_embeddings(t, t)
+    for t, name in enumerate(tasks.names()):
+        found[t] = learned.class_vectors(t).numpy()
         difference = largest_difference(tasks.class_embeddings[t], found[t])
         if not difference <= FEATURE_TOLERANCE["fp32"]:
             raise UserError(
-                f"the class embeddings of task {record.name!r} in the bundle differ from PyTorch's by "
+                f"the class embeddings of task {name!r} in the bundle differ from PyTorch's by "
                 f"{difference:.2g}. Nothing was written. Please report it with the output of `igsp doctor`."
             )
     return found.__getitem__
@@ -218,14 +247,13 @@ def _judge(what: str, count: _Counts, precision: str, tolerance: float) -> None:
         )
 
 
-def _check_text(towers: Towers, engine: Engine, precision: str, tolerance: float) -> float:
+def _check_text(learned: LearnedClip, engine: Engine, precision: str, tolerance: float) -> float:
     worst = 0.0
-    for t, record in enumerate(towers.folder.tasks):
-        texts = [record.templates[0].format(name) for name in record.display_names[:64]]
-        ids = towers.backbone.tokenize(texts).numpy()
+    for t, words in enumerate(learned.tasks):
+        ids = learned.backbone.tokenize([words.templates[0].format(name) for name in words.display_names[:64]])
         for task in (t, PLAIN):
-            ours = engine.embed_text(ids, np.full(len(ids), task, np.int64))
-            worst = max(worst, largest_difference(ours, towers.embed_text(ids, task)))
+            ours = engine.embed_text(ids.numpy(), np.full(len(ids), task, np.int64))
+            worst = max(worst, largest_difference(ours, learned.embed_text(ids, task).numpy()))
     if worst > tolerance:
         raise UserError(
             f"the {precision} text graph differs from PyTorch by {worst:.2g} "
@@ -234,20 +262,21 @@ def _check_text(towers: Towers, engine: Engine, precision: str, tolerance: float
     return worst
 
 
-def make_reference(towers: Towers, num_images: int = 4) -> Reference:
+def make_reference(learned: LearnedClip, num_images: int = 4) -> Reference:
     """Inputs and PyTorch's outputs for `igsp verify`: synthetic images and class prompts under every task."""
-    images = synthetic_images(num_images, towers.backbone.preprocess.size, seed=1234)
-    total = len(towers.adapters)
-    tokens = towers.tokens(images)
+    images = synthetic_images(num_images, learned.backbone.preprocess.size, seed=1234)
+    assert learned.selector is not None
+    total = len(learned.tasks)
+    tokens = learned.trunk(torch.from_numpy(images))
     asked = np.array([AUTO, PLAIN, *range(total)], dtype=np.int64)
-    outputs = [towers.run(tokens, np.full(num_images, task, np.int64)) for task in asked]
-    texts = [record.templates[0].format(record.display_names[0]) for record in towers.folder.tasks]
-    ids = towers.backbone.tokenize(texts).numpy()
+    outputs = [answer(learned, tokens, np.full(num_images, task, np.int64)) for task in asked]
+    texts = [words.templates[0].format(words.display_names[0]) for words in learned.tasks]
+    ids = learned.backbone.tokenize(texts)
     # Each task's prompt under its own experts, under plain CLIP and under the next task's: not under all, which would
     # grow with the square of their number.
     own = np.arange(total, dtype=np.int64)
     text_tasks = np.concatenate([own, np.full(total, PLAIN, np.int64), (own + 1) % total])
-    ids = np.tile(ids, (3, 1))
+    ids = ids.repeat(3, 1)
     return Reference(
         images=images,
         image_index=np.tile(np.arange(num_images, dtype=np.int64), len(asked)),
@@ -255,11 +284,11 @@ def make_reference(towers: Towers, num_images: int = 4) -> Reference:
         features=np.concatenate([output.features for output in outputs]),
         used_task=np.concatenate([output.used_task for output in outputs]),
         task_scores=np.concatenate([output.task_scores for output in outputs]),
-        thresholds=towers.selector.thresholds.numpy(),
+        thresholds=learned.selector.thresholds.numpy(),
         score_sizes=np.concatenate([output.score_sizes for output in outputs]),
-        ids=ids,
+        ids=ids.numpy(),
         text_task=text_tasks,
         embeddings=np.concatenate(
-            [towers.embed_text(row[None], int(t)) for row, t in zip(ids, text_tasks, strict=True)]
+            [learned.embed_text(row[None], int(t)).numpy() for row, t in zip(ids, text_tasks, strict=True)]
         ),
     )

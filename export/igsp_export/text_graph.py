@@ -1,23 +1,12 @@
 """The text side of a bundle as one module: token ids and a task for each text in, embeddings out."""
 
-import copy
-from typing import Any, cast
-
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import (
-    StackedExperts,
-    answered,
-    count_slots,
-    plain_block,
-    slots,
-    stacked_block,
-    stacked_experts,
-    text_head,
-)
+from igsp_deploy.model.clip import Clip
+from igsp_export.image_graph import answered, sliced, stacked_experts
 
 
 class TextGraph(nn.Module):
@@ -26,33 +15,19 @@ class TextGraph(nn.Module):
     def __init__(self, backbone: Backbone, stacks: Stacks, *, rank: int) -> None:
         """Take the frozen text tower and the stacked tasks."""
         super().__init__()
-        self.text: Any = backbone.text
         self.experts = stacked_experts(stacks, rank, "static")
+        self.tower = Clip(backbone, [("text", int(block)) for block in self.experts], exact=False).text
 
     def forward(self, ids: Tensor, task: Tensor) -> Tensor:
         """Embed texts.
 
         Args:
             ids: int64 `[N, n]`, n up to the context length; all of a text's ids up to its end must be in.
-            task: int64 `[N]`: index of a task, or -2 for plain CLIP.
+            task: int64 `[N]`: index of a task, or `PLAIN`.
 
         Returns:
             Normalised embeddings `[N, D]`, not a number for any other `task`.
         """
-        text = self.text
-        length = ids.shape[1]
-        num_slots = count_slots(next((cast(StackedExperts, one).down for one in self.experts.values()), None))
-        index = slots(task, num_slots)
-        x = text.token_embedding(ids) + text.positional_embedding[:length]
-        mask = text.attn_mask[:length, :length]
-        for number, block in enumerate(text.transformer.resblocks):
-            if str(number) in self.experts:
-                experts = cast(StackedExperts, self.experts[str(number)])
-                x = stacked_block(block, experts, x, index, mask)
-            else:
-                x = plain_block(block, x, mask)
-        return answered(text_head(text, x, ids), task, num_slots)
-
-    def in_precision(self, dtype: torch.dtype) -> "TextGraph":
-        """A copy in another floating-point type; ids, tasks and embeddings keep theirs."""
-        return copy.deepcopy(self).to(dtype)
+        x = self.tower.trunk(ids)
+        features = F.normalize(self.tower(x, ids, sliced(self.experts, "text", task)), dim=-1).float()
+        return answered(features, self.experts, task)

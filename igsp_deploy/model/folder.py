@@ -19,13 +19,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from igsp_deploy.checked import build
-from igsp_deploy.config import ModelConfig, SelectorConfig
+from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
-from igsp_deploy.model.experts import concatenate_down, concatenate_up
+from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
@@ -206,21 +205,25 @@ class ModelFolder:
             raise UserError(f"there is no task {name!r} in {self.path}.{hint}")
         return names.index(name)
 
-    def adapter(self, index: int) -> TaskAdapter:
-        """The tensors task `index` adds to the towers, gathered from the pool."""
+    def router_input(self, site: Site) -> RouterInput:
+        """What the routers of one block read."""
+        return self.config.router_input if site[0] == "vision" else "static"
+
+    def experts(self, index: int) -> SiteExperts:
+        """What task `index` adds to the towers, gathered from the pool."""
         learned = self._learned[index]
-        blocks: dict[str, dict[int, BlockAdapter]] = {"vision": {}, "text": {}}
+        found: SiteExperts = {}
         for site, ids in learned.ids.items():
             down, up = self.pool.gather(site, ids, self.width(site))
-            blocks[site[0]][site[1]] = BlockAdapter(
+            found[site] = Experts(
                 down=concatenate_down(down),
                 up=concatenate_up(up),
                 router_weight=learned.router_weights.get(site),
                 router_bias=learned.router_biases[site],
                 scale=self.config.scale,
-                router_input=self.config.router_input if site[0] == "vision" else "static",
+                router_input=self.router_input(site),
             )
-        return TaskAdapter(vision=blocks["vision"], text=blocks["text"])
+        return found
 
     def fingerprint(self, index: int) -> str:
         """SHA-256 of what task `index` computes: its numbers, its classes and prompts; not where its images lay."""
@@ -240,7 +243,7 @@ class ModelFolder:
         if not statistics:
             return None
         config = self.selector_config
-        return Selector(
+        return Selector.fit(
             statistics, shrinkage=config.shrinkage, false_alarm=config.false_alarm, background=config.background
         )
 
@@ -297,8 +300,7 @@ class ModelFolder:
             )
         experts, routers = _load(path / "experts.safetensors"), _load(path / "router.safetensors")
         statistics = _load(path / "selector.safetensors")
-        ids: dict[Site, list[int]] = {("vision", b): i for b, i in record.vision_ids.items()}
-        ids.update({("text", b): i for b, i in record.text_ids.items()})
+        ids = record.ids
         new: dict[Site, tuple[Tensor, Tensor]] = {}
         weights: dict[Site, Tensor] = {}
         biases: dict[Site, Tensor] = {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.sites import TOWERS, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,7 @@ class TaskRecord:
         classes: class names as in the data (folder names), in label order.
         display_names: the names put into prompts.
         templates: prompt templates with one `{}`; the first is used in training, all of them in classification.
-        vision_ids: block -> pool ids of the experts its router uses.
-        text_ids: the same for the text tower.
+        ids: block -> pool ids of the experts its router uses.
         trained_parameters: numbers that received gradient at the start of phase 1.
         kept_parameters: numbers this task added to the model: experts and router.
         selector_parameters: numbers its selector statistics hold.
@@ -33,8 +33,7 @@ class TaskRecord:
     classes: list[str]
     display_names: list[str]
     templates: list[str]
-    vision_ids: dict[int, list[int]]
-    text_ids: dict[int, list[int]]
+    ids: dict[Site, list[int]]
     trained_parameters: int
     kept_parameters: int
     selector_parameters: int
@@ -44,8 +43,12 @@ class TaskRecord:
     images: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `task.json`."""
-        return dataclasses.asdict(self)
+        """Plain values for `task.json`, the ids by tower: `vision_ids` and `text_ids`, block -> ids."""
+        values = dataclasses.asdict(self)
+        ids = values.pop("ids")
+        for tower in TOWERS:
+            values[f"{tower}_ids"] = {site[1]: used for site, used in ids.items() if site[0] == tower}
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str) -> "TaskRecord":
@@ -57,8 +60,9 @@ class TaskRecord:
         known = {f.name for f in dataclasses.fields(cls)}
         try:
             picked = {key: value for key, value in values.items() if key in known}
-            for key in ("vision_ids", "text_ids"):
-                picked[key] = {int(block): list(ids) for block, ids in picked[key].items()}
+            picked["ids"] = {
+                (tower, int(block)): list(ids) for tower in TOWERS for block, ids in values[f"{tower}_ids"].items()
+            }
             return cls(**picked)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -68,11 +72,10 @@ class TaskRecord:
 
 def count_experts(records: list[TaskRecord]) -> list[tuple[int, int]]:
     """For each task: experts its routers use, and those of them that no earlier task uses (it brought them)."""
-    known: set[tuple[str, int, int]] = set()
+    known: set[tuple[Site, int]] = set()
     counts = []
     for record in records:
-        towers = (("vision", record.vision_ids), ("text", record.text_ids))
-        used = {(tower, block, i) for tower, blocks in towers for block, ids in blocks.items() for i in ids}
+        used = {(site, i) for site, ids in record.ids.items() for i in ids}
         counts.append((len(used), len(used - known)))
         known |= used
     return counts

@@ -10,36 +10,18 @@ image that falls under its best task's threshold is left to plain CLIP. Decided 
 Shapes: B images, F features, C classes of one task, S classes of all tasks, T tasks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from igsp_deploy.config import SelectorPlace
-from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.towers import encode_from_trunk
 from igsp_deploy.names import PLAIN
 
 MIN_VARIANCE = 1e-4
 """Least mean variance the covariance is shrunk to: below it whitening would blow rounding errors up into scores."""
-
-
-def selector_features(backbone: Backbone, tokens: Tensor, first_block: int, place: SelectorPlace) -> Tensor:
-    """What the selector reads of each image, `[B, F]`.
-
-    `trunk`: class token and mean of the other tokens of the first adapted block's input, both without their mean and
-    at unit variance, so that no scale of the backbone enters. `embedding`: plain CLIP's normalised image embedding.
-
-    Args:
-        tokens: output of `trunk_tokens` for `first_block`, `[B, n, d]`.
-    """
-    if place == "embedding":
-        return encode_from_trunk(backbone, tokens, None, first_block, normalize=True)
-    pair = torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
-    pair = torch.nn.functional.layer_norm(pair, pair.shape[-1:])
-    if first_block == 0:  # there the class token is the same for every image
-        return pair[:, 1]
-    return pair.flatten(1)
+_NO_CLASS = -1e30
+"""Score of a task without a class, in graphs that have room for more tasks. Finite: a NaN must not come of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +54,52 @@ def task_statistics(features: Tensor, labels: Tensor, num_classes: int, calibrat
     )
 
 
-class Selector:
-    """Scores every task for every image, and chooses one, or none.
+class Selector(nn.Module):
+    """Scores every task for every image, and chooses one, or none. The exported graphs hold this very module.
 
     Attributes:
         center: mean of all class means, `[F]`; the background's mean.
         whitening: `[F, F]` with `whitening @ whitening.T` the inverse of the shared covariance.
-        whitened_means: `[S, F]`.
-        class_task: task of each row of `whitened_means`, int64 `[S]`.
+        means: whitened class means, `[S, F]`.
+        class_task: task of each row of `means`, int64 `[S]`.
         thresholds: score under which an image is not taken for that task, `[T]`.
+        background: variance of the tasks' Gaussians over that of the background, `[1]`; 0 is one without an end.
         floors: lowest score of any of the task's held-out images, `[T]`.
-        background: variance of the tasks' Gaussians over that of the background; 0 is a background without an end.
     """
 
+    center: Tensor
+    whitening: Tensor
+    means: Tensor
+    class_task: Tensor
+    thresholds: Tensor
+    background: Tensor
+
     def __init__(
-        self, statistics: list[TaskStatistics], *, shrinkage: float, false_alarm: float, background: float
+        self,
+        *,
+        center: Tensor,
+        whitening: Tensor,
+        means: Tensor,
+        class_task: Tensor,
+        thresholds: Tensor,
+        background: Tensor,
+        floors: Tensor | None = None,
     ) -> None:
+        """Hold the numbers; `fit` makes them."""
+        super().__init__()
+        self.register_buffer("center", center)
+        self.register_buffer("whitening", whitening)
+        self.register_buffer("means", means)
+        self.register_buffer("class_task", class_task)
+        self.register_buffer("thresholds", thresholds)
+        self.register_buffer("background", background)
+        # Of no use to a graph, which gets no label set, and so no input of it.
+        self.floors = thresholds if floors is None else floors
+
+    @classmethod
+    def fit(
+        cls, statistics: Sequence[TaskStatistics], *, shrinkage: float, false_alarm: float, background: float
+    ) -> "Selector":
         """Pool the tasks' statistics.
 
         Args:
@@ -104,19 +116,19 @@ class Selector:
         means = torch.cat([s.means for s in statistics]).double()
         center = means.mean(0)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        self.num_tasks = len(statistics)
-        self.background = background
-        self.center = center.float()
-        self.whitening = whitening.float()
-        self.whitened_means = ((means - center) @ whitening).float()
-        self.class_task = torch.cat([torch.full((len(s.means),), t) for t, s in enumerate(statistics)])
-        thresholds, floors = [], []
-        for t, s in enumerate(statistics):
-            own = self.scores(s.calibration)[:, t]
-            thresholds.append(float(torch.quantile(own, false_alarm)) if len(own) else float("-inf"))
-            floors.append(float(own.min()) if len(own) else float("-inf"))
-        self.thresholds = torch.tensor(thresholds)
-        self.floors = torch.tensor(floors)
+        selector = cls(
+            center=center.float(),
+            whitening=whitening.float(),
+            means=((means - center) @ whitening).float(),
+            class_task=torch.cat([torch.full((len(s.means),), t) for t, s in enumerate(statistics)]),
+            thresholds=torch.zeros(len(statistics)),
+            background=torch.tensor([background]),
+        )
+        own = [selector.scores(s.calibration)[:, t] for t, s in enumerate(statistics)]
+        none = torch.tensor(float("-inf"))
+        selector.thresholds = torch.stack([torch.quantile(x, false_alarm) if len(x) else none for x in own])
+        selector.floors = torch.stack([x.min() if len(x) else none for x in own])
+        return selector
 
     def scores(self, features: Tensor) -> Tensor:
         """Log-likelihood of each task's nearest class less that of the background, up to a constant, `[B, T]`.
@@ -128,22 +140,37 @@ class Selector:
 
     def distances(self, features: Tensor) -> Tensor:
         """`min over classes c of the task of |u - m_c|^2 / 2`, `[B, T]`."""
-        return -self._scores(features, 0.0)
+        return -self._scores(features, torch.zeros_like(self.background))
 
     def sizes(self, features: Tensor) -> Tensor:
         """Sum of the two distances whose difference a score is, `[B, T]`: what its rounding errors are measured by."""
         return self.scores(features) + 2 * self.distances(features)
 
-    def _scores(self, features: Tensor, background: float) -> Tensor:
-        u = (features.cpu().float() - self.center) @ self.whitening
+    def _scores(self, features: Tensor, background: Tensor) -> Tensor:
+        u = (features - self.center) @ self.whitening
         own = (1.0 - background) * (u * u).sum(1, keepdim=True)
-        squared = own - 2 * u @ self.whitened_means.T + (self.whitened_means**2).sum(1)
-        result = torch.full((len(u), self.num_tasks), float("-inf"))
-        index = self.class_task.expand(len(u), -1)
-        return result.scatter_reduce(1, index, -0.5 * squared, "amax")
+        squared = own - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
+        worst = torch.full((u.shape[0], self.thresholds.shape[0]), _NO_CLASS, dtype=u.dtype, device=u.device)
+        index = self.class_task.unsqueeze(0).expand(u.shape[0], -1)
+        return worst.scatter_reduce(1, index, -0.5 * squared, "amax")
 
-    def choose(self, features: Tensor, among: list[int] | None = None) -> Tensor:
-        """Index of the task of each image, int64 `[B]`; `PLAIN` where the best one is under its threshold.
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose for images of which the caller says nothing.
+
+        Args:
+            features: what the selector reads, float32 `[B, F]`.
+
+        Returns:
+            Index of the task of each image, int64 `[B]`, `PLAIN` where the best one is under its threshold; and the
+            evidence: scores minus thresholds, `[B, T]`.
+        """
+        scores = self.scores(features)
+        best, task = scores.max(dim=1)
+        chosen = torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
+        return chosen, scores - self.thresholds
+
+    def choose(self, features: Tensor, among: Sequence[int] | None = None) -> Tensor:
+        """Index of the task of each image, int64 `[B]`, or `PLAIN`.
 
         Args:
             features: what the selector reads, `[B, F]`.
@@ -151,12 +178,11 @@ class Selector:
                 only these tasks are considered, and an image is left to plain CLIP only where it lies under every
                 held-out image of the task (`floors`). An empty list is a label set that no task has: plain CLIP.
         """
-        scores = self.scores(features)
         if among is None:
-            best, task = scores.max(dim=1)
-            return torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
+            return self(features)[0]
         if not among:
-            return torch.full((len(features),), PLAIN)
-        best, place = scores[:, among].max(dim=1)
-        task = torch.tensor(among)[place]
-        return torch.where(best >= self.floors[task], task, torch.full_like(task, PLAIN))
+            return torch.full((len(features),), PLAIN, device=features.device)
+        considered = torch.tensor(among, device=features.device)
+        best, place = self.scores(features)[:, considered].max(dim=1)
+        task = considered[place]
+        return torch.where(best >= self.floors.to(best.device)[task], task, torch.full_like(task, PLAIN))

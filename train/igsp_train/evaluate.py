@@ -5,7 +5,7 @@ classified by its own adapter and task i > j by plain CLIP; the selector after t
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from igsp_deploy.data import eval_chunks
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.adapter import TaskAdapter
-from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import Selector, selector_features
-from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
@@ -51,50 +47,34 @@ def _total(parts: list[_TaskCounts]) -> _TaskCounts:
 
 
 class _Evaluation:
-    """Backbone, adapters, selectors and class embeddings of one model, each made once."""
+    """A model, and its selector as it was after each task."""
 
-    def __init__(self, folder: ModelFolder, backbone: Backbone) -> None:
+    def __init__(self, folder: ModelFolder, learned: LearnedClip) -> None:
         self.folder = folder
-        self.backbone = backbone
-        count = len(folder.tasks)
-        self.adapters: dict[int, TaskAdapter | None] = {PLAIN: None}
-        self.adapters.update({t: folder.adapter(t).detach_to(backbone.device) for t in range(count)})
-        self.selectors: list[Selector] = []
-        for j in range(count):
-            selector = folder.selector(j + 1)
-            assert selector is not None
-            self.selectors.append(selector)
-        self._classes: dict[tuple[int, int], Tensor] = {}
-
-    def classes(self, adapter: int, task: int) -> Tensor:
-        """Embeddings of the classes of `task` under an adapter (or `PLAIN`), `[C, D]`."""
-        if (adapter, task) not in self._classes:
-            record = self.folder.tasks[task]
-            self._classes[adapter, task] = class_embeddings(
-                self.backbone, self.adapters[adapter], record.display_names, record.templates
-            )
-        return self._classes[adapter, task]
+        self.learned = learned
+        selectors = [folder.selector(j + 1) for j in range(len(folder.tasks))]
+        self.selectors = [selector.to(learned.device) for selector in selectors if selector is not None]
 
     def count(self, task: int, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _TaskCounts:
         """Classify the test images of one task in every way the report needs."""
-        folder, backbone = self.folder, self.backbone
-        total, first = len(folder.tasks), folder.first_block
+        folder, learned = self.folder, self.learned
+        total = len(folder.tasks)
         counts = _TaskCounts(len(labels), 0, 0, *(np.zeros(total + more, np.int64) for more in (0, 0, 1)))
-        plain_classes = torch.cat([self.classes(PLAIN, t) for t in range(total)])
+        plain_classes = learned.class_vectors(PLAIN)
         ends = np.cumsum([len(record.classes) for record in folder.tasks]).tolist()
         offset = ends[task] - len(folder.tasks[task].classes)
-        for rows, tokens in trunk_chunks(backbone, images, first):
+        for rows, tokens in trunk_chunks(learned.clip, images):
             target = torch.from_numpy(labels[rows]).to(tokens.device)
-            read = selector_features(backbone, tokens, first, folder.config.selector_place)
-            chosen = torch.stack([selector.choose(read) for selector in self.selectors]).to(tokens.device)
+            read = learned.clip.summary(tokens)
+            chosen = torch.stack([selector.choose(read) for selector in self.selectors])
             for adapter in [PLAIN, *range(total)]:
                 picked = (chosen == adapter).any(0)
                 if adapter in (PLAIN, task):
                     picked = torch.ones_like(picked)
                 if not picked.any():
                     continue
-                features = encode_from_trunk(backbone, tokens[picked], self.adapters[adapter], first, normalize=True)
-                right = (features @ self.classes(adapter, task).T).argmax(1) == target[picked]
+                features = learned.embed(tokens[picked], adapter)
+                right = (features @ learned.class_vectors(task, under=adapter).T).argmax(1) == target[picked]
                 if adapter == PLAIN:
                     counts.zero_shot += int(right.sum())
                 if adapter == task:
@@ -110,6 +90,26 @@ class _Evaluation:
                         hit = similar[:, : ends[j]].argmax(1) == target + offset
                         counts.incremental[j] += int((mine[j] & hit).sum())
         return counts
+
+
+def accuracies(
+    learned: LearnedClip, tasks: Sequence[int], chunks: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+) -> list[float] | None:
+    """Share of images whose best class is their label, in percent, under each of `tasks`; None without images.
+
+    Args:
+        learned: a model.
+        tasks: indices, or `PLAIN`, whose classes are those of the labels.
+        chunks: uint8 images `[N, S, S, 3]` and labels `[N]`.
+    """
+    right, total = dict.fromkeys(tasks, 0), 0
+    for images, labels in chunks:
+        total += len(labels)
+        for rows, tokens in trunk_chunks(learned.clip, images):
+            for task in tasks:
+                best = learned.predict(tokens, task).argmax(1).cpu().numpy()
+                right[task] += int((best == labels[rows]).sum())
+    return [100.0 * count / total for count in right.values()] if total else None
 
 
 def evaluate_model(
@@ -145,7 +145,7 @@ def evaluate_model(
     backbone = folder.load_backbone()
     if torch.cuda.is_available():
         backbone.to("cuda")
-    evaluation = _Evaluation(folder, backbone)
+    evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
     counts: list[_TaskCounts] = []
     for record in folder.tasks:
         items = find_test_items(record, (sources or {}).get(record.name), folder.split(record.index), _say(console))

@@ -3,9 +3,9 @@
 Shapes: B images, n tokens, d width, S image side.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from igsp_deploy.config import Precision
-from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.towers import normalize_images, trunk_tokens
+from igsp_deploy.model.clip import Clip
 from igsp_train.data.workers import WorkerViews
 from igsp_train.precision import autocast
 from igsp_train.ranks import ALONE, Ranks
@@ -36,37 +35,20 @@ class Views(Protocol):
         """Image `index` as seen in `epoch`, uint8 `[S, S, 3]`."""
 
 
-def image_trunk(
-    backbone: Backbone,
-    images: NDArray[np.uint8],
-    first_block: int,
-    *,
-    precision: Precision = "fp32",
-    lean: bool = False,
-) -> Tensor:
-    """Trunk tokens `[B, n, d]` of uint8 images `[B, S, S, 3]`; `lean` as in igsp_deploy/model/towers.py."""
-    spec, device = backbone.preprocess, backbone.device
-    with torch.no_grad(), autocast(device, precision):
-        if device.type == "cpu":
-            pixels = normalize_images(torch.from_numpy(images), spec.mean, spec.std)
-        else:
-            # Constants stay on the device and pixels come from pinned memory: the host waits for neither.
-            mean, std = _channels(spec.mean, device), _channels(spec.std, device)
-            raw = torch.from_numpy(images).pin_memory().to(device, non_blocking=True)
-            pixels = (raw.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
-        return trunk_tokens(backbone, pixels, first_block, lean=lean)
+def image_trunk(clip: Clip, images: NDArray[np.uint8], *, precision: Precision = "fp32") -> Tensor:
+    """Trunk tokens `[B, n, d]` of uint8 images `[B, S, S, 3]`."""
+    with torch.no_grad(), autocast(clip.device, precision):
+        raw = torch.from_numpy(images)
+        if clip.device.type != "cpu":
+            raw = raw.pin_memory().to(clip.device, non_blocking=True)  # the host waits for nothing
+        return clip.trunk(raw)
 
 
-@lru_cache(maxsize=16)
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(1, 3, 1, 1)
-
-
-def trunk_chunks(backbone: Backbone, images: NDArray[np.uint8], first_block: int) -> Iterator[tuple[slice, Tensor]]:
+def trunk_chunks(clip: Clip, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
     """Trunk tokens of many images, `CHUNK` at a time, with the slice each chunk covers."""
     for start in range(0, len(images), CHUNK):
         rows = slice(start, min(start + CHUNK, len(images)))
-        yield rows, image_trunk(backbone, images[rows], first_block)
+        yield rows, image_trunk(clip, images[rows])
 
 
 class TrunkViews:
@@ -79,8 +61,7 @@ class TrunkViews:
 
     def __init__(
         self,
-        backbone: Backbone,
-        first_block: int,
+        clip: Clip,
         views: Views,
         *,
         cached_views: int,
@@ -91,20 +72,18 @@ class TrunkViews:
         """Prepare; nothing is computed before it is asked for.
 
         Args:
-            backbone: the frozen CLIP.
-            first_block: first adapted vision block.
+            clip: the frozen CLIP, as learning runs it.
             views: the images.
             cached_views: V.
             limit_bytes: memory for cached tokens.
             precision: of the trunk.
             ranks: processes that learn together; each computes its part of the cached views.
         """
-        self.backbone = backbone
-        self.first_block = first_block
+        self.clip = clip
         self.views = views
         self.precision = precision
         self.ranks = ranks
-        tokens = backbone.visual.positional_embedding.numel()
+        tokens = math.prod(clip.token_shape)
         fitting = limit_bytes // max(1, len(views) * tokens * (2 if precision == "bf16" else 4))
         self.cached_views = min(cached_views, fitting)
         self._cache: dict[int, Tensor] = {}
@@ -117,7 +96,7 @@ class TrunkViews:
         return np.stack([self.views.view(index, epoch) for index, epoch in pairs])
 
     def _trunk(self, images: NDArray[np.uint8]) -> Tensor:
-        return image_trunk(self.backbone, images, self.first_block, precision=self.precision, lean=True)
+        return image_trunk(self.clip, images, precision=self.precision)
 
     def prepare(self, epochs: NDArray[np.int64]) -> None:
         """Compute the cached views that a batch of these epochs needs.
@@ -166,6 +145,5 @@ class TrunkViews:
 
     def _empty(self) -> Tensor:
         """Tokens of no image: what a process without a part of a view has to give."""
-        shape = tuple(self.backbone.visual.positional_embedding.shape)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        return torch.empty(0, *shape, dtype=dtype, device=self.backbone.device)
+        return torch.empty(0, *self.clip.token_shape, dtype=dtype, device=self.clip.device)

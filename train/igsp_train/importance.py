@@ -3,16 +3,14 @@
 Shapes: M images, C classes, K experts of a block.
 """
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
-from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.towers import encode_from_trunk, encode_text
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import frozen
 from igsp_deploy.sites import Site
 from igsp_train.learner import TaskLearner
 
@@ -24,53 +22,35 @@ class HeldOutLoss:
     """Cross-entropy on held-out images as a function of which experts stay. Gates are shared anew among those."""
 
     def __init__(
-        self, backbone: Backbone, learner: TaskLearner, first_block: int, prompts: Tensor, images: tuple[Tensor, Tensor]
+        self, clip: Clip, learner: TaskLearner, prompts: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor]
     ) -> None:
         """Look at the learner as it is now.
 
         Args:
-            backbone: the frozen CLIP.
+            clip: the frozen CLIP.
             learner: candidates, frozen experts, routers.
-            first_block: first adapted vision block.
-            prompts: token ids, one row a class.
+            prompts: token ids, one row a class, and what the text tower's trunk makes of them.
             images: trunk tokens `[M, n, d]` and labels `[M]`.
         """
-        self._backbone = backbone
-        self._first_block = first_block
-        self._prompts = prompts
-        self._tokens, self._labels = images
+        self._clip = clip
+        self._ids, self._prompts = prompts
+        self._tokens, self._labels = (t.to(clip.device) for t in images)
         with torch.no_grad():
-            self._adapter = learner.adapter().detach_to(backbone.device)
-            self._images = self._encode_images(self._adapter)
-            self._classes = self._encode_classes(self._adapter)
+            self._experts = frozen(learner.experts(), clip.device)
+            self._images = clip.embed(self._tokens, self._experts)
+            self._classes = clip.embed_text(self._ids, self._experts, trunk=self._prompts)
 
     def __call__(self, masks: Masks) -> float:
         """Loss in nats with only the masked experts."""
-        adapter = TaskAdapter(
-            vision={b: _masked(a, masks.get(("vision", b))) for b, a in self._adapter.vision.items()},
-            text={b: _masked(a, masks.get(("text", b))) for b, a in self._adapter.text.items()},
-        )
+        experts = {site: block.masked(masks[site]) if site in masks else block for site, block in self._experts.items()}
         towers = {tower for tower, _ in masks}
+        images, classes = self._images, self._classes
         with torch.no_grad():
-            images = self._encode_images(adapter) if "vision" in towers else self._images
-            classes = self._encode_classes(adapter) if "text" in towers else self._classes
-            logits = self._backbone.logit_scale * images @ classes.T
-            return float(F.cross_entropy(logits, self._labels.to(logits.device)))
-
-    def _encode_images(self, adapter: TaskAdapter) -> Tensor:
-        tokens = self._tokens.to(self._backbone.device)
-        return encode_from_trunk(self._backbone, tokens, adapter, self._first_block, normalize=True)
-
-    def _encode_classes(self, adapter: TaskAdapter) -> Tensor:
-        return encode_text(self._backbone, self._prompts, adapter, normalize=True, crop=True)
-
-
-def _masked(adapter: BlockAdapter, mask: Tensor | None) -> BlockAdapter:
-    """Gates of what is masked out become zero, and the softmax over the rest sums to one again."""
-    if mask is None:
-        return adapter
-    bias = adapter.router_bias.masked_fill(~mask.to(adapter.router_bias.device), float("-inf"))
-    return dataclasses.replace(adapter, router_bias=bias)
+            if "vision" in towers:
+                images = self._clip.embed(self._tokens, experts)
+            if "text" in towers:
+                classes = self._clip.embed_text(self._ids, experts, trunk=self._prompts)
+            return float(F.cross_entropy(self._clip.logit_scale * images @ classes.T, self._labels))
 
 
 def leave_one_out(loss: HeldOutLoss, sizes: dict[Site, int]) -> dict[Site, Tensor]:

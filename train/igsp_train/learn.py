@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.clip import Clip, Trace
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.towers import Gates, encode_from_text_trunk, encode_from_trunk, text_trunk
 from igsp_deploy.sites import Site, read_site, site_name
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
 from igsp_train.convergence import THRESHOLD, GateTracker
@@ -163,12 +163,11 @@ class TaskRun:
         self.config = config
         self.views = views
         self.labels = torch.from_numpy(labels).to(backbone.device)
-        text_blocks = [block for tower, block in folder.sites if tower == "text"]
+        self.clip = Clip(backbone, folder.sites, exact=False)
         with torch.no_grad(), autocast(backbone.device, config.precision):
             # The prompts do not change while learning: what lies below the first adapted block is computed once.
-            self.tokens = backbone.tokenize(prompts).to(backbone.device)
-            first = min(text_blocks, default=backbone.text_depth)
-            self.text = text_trunk(backbone, self.tokens, first, crop=True, lean=True)
+            self.ids = self.clip.crop(backbone.tokenize(prompts).to(backbone.device))
+            self.prompts = self.clip.text.trunk(self.ids)
         self.fingerprint = fingerprint
         self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
@@ -238,44 +237,23 @@ class TaskRun:
         self,
         indices: NDArray[np.int64],
         epochs: NDArray[np.int64],
-        hidden_out: dict[Site, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, dict[Site, Tensor]]:
-        """Cross-entropy of one batch, its accuracy, and every block's gates.
+    ) -> tuple[Tensor, Tensor, Trace]:
+        """Cross-entropy of one batch, its accuracy, and every block's gates and hidden states.
 
         Args:
             indices: images of the batch.
             epochs: the epoch of each.
-            hidden_out: gets the input of every adapted MLP, `[B, n, d]`.
         """
         tokens = self.views.batch(indices, epochs)
         labels = self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
-        adapter = self.learner.adapter()
-        vision: Gates = {}
-        text: Gates = {}
-        seen: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        experts, trace = self.learner.experts(), Trace()
         with autocast(tokens.device, self.config.precision):
-            images = encode_from_trunk(
-                self.backbone,
-                tokens,
-                adapter,
-                self.folder.first_block,
-                gates_out=vision,
-                hidden_out=seen[0],
-                lean=True,
-            )
-            classes = encode_from_text_trunk(
-                self.backbone, self.text, adapter, gates_out=text, hidden_out=seen[1], lean=True
-            )
-        if hidden_out is not None:
-            hidden_out.update({("vision", block): hidden for block, hidden in seen[0].items()})
-            hidden_out.update({("text", block): hidden for block, hidden in seen[1].items()})
-        images, classes = F.normalize(images.float(), dim=-1), F.normalize(classes.float(), dim=-1)
-        logits = self.backbone.logit_scale * images @ classes.T
+            images = self.clip.embed(tokens, experts, trace=trace)
+            classes = self.clip.embed_text(self.ids, experts, trunk=self.prompts, trace=trace)
+        logits = self.clip.logit_scale * images @ classes.T
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        gates: dict[Site, Tensor] = {("vision", block): gate for block, gate in vision.items()}
-        gates.update({("text", block): gate for block, gate in text.items()})
-        return loss, accuracy, gates
+        return loss, accuracy, trace
 
     def _batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Images of one step and the epoch of each, over all processes."""
@@ -294,8 +272,8 @@ class TaskRun:
         ahead = self.views if isinstance(self.views, TrunkViews) else None
         if ahead is not None:
             ahead.prepare(self._batch(progress.step)[1])
-        hidden: dict[Site, Tensor] = {}
-        loss, accuracy, gates = self.loss(*part, hidden)
+        loss, accuracy, trace = self.loss(*part)
+        gates = trace.gates
         if ahead is not None and progress.step + 1 < config.steps:
             ahead.prefetch(*self._part(progress.step + 1))
         num_frozen = {site: learner.num_frozen for site, learner in self.learner.items()}
@@ -304,7 +282,7 @@ class TaskRun:
         total, penalty = loss, mass
         if progress.phase == 1:
             if config.penalty == "function_residual":
-                penalty = function_residual(self.learner, gates, hidden)
+                penalty = function_residual(self.learner, gates, trace.hidden)
             elif config.penalty == "weight_overlap":
                 penalty = weight_overlap(self.learner)
             total = loss + self.reuse.weight(progress.step, frozen > 0) * penalty
@@ -401,7 +379,7 @@ class TaskRun:
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
         rule, level = config.prune_rule, config.keep_ratio
         if rule in HELD_OUT_RULES:
-            loss = HeldOutLoss(self.backbone, self.learner, self.folder.first_block, self.tokens, self.loss_images())
+            loss = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images())
             if rule == "leave_one_out":
                 return most_worth(leave_one_out(loss, {site: len(mean) for site, mean in gates.items()}), level)
             rule, level = "cumulative", level_by_loss(gates, loss, config.prune_tolerance)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from igsp_deploy.config import RouterInput
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
-from igsp_deploy.model.experts import concatenate_down, concatenate_up, new_experts
+from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up, new_experts
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.selector import TaskStatistics
-from igsp_deploy.sites import Site
+from igsp_deploy.sites import Site, site_name
 
 
 class SiteLearner(nn.Module):
@@ -71,9 +70,9 @@ class SiteLearner(nn.Module):
         """m, or what pruning left of it."""
         return int(self.down.shape[0])
 
-    def adapter(self) -> BlockAdapter:
+    def experts(self) -> Experts:
         """The block's tensors in the form the towers run, attached to the autograd graph."""
-        return BlockAdapter(
+        return Experts(
             down=concatenate_down(torch.cat([self.frozen_down, self.down])),
             up=concatenate_up(torch.cat([self.frozen_up, self.up])),
             router_weight=self.weight,
@@ -135,25 +134,23 @@ class TaskLearner(nn.Module):
         """Use `new_task_learner`."""
         super().__init__()
         self._keys = list(sites)
-        self.sites = nn.ModuleDict({f"{tower}_{block}": site for (tower, block), site in sites.items()})
+        self.sites = nn.ModuleDict({_key(at): site for at, site in sites.items()})
 
     def items(self) -> Iterable[tuple[Site, SiteLearner]]:
         """Pairs of site and its learner, vision first."""
         for key in self._keys:
-            site = self.sites[f"{key[0]}_{key[1]}"]
+            site = self.sites[_key(key)]
             assert isinstance(site, SiteLearner)
             yield key, site
 
-    def adapter(self) -> TaskAdapter:
+    def experts(self) -> SiteExperts:
         """What the towers run, attached to the autograd graph."""
-        vision = {site[1]: learner.adapter() for site, learner in self.items() if site[0] == "vision"}
-        text = {site[1]: learner.adapter() for site, learner in self.items() if site[0] == "text"}
-        return TaskAdapter(vision=vision, text=text)
+        return {site: learner.experts() for site, learner in self.items()}
 
     def layout(self) -> dict[str, dict[str, object]]:
         """Which frozen experts and how many candidates each block has; enough to rebuild the learner."""
         return {
-            f"{site[0]}_{site[1]}": {"frozen": learner.frozen_ids, "candidates": learner.num_candidates}
+            _key(site): {"frozen": learner.frozen_ids, "candidates": learner.num_candidates}
             for site, learner in self.items()
         }
 
@@ -181,6 +178,11 @@ class TaskLearner(nn.Module):
         )
 
 
+def _key(site: Site) -> str:
+    """A module's name must hold no dot."""
+    return site_name(site).replace(".", "_")
+
+
 def new_task_learner(
     folder: ModelFolder,
     num_candidates: int,
@@ -206,7 +208,7 @@ def new_task_learner(
             ids,
             folder.pool.gather(site, ids, width),
             new_experts(num_candidates, folder.config.rank, width, generator),
-            router_input=folder.config.router_input if site[0] == "vision" else "static",
+            router_input=folder.router_input(site),
             scale=folder.config.scale,
             initial_candidate_mass=initial_candidate_mass,
         )
@@ -217,7 +219,7 @@ def rebuild_task_learner(folder: ModelFolder, layout: dict[str, dict[str, object
     """A learner of the given layout whose parameters are still to be loaded (resuming from a checkpoint)."""
     sites = {}
     for site in folder.sites:
-        entry = layout[f"{site[0]}_{site[1]}"]
+        entry = layout[_key(site)]
         ids = [int(i) for i in entry["frozen"]]  # type: ignore[attr-defined]
         width = folder.width(site)
         count = int(entry["candidates"])  # type: ignore[call-overload]
@@ -226,7 +228,7 @@ def rebuild_task_learner(folder: ModelFolder, layout: dict[str, dict[str, object
             ids,
             folder.pool.gather(site, ids, width),
             empty,
-            router_input=folder.config.router_input if site[0] == "vision" else "static",
+            router_input=folder.router_input(site),
             scale=folder.config.scale,
         )
     return TaskLearner(sites)

@@ -14,28 +14,32 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model_path import locked_model
+from igsp_deploy.names import PLAIN
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
-from igsp_train.classify import accuracies
 from igsp_train.consolidate import consolidate
 from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
+from igsp_train.evaluate import accuracies
 from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.ranks import ALONE, Ranks
-from igsp_train.statistics import chunked_selector_features, spread
+from igsp_train.statistics import chunked_summaries, spread
 
 CACHED_VIEWS_BYTES = 2 << 30
 """Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
@@ -168,8 +172,7 @@ def learn_task(
     )
     workers = WorkerViews(views, config.data.num_workers)
     trunk = TrunkViews(
-        backbone,
-        folder.first_block,
+        Clip(backbone, folder.sites, exact=False),
         workers,
         cached_views=config.learn.cached_views,
         limit_bytes=CACHED_VIEWS_BYTES,
@@ -177,9 +180,10 @@ def learn_task(
         ranks=ranks,
     )
     calibration = task.val.subset(spread(len(task.val), folder.selector_config.calibration_images))
+    clip = Clip(backbone, folder.sites)
     held_out_tokens = None
     if config.learn.prune_rule in HELD_OUT_RULES:
-        held_out_tokens = _trunk_and_labels(backbone, calibration, folder.first_block)
+        held_out_tokens = _trunk_and_labels(clip, calibration, backbone.preprocess)
     run = TaskRun(
         backbone,
         folder,
@@ -209,13 +213,9 @@ def learn_task(
         folder.refresh()
         return folder.tasks[-1]
     seen, held_out = (
-        chunked_selector_features(
-            backbone, eval_chunks(items, backbone.preprocess), folder.first_block, folder.config.selector_place
-        )
-        for items in (views.items, calibration)
+        chunked_summaries(clip, eval_chunks(items, backbone.preprocess)) for items in (views.items, calibration)
     )
-    adapter = result.learner.adapter().detach_to(backbone.device)
-    metrics = _metrics(backbone, folder, task, adapter, result, warn)
+    metrics = _metrics(backbone, folder, task, result, warn)
     metrics["seconds"] = time.monotonic() - started
     metrics.update(memory.measured())
     metrics["learn"] = dataclasses.asdict(config.learn)
@@ -243,12 +243,9 @@ def learn_task(
     return record
 
 
-def _trunk_and_labels(backbone: Backbone, items: Items, first_block: int) -> tuple[Tensor, Tensor] | None:
+def _trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> tuple[Tensor, Tensor] | None:
     """Trunk tokens `[M, n, d]` and labels `[M]` of images without augmentation; None where there are none."""
-    parts = [
-        (image_trunk(backbone, images, first_block), torch.from_numpy(labels))
-        for images, labels in eval_chunks(items, backbone.preprocess)
-    ]
+    parts = [(image_trunk(clip, images), torch.from_numpy(labels)) for images, labels in eval_chunks(items, spec)]
     if not parts:
         return None
     return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
@@ -258,14 +255,15 @@ def _metrics(
     backbone: Backbone,
     folder: ModelFolder,
     task: TaskData,
-    adapter: TaskAdapter,
     result: LearnResult,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
     if len(task.val):
         held_out = eval_chunks(task.val, backbone.preprocess, on_skip=warn)
-        found = accuracies(backbone, [adapter, None], folder.first_block, held_out, task.display_names, task.templates)
+        experts = frozen(result.learner.experts(), backbone.device)
+        learned = Learned(experts=experts, display_names=task.display_names, templates=task.templates)
+        found = accuracies(LearnedClip(backbone, folder.sites, [learned]), (0, PLAIN), held_out)
         if found is not None:
             measured = dict(zip(measured, found, strict=True))
     reused, new = result.learner.num_experts()

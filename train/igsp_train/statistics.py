@@ -7,34 +7,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from igsp_deploy.config import SelectorPlace
-from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.selector import TaskStatistics, selector_features, task_statistics
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.selector import TaskStatistics, task_statistics
 from igsp_train.features import trunk_chunks
 
 
-def image_selector_features(
-    backbone: Backbone, images: NDArray[np.uint8], first_block: int, place: SelectorPlace
-) -> Tensor:
-    """Selector features `[N, F]` of uint8 images `[N, S, S, 3]`."""
+def image_summaries(clip: Clip, images: NDArray[np.uint8]) -> Tensor:
+    """What the selector reads of uint8 images `[N, S, S, 3]`: `[N, F]`."""
     with torch.no_grad():
-        parts = [
-            selector_features(backbone, tokens, first_block, place).cpu()
-            for _, tokens in trunk_chunks(backbone, images, first_block)
-        ]
-    return torch.cat(parts)
+        return torch.cat([clip.summary(tokens).cpu() for _, tokens in trunk_chunks(clip, images)])
 
 
-def chunked_selector_features(
-    backbone: Backbone,
-    chunks: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
-    first_block: int,
-    place: SelectorPlace,
+def chunked_summaries(
+    clip: Clip, chunks: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 ) -> tuple[Tensor, Tensor]:
-    """Selector features `[N, F]` and labels `[N]` of images that come in chunks; `[0, 0]` where there are none."""
+    """What the selector reads, `[N, F]`, and labels `[N]` of images that come in chunks; `[0, 0]` of none."""
     features, labels = [], []
     for images, targets in chunks:
-        features.append(image_selector_features(backbone, images, first_block, place))
+        features.append(image_summaries(clip, images))
         labels.append(torch.from_numpy(targets))
     return (torch.cat(features), torch.cat(labels)) if features else (torch.zeros(0, 0), torch.zeros(0).long())
 
@@ -42,31 +32,6 @@ def chunked_selector_features(
 def spread(count: int, limit: int) -> NDArray[np.int64]:
     """At most `limit` of `count` places, evenly spread."""
     return np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64) if count else np.zeros(0, np.int64)
-
-
-def learn_statistics(
-    backbone: Backbone,
-    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
-    held_out: NDArray[np.uint8],
-    *,
-    num_classes: int,
-    first_block: int,
-    place: SelectorPlace,
-    calibration_images: int,
-) -> TaskStatistics:
-    """The statistics of images `[N, S, S, 3]` with labels `[N]`, and held-out images `[M, S, S, 3]`."""
-    features = image_selector_features(backbone, train[0], first_block, place)
-    calibration = torch.zeros(0, features.shape[1])
-    if len(held_out):
-        chosen = held_out[spread(len(held_out), calibration_images)]
-        calibration = image_selector_features(backbone, chosen, first_block, place)
-    return statistics_of_features(
-        features,
-        torch.from_numpy(train[1]),
-        calibration,
-        num_classes=num_classes,
-        calibration_images=calibration_images,
-    )
 
 
 def statistics_of_features(

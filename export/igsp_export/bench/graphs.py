@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.bundle.stacks import expert_stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.towers import normalize_images
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.runtime.graph import Graph, SessionSettings
 from igsp_deploy.runtime.providers import CPU
-from igsp_export.compact import compact, expert_layout, selector_table, used_ids
+from igsp_export.compact import compact, expert_layout, selector_table
 from igsp_export.graphs import DTYPES, write_plain_graph
-from igsp_export.image_graph import ImageGraph
-from igsp_export.towers import Towers
+from igsp_export.image_graph import ImageGraph, in_precision
 
 Embed = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
 """Images `[B, S, S, 3]` and a task each `[B]` -> normalised embeddings `[B, D]`."""
 
 
-def open_towers(model: Path, manifest: Manifest) -> Towers:
-    """The model a bundle was made of, in PyTorch.
+def open_learned(model: Path, manifest: Manifest) -> tuple[ModelFolder, LearnedClip]:
+    """The model a bundle was made of, as a folder and in PyTorch.
 
     Raises:
         UserError: no model, or another one: says what differs.
@@ -46,7 +47,7 @@ def open_towers(model: Path, manifest: Manifest) -> Towers:
     elif [folder.fingerprint(t) for t in range(len(names))] != [task.fingerprint for task in manifest.tasks]:
         difference = "its tasks have the same names, but were learned anew"
     else:
-        return Towers(folder)
+        return folder, LearnedClip.open(folder)
     raise UserError(
         f"{model} is not the model this bundle was made of: {difference}. Give that model, or make the bundle anew "
         f"with `igsp export {model} BUNDLE`."
@@ -58,7 +59,7 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def plain_session(towers: Towers, precision: str, opset: int, settings: SessionSettings) -> Graph:
+def plain_session(backbone: Backbone, precision: str, opset: int, settings: SessionSettings) -> Graph:
     """Plain CLIP's image tower without experts, selector or stacks, in a session like the bundle's.
 
     Raises:
@@ -66,37 +67,38 @@ def plain_session(towers: Towers, precision: str, opset: int, settings: SessionS
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"plain.{precision}.onnx"
-        write_plain_graph(towers, path, precision, opset)
+        write_plain_graph(backbone, path, precision, opset)
         return Graph(path, settings)
 
 
-def eager_module(towers: Towers, precision: str, provider: str) -> torch.nn.Module:
+def eager_module(folder: ModelFolder, learned: LearnedClip, precision: str, provider: str) -> torch.nn.Module:
     """The compacted image graph as a PyTorch module, stacked from the model folder, on the device of `provider`."""
-    folder = towers.folder
-    table = compact(towers.adapters, [used_ids(record) for record in folder.tasks], folder.config.rank)
+    assert learned.selector is not None
+    experts = [task.experts for task in learned.tasks]
+    table = compact(experts, [record.ids for record in folder.tasks], folder.config.rank)
     stacks = expert_stacks(table, expert_layout(folder), "vision", range(len(folder.tasks)))
     module = ImageGraph(
-        towers.backbone,
+        learned.backbone,
         stacks,
-        selector_table(towers.selector) if towers.place == "trunk" else None,
+        selector_table(learned.selector),
         rank=folder.config.rank,
         router_input=folder.config.router_input,
     )
-    # A copy, so that the towers' weights stay where and as they are; a precision torch does not run is float32.
-    copied = module.in_precision(DTYPES.get(precision, torch.float32))
+    # A copy, so that the model's weights stay where and as they are; a precision torch does not run is float32.
+    copied = in_precision(module, DTYPES.get(precision, torch.float32))
     return copied.eval().to("cpu" if provider == CPU else "cuda")
 
 
-def open_clip_embed(towers: Towers, precision: str, provider: str) -> Embed:
+def open_clip_embed(backbone: Backbone, precision: str, provider: str) -> Embed:
     """Plain CLIP as open_clip's users run it: its own modules, with `nn.MultiheadAttention`, whatever task is asked."""
-    backbone, device = towers.backbone, "cpu" if provider == CPU else "cuda"
+    device = "cpu" if provider == CPU else "cuda"
     dtype = DTYPES.get(precision, torch.float32)
     clip = copy.deepcopy(backbone.clip).to(device, dtype).eval()
-    spec = backbone.preprocess
+    own = Clip(backbone, [])
 
     @torch.no_grad()
     def embed(images: NDArray[np.uint8], task: NDArray[np.int64]) -> NDArray[np.float32]:
-        pixels = normalize_images(torch.from_numpy(images).to(device), spec.mean, spec.std).to(dtype)
+        pixels = own.pixels(torch.from_numpy(images)).to(device, dtype)
         result: NDArray[np.float32] = clip.encode_image(pixels, normalize=True).float().cpu().numpy()
         return result
 

@@ -24,7 +24,7 @@ from igsp_export.bench.graphs import (
     eager_module,
     has_compiler,
     open_clip_embed,
-    open_towers,
+    open_learned,
     plain_session,
     torch_embed,
 )
@@ -208,11 +208,11 @@ def _run(
     plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     module, open_clip = None, None
     if model is not None:
-        towers = open_towers(model, manifest)
-        module = eager_module(towers, used, engine.provider)
-        open_clip = open_clip_embed(towers, used, engine.provider)
+        folder, learned = open_learned(model, manifest)
+        module = eager_module(folder, learned, used, engine.provider)
+        open_clip = open_clip_embed(learned.backbone, used, engine.provider)
         if used in DTYPES:
-            graph = plain_session(towers, used, manifest.opset, settings)
+            graph = plain_session(learned.backbone, used, manifest.opset, settings)
             plain = lambda images: graph.run({"images": images}, {})[0]  # noqa: E731
         else:
             notes.append(f"{ALONE}: no such graph in {used}; the ratios are to {SLICE}")

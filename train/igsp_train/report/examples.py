@@ -5,18 +5,15 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.data import read_eval_images
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import selector_features
-from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
 from igsp_deploy.names import PLAIN
 from igsp_train.features import trunk_chunks
 
@@ -66,13 +63,13 @@ class TaskExamples:
 
 
 def find_examples(
-    folder: ModelFolder, backbone: Backbone, record: TaskRecord, *, count: int, source: str | None = None
+    folder: ModelFolder, learned: LearnedClip, record: TaskRecord, *, count: int, source: str | None = None
 ) -> TaskExamples:
     """Choose examples of one task: half of them mistakes, as far as there are any.
 
     Args:
         folder: the model.
-        backbone: its backbone.
+        learned: the same, opened.
         record: the task.
         count: images to show at most.
         source: where its images are now, if not where it was learned from.
@@ -80,10 +77,10 @@ def find_examples(
     try:
         items = find_test_items(record, source, folder.split(record.index))
         picked = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).round().astype(np.int64))
-        images, labels, _ = read_eval_images(items.subset(picked), backbone.preprocess)
+        images, labels, _ = read_eval_images(items.subset(picked), learned.backbone.preprocess)
     except UserError as error:
         return TaskExamples(shown=[], problem=str(error))
-    probabilities, chosen = _classify(folder, backbone, record, images)
+    probabilities, chosen = _classify(learned, record.index, images)
     best = probabilities.argmax(1)
     right = best == labels
     half = min(int((~right).sum()), count // 2)
@@ -113,21 +110,14 @@ def _spread(indices: NDArray[np.int64], count: int) -> list[int]:
     return [int(i) for i in indices[np.unique(at)]]
 
 
-@torch.no_grad()
 def _classify(
-    folder: ModelFolder, backbone: Backbone, record: TaskRecord, images: NDArray[np.uint8]
+    learned: LearnedClip, task: int, images: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Probabilities of the task's classes `[N, C]` with the task given, and the task the selector chooses `[N]`."""
-    adapter = folder.adapter(record.index).detach_to(backbone.device)
-    selector = folder.selector()
-    assert selector is not None
-    classes = class_embeddings(backbone, adapter, record.display_names, record.templates)
     probabilities, chosen = [], []
-    for _, tokens in trunk_chunks(backbone, images, folder.first_block):
-        read = selector_features(backbone, tokens, folder.first_block, folder.config.selector_place)
-        features = encode_from_trunk(backbone, tokens, adapter, folder.first_block, normalize=True)
-        probabilities.append((backbone.logit_scale * features @ classes.T).softmax(1).float().cpu().numpy())
-        chosen.append(selector.choose(read).cpu().numpy())
+    for _, tokens in trunk_chunks(learned.clip, images):
+        probabilities.append(learned.predict(tokens, task).softmax(1).float().cpu().numpy())
+        chosen.append(learned.choose(tokens).cpu().numpy())
     return np.concatenate(probabilities), np.concatenate(chosen)
 
 

@@ -10,6 +10,7 @@ from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_bytes_atomic
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_train.evaluate import evaluate_model
 from igsp_train.report.evaluation import check_evaluation, load_evaluation
 from igsp_train.report.examples import TaskExamples, find_examples
@@ -62,11 +63,12 @@ def make_report(
         backbone = folder.load_backbone()
         if torch.cuda.is_available():
             backbone.to("cuda")
+        learned = LearnedClip.open(folder, backbone)
         found = []
         for record in folder.tasks:
             console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
             source = (sources or {}).get(record.name)
-            found.append(find_examples(folder, backbone, record, count=images, source=source))
+            found.append(find_examples(folder, learned, record, count=images, source=source))
     values = gather(
         folder,
         measured,

@@ -29,7 +29,7 @@ class TowerSharing:
 
 def ids_of(record: TaskRecord, tower: str) -> dict[int, list[int]]:
     """Block -> pool ids of the experts a task uses in one tower."""
-    return record.vision_ids if tower == "vision" else record.text_ids
+    return {site[1]: ids for site, ids in record.ids.items() if site[0] == tower}
 
 
 def share_of_experts(records: list[TaskRecord]) -> list[TowerSharing]:

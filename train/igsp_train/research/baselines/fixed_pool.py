@@ -15,9 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
-from igsp_deploy.model.experts import concatenate_down, concatenate_up, new_experts
-from igsp_deploy.model.towers import Gates
+from igsp_deploy.model.clip import Trace
+from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up, frozen, new_experts
 from igsp_deploy.sites import Site
 from igsp_train.optimiser import TEXT_GATE_RATE
 from igsp_train.research.baselines.training import train_on
@@ -50,9 +49,9 @@ class PoolBlock:
             return None, bias
         return nn.Parameter(torch.zeros(NUM_EXPERTS, self.setting.width(self.site))), bias
 
-    def adapter(self, weight: Tensor | None, bias: Tensor) -> BlockAdapter:
+    def experts(self, weight: Tensor | None, bias: Tensor) -> Experts:
         """The block under one task's router."""
-        return BlockAdapter(
+        return Experts(
             down=concatenate_down(self.down),
             up=concatenate_up(self.up),
             router_weight=weight,
@@ -92,10 +91,10 @@ def learn_fixed_pool(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stag
         sizes = _train_one(setting, task, blocks, mine, number, generator)
         for block in blocks.values():
             block.freeze_most_used()
-        adapters = {name: _adapter(blocks, r).detach_to("cpu") for name, r in routers.items()}
+        learned = {name: frozen(_experts(blocks, r), "cpu") for name, r in routers.items()}
         experts = sum(block.down.numel() + block.up.numel() for block in blocks.values())
         yield Stage(
-            predict=predictor(setting.backbone, adapters, setting.first_block),
+            predict=predictor(setting, learned),
             trained_phase1=sum(sizes),
             trained_phase2=sum(sizes),
             kept=sizes[1] + (0 if number else experts),
@@ -116,14 +115,13 @@ def _train_one(
     vision = [p for weight, bias in mine.values() if weight is not None for p in (weight, bias)]
     static = [bias for weight, bias in mine.values() if weight is None]
 
-    def adapter() -> TaskAdapter:
+    def current() -> SiteExperts:
         noise = {site: NOISE * torch.randn(NUM_EXPERTS, generator=generator) for site in mine}
-        return _adapter(blocks, mine, noise)
+        return _experts(blocks, mine, noise)
 
-    def count(vision_gates: Gates, text_gates: Gates) -> None:
-        for (tower, index), block in blocks.items():
-            gate = (vision_gates if tower == "vision" else text_gates)[index]
-            block.used += (gate > 0).float().mean(0)
+    def count(trace: Trace) -> None:
+        for site, block in blocks.items():
+            block.used += (trace.gates[site].detach() > 0).float().mean(0)
 
     def mask() -> None:
         for block in blocks.values():
@@ -132,24 +130,21 @@ def _train_one(
     learn = setting.learn
     train_on(
         task,
-        setting.backbone,
-        setting.first_block,
+        setting.clip,
+        setting.backbone.tokenize(task.prompts),
         learn,
         learn.seed * 1000 + number,
         [(experts + vision, learn.learning_rate), (static, TEXT_GATE_RATE)],
-        adapter,
+        current,
         after_backward=mask,
         watch=count,
     )
     return sum(block.num_trainable() for block in blocks.values()), sum(p.numel() for p in vision + static)
 
 
-def _adapter(blocks: dict[Site, PoolBlock], routers: Routers, noise: dict[Site, Tensor] | None = None) -> TaskAdapter:
-    made: dict[Site, BlockAdapter] = {}
+def _experts(blocks: dict[Site, PoolBlock], routers: Routers, noise: dict[Site, Tensor] | None = None) -> SiteExperts:
+    made: SiteExperts = {}
     for site, block in blocks.items():
         weight, bias = routers[site]
-        made[site] = block.adapter(weight, bias if noise is None else bias + noise[site])
-    return TaskAdapter(
-        vision={site[1]: adapter for site, adapter in made.items() if site[0] == "vision"},
-        text={site[1]: adapter for site, adapter in made.items() if site[0] == "text"},
-    )
+        made[site] = block.experts(weight, bias if noise is None else bias + noise[site])
+    return made

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.experts import SiteExperts
 from igsp_train.learn import LearnResult
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
@@ -14,17 +14,17 @@ from igsp_train.research.study.tokens import TaskTokens
 
 def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Identify, prune and fine-tune one task after another on one pool."""
-    adapters: dict[str, TaskAdapter] = {}
+    experts: dict[str, SiteExperts] = {}
     with scratch_folder(setting) as folder:
         for task in tasks:
             result = run_task(setting, folder, task, setting.learn)
             record = add_to_pool(setting, folder, task, result)
-            adapters[task.name] = folder.adapter(record.index)
+            experts[task.name] = folder.experts(record.index)
             details = learning_details(result, setting.learn.num_candidates)
             if len(folder.tasks) == len(tasks):
                 details["selector"] = selector_report(setting, folder, tasks)
             yield Stage(
-                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                predict=predictor(setting, dict(experts)),
                 trained_phase1=result.trained_parameters,
                 trained_phase2=result.learner.num_parameters(),
                 kept=result.learner.num_parameters(),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from igsp_deploy.config import LearnConfig
-from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.experts import SiteExperts, frozen
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import run_task, scratch_folder
@@ -30,15 +30,15 @@ def without_pruning(learn: LearnConfig) -> LearnConfig:
 
 def learn_isolated(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Learn every task with `num_candidates` experts a block and a router, on an empty pool, and keep all of them."""
-    adapters: dict[str, TaskAdapter] = {}
+    experts: dict[str, SiteExperts] = {}
     learn = without_pruning(setting.learn)
     with scratch_folder(setting) as empty:
         for task in tasks:
             result = run_task(setting, empty, task, learn)
-            adapters[task.name] = result.learner.adapter().detach_to("cpu")
+            experts[task.name] = frozen(result.learner.experts(), "cpu")
             size = result.learner.num_parameters()
             yield Stage(
-                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                predict=predictor(setting, dict(experts)),
                 trained_phase1=size,
                 trained_phase2=size,
                 kept=size,

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.model.towers import encode_from_trunk
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.tokens import TaskTokens
@@ -18,7 +17,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 def ridge_features(setting: Setting, tokens: Tensor) -> Tensor:
     """CLIP's image embedding and the mean trunk token, both normalised: `[B, D + d]`."""
     with torch.no_grad():
-        image = encode_from_trunk(setting.backbone, tokens, None, setting.first_block, normalize=True)
+        image = setting.clip.embed(tokens)
         return torch.cat([image, F.normalize(tokens[:, 1:].mean(1), dim=-1)], dim=1)
 
 
@@ -41,7 +40,7 @@ def apply_ridge(weights: Tensor, features: Tensor) -> Tensor:
 
 def learn_ridge(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """One classifier a task; a task that is not learned yet is left to plain CLIP."""
-    plain = predictor(setting.backbone, {}, setting.first_block)
+    plain = predictor(setting, {})
     learned: dict[str, Tensor] = {}
 
     def predict(task: TaskTokens, tokens: Tensor) -> Tensor:

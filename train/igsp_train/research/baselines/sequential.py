@@ -1,13 +1,14 @@
 """One adapter trained on and on (plain LoRA beside the MLPs), and full fine-tuning: what forgetting costs."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
-from igsp_deploy.model.experts import new_experts
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import Experts, SiteExperts, frozen, new_experts
 from igsp_deploy.sites import Site
 from igsp_train.research.baselines.training import train_on
 from igsp_train.research.baselines.zero_shot import predictor
@@ -30,31 +31,26 @@ def learn_sequentially(setting: Setting, tasks: list[TaskTokens]) -> Iterator[St
         down, up = new_experts(1, rank, setting.width(site), generator)
         experts[site] = (nn.Parameter(down[0]), nn.Parameter(up[0]))
 
-    def adapter() -> TaskAdapter:
-        blocks = {site: _block(down, up, setting.model.scale) for site, (down, up) in experts.items()}
-        return TaskAdapter(
-            vision={site[1]: block for site, block in blocks.items() if site[0] == "vision"},
-            text={site[1]: block for site, block in blocks.items() if site[0] == "text"},
-        )
+    def current() -> SiteExperts:
+        return {site: _block(down, up, setting.model.scale) for site, (down, up) in experts.items()}
 
     size = sum(p.numel() for pair in experts.values() for p in pair)
     for number, task in enumerate(tasks):
         groups = [([p for pair in experts.values() for p in pair], setting.learn.learning_rate)]
         seed = setting.learn.seed * 1000 + number
-        train_on(task, setting.backbone, setting.first_block, setting.learn, seed, groups, adapter)
-        now = adapter().detach_to("cpu")
+        ids = setting.backbone.tokenize(task.prompts)
+        train_on(task, setting.clip, ids, setting.learn, seed, groups, current)
+        now = frozen(current(), "cpu")
         yield Stage(
-            predict=predictor(setting.backbone, {t.name: now for t in tasks}, setting.first_block),
+            predict=predictor(setting, {t.name: now for t in tasks}),
             trained_phase1=size,
             trained_phase2=size,
             kept=0 if number else size,
         )
 
 
-def _block(down: Tensor, up: Tensor, scale: float) -> BlockAdapter:
-    return BlockAdapter(
-        down=down, up=up, router_weight=None, router_bias=torch.zeros(1), scale=scale, router_input="static"
-    )
+def _block(down: Tensor, up: Tensor, scale: float) -> Experts:
+    return Experts(down=down, up=up, router_weight=None, router_bias=torch.zeros(1), scale=scale, router_input="static")
 
 
 def learn_fully(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
@@ -63,20 +59,17 @@ def learn_fully(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     The trunk under that block stays as it is, because its features are what a study keeps on disk.
     """
     backbone = copy.deepcopy(setting.backbone)
-    visual, text = backbone.visual, backbone.text
-    trained: list[nn.Parameter] = []
-    for part in (*visual.transformer.resblocks[setting.first_block :], visual.ln_post, text.transformer, text.ln_final):
-        trained += list(part.parameters())
-    trained += [p for p in (visual.proj, text.text_projection) if isinstance(p, nn.Parameter)]
+    clip = Clip(backbone, setting.sites)
+    trained = clip.tail()
     for parameter in trained:
         parameter.requires_grad_(True)
     size = sum(p.numel() for p in trained)
     for number, task in enumerate(tasks):
         groups = [(trained, setting.learn.learning_rate * FULL_RATE_SHARE)]
         seed = setting.learn.seed * 1000 + number
-        train_on(task, backbone, setting.first_block, setting.learn, seed, groups, lambda: None)
+        train_on(task, clip, backbone.tokenize(task.prompts), setting.learn, seed, groups, dict)
         yield Stage(
-            predict=predictor(backbone, {}, setting.first_block),
+            predict=predictor(dataclasses.replace(setting, backbone=backbone), {}),
             trained_phase1=size,
             trained_phase2=size,
             kept=0 if number else size,

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.model.adapter import TaskAdapter
-from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.towers import encode_from_trunk
+from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.sites import Site
 from igsp_train.research.baselines.isolated import without_pruning
 from igsp_train.research.baselines.zero_shot import predictor
@@ -27,7 +25,7 @@ from igsp_train.research.study.tokens import TaskTokens
 
 def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Learn every task on the experts of its nearest predecessor, with one new expert a block less than the first."""
-    adapters: dict[str, TaskAdapter] = {}
+    experts: dict[str, SiteExperts] = {}
     means: list[Tensor] = []
     learn = without_pruning(setting.learn)
     with scratch_folder(setting) as folder:
@@ -37,14 +35,14 @@ def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[S
             means.append(mean)
             reuse_ids: dict[Site, list[int]] = {}
             if near is not None:
-                reuse_ids = router_ids(folder.tasks[near])
+                reuse_ids = folder.tasks[near].ids
                 learn = dataclasses.replace(learn, num_candidates=max(1, setting.learn.num_candidates - 1))
             result = run_task(setting, folder, task, learn, reuse_ids=reuse_ids)
             record = add_to_pool(setting, folder, task, result)
-            adapters[task.name] = folder.adapter(record.index)
+            experts[task.name] = folder.experts(record.index)
             size = result.learner.num_parameters()
             yield Stage(
-                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                predict=predictor(setting, dict(experts)),
                 trained_phase1=size,
                 trained_phase2=size,
                 kept=size,
@@ -58,10 +56,7 @@ def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[S
 def mean_embedding(setting: Setting, task: TaskTokens) -> Tensor:
     """Mean normalised CLIP embedding of the training images, `[D]`."""
     with torch.no_grad():
-        parts = [
-            encode_from_trunk(setting.backbone, tokens, None, setting.first_block, normalize=True)
-            for tokens, _ in task.chunks("train")
-        ]
+        parts = [setting.clip.embed(tokens) for tokens, _ in task.chunks("train")]
     return torch.cat(parts).mean(0)
 
 
@@ -77,10 +72,3 @@ def nearest(mean: Tensor, earlier: list[Tensor]) -> int | None:
     center = torch.stack([*earlier, mean]).mean(0)
     alike = [float(F.cosine_similarity(mean - center, other - center, dim=0)) for other in earlier]
     return max(range(len(alike)), key=lambda i: alike[i])
-
-
-def router_ids(record: TaskRecord) -> dict[Site, list[int]]:
-    """The experts a learned task uses, block by block."""
-    ids: dict[Site, list[int]] = {("vision", block): list(i) for block, i in record.vision_ids.items()}
-    ids.update({("text", block): list(i) for block, i in record.text_ids.items()})
-    return ids

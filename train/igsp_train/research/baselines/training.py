@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.config import LearnConfig
-from igsp_deploy.model.adapter import TaskAdapter
-from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.towers import Gates, encode_from_trunk, encode_text
+from igsp_deploy.model.clip import Clip, Trace
+from igsp_deploy.model.experts import SiteExperts
 from igsp_train.data.order import batch_indices
 from igsp_train.optimiser import MAX_GRAD_NORM, WEIGHT_DECAY, learning_rate_factor, set_learning_rate
 from igsp_train.research.study.tokens import TaskTokens
@@ -18,48 +17,44 @@ from igsp_train.research.study.tokens import TaskTokens
 
 def train_on(
     task: TaskTokens,
-    backbone: Backbone,
-    first_block: int,
+    clip: Clip,
+    ids: Tensor,
     config: LearnConfig,
     seed: int,
     groups: Sequence[tuple[Iterable[nn.Parameter], float]],
-    adapter: Callable[[], TaskAdapter | None],
+    experts: Callable[[], SiteExperts],
     *,
     after_backward: Callable[[], None] | None = None,
-    watch: Callable[[Gates, Gates], None] | None = None,
+    watch: Callable[[Trace], None] | None = None,
 ) -> None:
     """Minimise the cross-entropy of one task.
 
     Args:
         task: images and prompts.
-        backbone: the CLIP to run.
-        first_block: first adapted vision block.
+        clip: the CLIP to run.
+        ids: token ids of the prompts.
         config: steps, batch size, schedule, label smoothing and clipping.
         seed: of the order of the images.
         groups: parameters to train, each with its peak learning rate.
-        adapter: gives the adapter of this step, attached to the graph; None trains the backbone alone.
+        experts: gives the experts of this step, attached to the graph; none of them trains the CLIP itself.
         after_backward: called when the gradients are there.
-        watch: gets the vision and text gates of every step.
+        watch: gets the gates of every step.
     """
     parameters = [(list(members), rate) for members, rate in groups]
     optimiser = torch.optim.AdamW(
         [{"params": members, "base": rate} for members, rate in parameters if members],
         weight_decay=WEIGHT_DECAY,
     )
-    tokens = backbone.tokenize(task.prompts)
+    ids = clip.crop(ids)
     labels = torch.from_numpy(task.labels)
     count = len(labels)
     for step in range(config.steps):
         indices = batch_indices(count, config.batch_size, step, seed)
         epochs = (step * config.batch_size + np.arange(config.batch_size)) // count
-        current = adapter()
-        vision: Gates = {}
-        text: Gates = {}
-        images = encode_from_trunk(
-            backbone, task.batch(indices, epochs), current, first_block, normalize=True, gates_out=vision
-        )
-        classes = encode_text(backbone, tokens, current, normalize=True, gates_out=text, crop=True)
-        logits = backbone.logit_scale * images @ classes.T
+        current, trace = experts(), Trace()
+        images = clip.embed(task.batch(indices, epochs), current, trace=trace)
+        classes = clip.embed_text(ids, current, trace=trace)
+        logits = clip.logit_scale * images @ classes.T
         loss = F.cross_entropy(logits, labels[indices], label_smoothing=config.label_smoothing)
         set_learning_rate(optimiser, learning_rate_factor(step, config.steps, config.warmup_steps))
         optimiser.zero_grad(set_to_none=True)
@@ -70,4 +65,4 @@ def train_on(
         nn.utils.clip_grad_norm_(with_gradient, MAX_GRAD_NORM)
         optimiser.step()
         if watch is not None:
-            watch({b: g.detach() for b, g in vision.items()}, {b: g.detach() for b, g in text.items()})
+            watch(trace)

@@ -5,12 +5,13 @@ If a set is off, its prompts, class names, splits or images are not those of the
 
 from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 
 from igsp_deploy.data.images import eval_chunks
 from igsp_deploy.model.backbone import Backbone
-from igsp_train.classify import accuracies
+from igsp_deploy.model.learned import Learned, LearnedClip
+from igsp_deploy.names import PLAIN
+from igsp_train.evaluate import accuracies
 from igsp_train.research.mtil.check import SetCheck
 from igsp_train.research.mtil.facts import plain_name
 
@@ -53,8 +54,8 @@ def run_gate(
             for name in check.found.classes
         ]
         chunks = eval_chunks(items, backbone.preprocess, lambda text: console.print(text, markup=False))
-        with torch.no_grad():
-            found = accuracies(backbone, [None], backbone.vision_depth, chunks, names, list(one.templates))
+        plain = Learned(experts={}, display_names=names, templates=one.templates)
+        found = accuracies(LearnedClip(backbone, [], [plain]), [PLAIN], chunks)
         measured = found[0] if found else 0.0
         expected = one.zero_shot
         off = abs(measured - expected) > tolerance

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from igsp_deploy.model.adapter import TaskAdapter
+from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.sites import Site, read_site
 from igsp_train.learn import StepReport
@@ -26,16 +26,16 @@ POINTS = 10
 
 def learn_watching_routers(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """iGSP, with the second, stretched run of every task; its `details` hold `agreement`."""
-    adapters: dict[str, TaskAdapter] = {}
+    experts: dict[str, SiteExperts] = {}
     with scratch_folder(setting) as folder:
         for task in tasks:
             result = run_task(setting, folder, task, setting.learn)
             details = learning_details(result, setting.learn.num_candidates)
             details["agreement"] = agreement_curve(setting, folder, task, result.phase1_steps, result.kept)
             record = add_to_pool(setting, folder, task, result)
-            adapters[task.name] = folder.adapter(record.index)
+            experts[task.name] = folder.experts(record.index)
             yield Stage(
-                predict=predictor(setting.backbone, dict(adapters), setting.first_block),
+                predict=predictor(setting, dict(experts)),
                 trained_phase1=result.trained_parameters,
                 trained_phase2=result.learner.num_parameters(),
                 kept=result.learner.num_parameters(),

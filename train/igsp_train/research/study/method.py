@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from igsp_deploy.config import LearnConfig, ModelConfig, SelectorConfig
 from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import adapted_blocks
 from igsp_deploy.sites import Site
 from igsp_train.research.study.tokens import TaskTokens
@@ -33,6 +35,11 @@ class Setting:
     def first_block(self) -> int:
         """First adapted vision block."""
         return min(block for tower, block in self.sites if tower == "vision")
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The backbone as it stands in all methods."""
+        return Clip(self.backbone, self.sites)
 
     def width(self, site: Site) -> int:
         """Width d of one block."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from igsp_deploy.config import LearnConfig
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import selector_features
 from igsp_deploy.sites import Site
 from igsp_train.consolidate import consolidate
 from igsp_train.learn import LearnResult, Reporter, TaskRun
@@ -88,8 +87,5 @@ def _calibration(setting: Setting, task: TaskTokens) -> Tensor:
 def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
     """What the selector reads of a split's images, `[N, F]`."""
     with torch.no_grad():
-        parts = [
-            selector_features(setting.backbone, tokens, setting.first_block, setting.model.selector_place)
-            for tokens, _ in task.chunks(split)
-        ]
+        parts = [setting.clip.summary(tokens) for tokens, _ in task.chunks(split)]
     return torch.cat(parts) if parts else torch.zeros(0, 0)

@@ -70,7 +70,7 @@ def measure(setting: Setting, key: RunKey, tasks: list[TaskTokens]) -> dict[str,
         `kept`, `seconds` and `details`; and what identifies the run.
     """
     method = METHODS[key.method]
-    plain = predictor(setting.backbone, {}, setting.first_block)
+    plain = predictor(setting, {})
     matrices = {split: np.zeros((len(tasks), len(tasks))) for split in SPLITS}
     zero_shot = {split: [accuracy(plain, task, split) for task in tasks] for split in SPLITS}
     stages: list[Stage] = []

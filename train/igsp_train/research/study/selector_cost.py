@@ -15,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from igsp_deploy.model.adapter import TaskAdapter
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.selector import Selector
-from igsp_deploy.model.towers import class_embeddings, encode_from_trunk
 from igsp_deploy.names import PLAIN
 from igsp_train.metrics import summary
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.pooled import split_features
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import CHUNK, TaskTokens
 
 
 def selector_report(setting: Setting, folder: ModelFolder, tasks: list[TaskTokens]) -> dict[str, Any]:
@@ -42,17 +41,18 @@ def selector_report(setting: Setting, folder: ModelFolder, tasks: list[TaskToken
     """
     count = len(tasks)
     selectors = [folder.selector(j + 1) for j in range(count)]
-    adapters: dict[int, TaskAdapter | None] = {PLAIN: None, **{t: folder.adapter(t) for t in range(count)}}
+    learned = LearnedClip.open(folder, setting.backbone)
     total = {way: np.zeros((count, count)) for way in ("given", "vocabulary", "looks")}
     open_last, left = np.zeros(count), np.zeros((count, count))
     right_task = np.zeros(count)
-    all_plain = _all_classes(setting, tasks)
     for i, task in enumerate(tasks):
         features = split_features(setting, task, "test")
         looks = torch.stack([_chosen(selector, features) for selector in selectors])
         words = torch.stack([_chosen(s, features, [i] if i <= j else []) for j, s in enumerate(selectors)])
         told = torch.stack([torch.full((len(features),), i if i <= j else PLAIN) for j in range(count)])
-        right = _right(setting, adapters, task, {i, PLAIN}, looks)
+        right = {
+            t: _right(learned, i, t, task, looks == t if t not in (i, PLAIN) else None) for t in (PLAIN, *range(count))
+        }
         for way, choice in (("given", told), ("vocabulary", words), ("looks", looks)):
             total[way][:, i] = _hits(right, choice)
         left[:, i] = (looks == PLAIN).double().mean(1).numpy()
@@ -60,7 +60,7 @@ def selector_report(setting: Setting, folder: ModelFolder, tasks: list[TaskToken
         mine = (looks[-1] == i) & right[i]
         offset = sum(len(t.classes) for t in tasks[:i])
         plain = looks[-1] == PLAIN
-        open_last[i] = float((mine | (plain & _open_right(setting, task, all_plain, offset))).double().mean())
+        open_last[i] = float((mine | (plain & _open_right(learned, task, offset))).double().mean())
     unseen = [float(left[j, j + 1 :].mean()) for j in range(count - 1)]
     return {
         "matrices": {way: _percent(matrix) for way, matrix in total.items()},
@@ -77,27 +77,15 @@ def _chosen(selector: Selector | None, features: Tensor, among: list[int] | None
     return selector.choose(features, among)
 
 
-def _right(
-    setting: Setting,
-    adapters: dict[int, TaskAdapter | None],
-    task: TaskTokens,
-    always: set[int],
-    looks: Tensor,
-) -> dict[int, Tensor]:
-    """For each adapter, whether it classifies each test image rightly; only where some selector chose it."""
+def _right(learned: LearnedClip, of: int, under: int, task: TaskTokens, chosen: Tensor | None) -> Tensor:
+    """Whether each test image of a task is classified rightly under some task, only where a selector chose that."""
     tokens, labels = task.splits["test"]
-    found: dict[int, Tensor] = {}
-    for adapter, what in adapters.items():
-        wanted = torch.ones(len(labels), dtype=torch.bool) if adapter in always else (looks == adapter).any(0)
-        found[adapter] = torch.zeros(len(labels), dtype=torch.bool)
-        if wanted.any():
-            classes = class_embeddings(setting.backbone, what, task.classes, task.templates)
-            rows = wanted.nonzero().flatten()
-            for part in rows.split(256):
-                with torch.no_grad():
-                    features = encode_from_trunk(setting.backbone, tokens[part], what, setting.first_block)
-                found[adapter][part] = (features @ classes.T).argmax(1) == labels[part]
-    return found
+    right = torch.zeros(len(labels), dtype=torch.bool)
+    rows = torch.arange(len(labels)) if chosen is None else chosen.any(0).nonzero().flatten()
+    classes = learned.class_vectors(of, under)
+    for part in rows.split(CHUNK):
+        right[part] = (learned.embed(tokens[part], under) @ classes.T).argmax(1) == labels[part]
+    return right
 
 
 def _hits(right: dict[int, Tensor], chosen: Tensor) -> NDArray[np.float64]:
@@ -109,17 +97,11 @@ def _hits(right: dict[int, Tensor], chosen: Tensor) -> NDArray[np.float64]:
     return shares
 
 
-def _all_classes(setting: Setting, tasks: list[TaskTokens]) -> Tensor:
-    return torch.cat([class_embeddings(setting.backbone, None, t.classes, t.templates) for t in tasks])
-
-
-def _open_right(setting: Setting, task: TaskTokens, classes: Tensor, offset: int) -> Tensor:
-    parts = []
-    for tokens, labels in task.chunks("test"):
-        with torch.no_grad():
-            features = encode_from_trunk(setting.backbone, tokens, None, setting.first_block)
-        parts.append((features @ classes.T).argmax(1) == labels + offset)
-    return torch.cat(parts)
+def _open_right(learned: LearnedClip, task: TaskTokens, offset: int) -> Tensor:
+    """Whether plain CLIP finds the class of each test image among those of all tasks."""
+    return torch.cat(
+        [learned.predict(tokens, PLAIN).argmax(1) == labels + offset for tokens, labels in task.chunks("test")]
+    )
 
 
 def _percent(values: NDArray[np.float64]) -> Any:

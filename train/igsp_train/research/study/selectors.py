@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import SelectorConfig
-from igsp_deploy.model.selector import Selector, selector_features, task_statistics
-from igsp_deploy.model.towers import run_blocks
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.selector import Selector, task_statistics
 from igsp_deploy.names import PLAIN
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import TaskTokens
@@ -51,16 +51,15 @@ def read_place(setting: Setting, task: TaskTokens, place: str, block: int) -> Re
         block: block whose input is read, at least the first adapted one.
     """
     found: dict[str, Tensor] = {}
+    higher = Clip(setting.backbone, [("vision", block)])
     for split in task.splits:
         parts = []
         with torch.no_grad():
             for tokens, _ in task.chunks(split):
                 if place == "embedding":
-                    parts.append(selector_features(setting.backbone, tokens, setting.first_block, "embedding"))
-                    continue
-                blocks = setting.backbone.visual.transformer.resblocks[:block]
-                x = run_blocks(blocks, tokens, {}, first=setting.first_block)
-                parts.append(selector_features(setting.backbone, x, block, "trunk"))
+                    parts.append(setting.clip.embed(tokens))
+                else:
+                    parts.append(higher.summary(higher.vision.climb(tokens, setting.first_block, block)))
         found[split] = torch.cat(parts)
     return Read(train=found["train"], labels=task.splits["train"][1], val=found["val"], test=found["test"])
 
@@ -86,7 +85,7 @@ def _moments(known: list[Read]) -> tuple[list[Tensor], list[Tensor], Tensor]:
 def score_background(known: list[Read], config: SelectorConfig) -> Score:
     """The product's selector: class-conditional Gaussians, one covariance for all tasks, less a wide background."""
     statistics = [task_statistics(r.train, r.labels, int(r.labels.max()) + 1, r.val) for r in known]
-    return Selector(
+    return Selector.fit(
         statistics, shrinkage=config.shrinkage, false_alarm=config.false_alarm, background=config.background
     ).scores
 

@@ -21,7 +21,7 @@ from igsp_deploy.data import TaskData, load_task_data, read_eval_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_bytes_atomic
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.towers import run_blocks
+from igsp_deploy.model.clip import Clip
 from igsp_train.data.views import TrainViews
 from igsp_train.features import TrunkViews, trunk_chunks
 
@@ -125,9 +125,9 @@ def _run_up(backbone: Backbone, values: Tensor, what: str, first_block: int) -> 
     """Tokens at the input of `first_block` from those at the input of block 0; labels as they are."""
     if what.endswith("labels") or not first_block:
         return values
-    blocks = backbone.visual.transformer.resblocks[:first_block]
+    clip = Clip(backbone, [("vision", first_block)])
     with torch.no_grad():
-        parts = [run_blocks(blocks, tokens, {}) for tokens in values.flatten(0, -3).split(CHUNK)]
+        parts = [clip.vision.climb(tokens, 0, first_block) for tokens in values.flatten(0, -3).split(CHUNK)]
     return torch.cat(parts).reshape(values.shape)
 
 
@@ -150,12 +150,13 @@ def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: i
         horizontal_flip=data.horizontal_flip,
         seed=data.seed,
     )
-    trunk = TrunkViews(backbone, 0, views, cached_views=num_views, limit_bytes=1 << 40)
+    clip = Clip(backbone, [("vision", 0)])
+    trunk = TrunkViews(clip, views, cached_views=num_views, limit_bytes=1 << 40)
     everything = np.arange(len(views.items), dtype=np.int64)
     tensors = {"views": torch.stack([trunk.batch(everything, np.full_like(everything, v)) for v in range(num_views)])}
     for split, items in (("train", views.items), ("val", found.val), ("test", found.test)):
         images, labels, _ = read_eval_images(items, backbone.preprocess)
-        parts = [tokens for _, tokens in trunk_chunks(backbone, images, 0)]
+        parts = [tokens for _, tokens in trunk_chunks(clip, images)]
         tensors[f"{split}.tokens"] = (
             torch.cat(parts) if parts else tensors["views"].new_zeros(0, *tensors["views"].shape[2:])
         )
