@@ -14,7 +14,6 @@ Penalty = Literal["candidate_mass", "function_residual", "weight_overlap", "grad
 Schedule = Literal["fixed", "target_mass"]
 PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 RouterInput = Literal["class_token", "mean_token", "static"]
-SelectorPlace = Literal["trunk", "embedding"]
 Precision = Literal["fp32", "bf16"]
 
 AboveZero = Annotated[Number, Field(gt=0)]
@@ -41,8 +40,6 @@ class ModelConfig:
     """Factor s on the experts' output."""
     router_input: RouterInput = "class_token"
     """What the vision router reads: the class token, the mean of the other tokens, or nothing (a static gate)."""
-    selector_place: SelectorPlace = "trunk"
-    """Features the task selector reads: input of the first adapted block, or the plain CLIP embedding."""
 
 
 @checked

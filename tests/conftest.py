@@ -75,10 +75,10 @@ def make_model(task_data: Path) -> MakeModel:
         from igsp_deploy.config import SelectorConfig
         from igsp_deploy.data import load_task_data, read_eval_images
         from igsp_deploy.model.backbone import load_backbone
+        from igsp_deploy.model.clip import Clip
         from igsp_deploy.model.folder import LearnedTask, ModelFolder
         from igsp_deploy.model.record import TaskRecord
-        from igsp_deploy.model.selector import selector_features, task_statistics
-        from igsp_deploy.model.towers import normalize_images, trunk_tokens
+        from igsp_deploy.model.selector import task_statistics
 
         backbone = load_backbone(config.backbone, config.pretrained)
         folder = ModelFolder.create(path, backbone, config, SelectorConfig())
@@ -89,13 +89,11 @@ def make_model(task_data: Path) -> MakeModel:
                 return torch.randn(*shape, generator=generator)
 
             data = load_task_data(name, str(task_data / name))
-            spec, features, labels = backbone.preprocess, [], []
+            clip, spec, features, labels = Clip(backbone, folder.sites), backbone.preprocess, [], []
             for items in (data.train, data.test):
                 images, targets, _ = read_eval_images(items, spec)
                 with torch.no_grad():
-                    pixels = normalize_images(torch.from_numpy(images), spec.mean, spec.std)
-                    tokens = trunk_tokens(backbone, pixels, folder.first_block)
-                    features.append(selector_features(backbone, tokens, folder.first_block, config.selector_place))
+                    features.append(clip.summary(clip.trunk(torch.from_numpy(images))))
                 labels.append(torch.from_numpy(targets))
             # A threshold well under the scores of the test images: each of them is taken for a task.
             calibration = features[0].mean(0) + 3.0 * (features[1] - features[0].mean(0))
@@ -117,8 +115,7 @@ def make_model(task_data: Path) -> MakeModel:
                 classes=data.classes,
                 display_names=data.display_names,
                 templates=["a photo of {}.", "{}"],
-                vision_ids={s[1]: i for s, i in ids.items() if s[0] == "vision"},
-                text_ids={s[1]: i for s, i in ids.items() if s[0] == "text"},
+                ids=ids,
                 trained_parameters=1,
                 kept_parameters=1,
                 selector_parameters=1,

@@ -194,7 +194,6 @@ def _manifest(
         ),
         preprocess=backbone.preprocess,
         tasks=tasks,
-        selector_place="trunk",
         opset=opset,
         variants=tuple(variants),
         experts=expert_layout(folder),

@@ -106,4 +106,4 @@ class FoldedText(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 `[N, n]` -> normalised embeddings `[N, D]`."""
-        return F.normalize(self.tower(self.tower.trunk(ids), ids, {}), dim=-1).float()
+        return F.normalize(self.tower(self.tower.trunk(ids), ids, {}).float(), dim=-1)

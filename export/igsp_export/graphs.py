@@ -39,7 +39,6 @@ def write_graphs(folder: ModelFolder, learned: LearnedClip, out: Path, precision
     variant = Variant(
         precision=precision,
         image=f"image.{precision}.onnx",
-        select=None,
         text=f"text.{precision}.onnx",
         providers=PRECISIONS[precision],
     )
@@ -71,7 +70,6 @@ def _quantized(folder: ModelFolder, learned: LearnedClip, out: Path, opset: int)
         variant = Variant(
             precision="int8",
             image="image.int8.onnx",
-            select=None,
             text="text.int8.onnx",
             providers=PRECISIONS["int8"],
         )

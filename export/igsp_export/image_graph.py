@@ -70,7 +70,7 @@ class PlainGraph(nn.Module):
 
 def image_features(tower: ClipTower, x: Tensor, experts: dict[Site, SlicedExperts] | None = None) -> Tensor:
     """Normalised float32 embeddings `[B, D]` of the trunk's output."""
-    return F.normalize(tower(x, x, experts or NO_EXPERTS), dim=-1).float()
+    return F.normalize(tower(x, x, experts or NO_EXPERTS).float(), dim=-1)
 
 
 class ImageGraph(nn.Module):
@@ -108,8 +108,9 @@ class ImageGraph(nn.Module):
         x = self.tower.trunk(self.pixels(images))
         chosen, scores = self.selector(self.tower.summary(x.float()))
         used = torch.where(task == AUTO, chosen, task)
-        features = image_features(self.tower, x, sliced(self.experts, "vision", used))
-        return answered(features, self.experts, used), used, scores
+        num_slots = count_slots(self.experts)
+        features = image_features(self.tower, x, sliced(self.experts, "vision", used, num_slots))
+        return answered(features, used, num_slots), used, scores
 
 
 def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:
@@ -121,26 +122,30 @@ def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.
     return nn.ModuleDict({block: StackedExperts(arrays, rank, router_input) for block, arrays in blocks.items()})
 
 
-def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor) -> dict[Site, SlicedExperts]:
+def count_slots(experts: nn.ModuleDict) -> Tensor | None:
+    """Slices of the stacks, plain CLIP's included, as a number on the GPU; None where there is no stack.
+
+    Summed up there: a number made from a shape stays on the CPU, and is copied to the GPU at each run.
+    """
+    stacked = next(iter(experts.values()), None)
+    return None if stacked is None else torch.ones(cast(StackedExperts, stacked).down.shape[0]).sum().long()
+
+
+def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor, num_slots: Tensor | None) -> dict[Site, SlicedExperts]:
     """Each sample's own experts: its task's slice, or the last one (plain CLIP) where there is no such task `[B]`."""
-    blocks = {(tower, int(block)): cast(StackedExperts, stacked) for block, stacked in experts.items()}
-    if not blocks:
+    if num_slots is None:
         return {}
-    index = torch.where(_is_task(experts, task), task, torch.full_like(task, _num_slots(experts) - 1))
+    index = torch.where(_is_task(task, num_slots), task, num_slots - 1)
+    blocks = {(tower, int(block)): cast(StackedExperts, stacked) for block, stacked in experts.items()}
     return {site: stacked.of(index) for site, stacked in blocks.items()}
 
 
-def answered(features: Tensor, experts: nn.ModuleDict, task: Tensor) -> Tensor:
+def answered(features: Tensor, task: Tensor, num_slots: Tensor | None) -> Tensor:
     """Embeddings `[B, D]`, not a number where `task` `[B]` is none: nobody shall take those for plain CLIP's."""
-    asked = _is_task(experts, task) | (task == PLAIN)
+    asked = _is_task(task, num_slots) | (task == PLAIN)
     return torch.where(asked.unsqueeze(1), features, torch.full_like(features, torch.nan))
 
 
-def _is_task(experts: nn.ModuleDict, task: Tensor) -> Tensor:
+def _is_task(task: Tensor, num_slots: Tensor | None) -> Tensor:
     """Whether there is such a task, `[B]`; a graph without experts cannot tell how many there are."""
-    return (task >= 0) & (task < _num_slots(experts) - 1) if len(experts) else task >= 0
-
-
-def _num_slots(experts: nn.ModuleDict) -> int:
-    """Slices of the stacks, plain CLIP's included."""
-    return cast(StackedExperts, next(iter(experts.values()))).down.shape[0]
+    return task >= 0 if num_slots is None else (task >= 0) & (task < num_slots - 1)

@@ -61,14 +61,9 @@ The graphs know no task by themselves: experts and selector are inputs, which `i
 
 Made by {created_by}. Backbone weights: SHA-256 `{hash}`.
 """
-_ONE_PASS = """\
+_INPUTS = """\
 The image graph takes `images` (uint8, `[B, {size}, {size}, 3]`) and `task` (int64, `[B]`: index of a task, -1 to
 choose, -2 for plain CLIP), and gives `features`, `used_task` and `task_scores`."""
-
-_TWO_PASSES = """\
-The select graph takes `images` (uint8, `[B, {size}, {size}, 3]`) and gives plain CLIP's `features`, `used_task` and
-`task_scores`; the image graph takes `images` and `task` (int64, `[B]`: index of a task, or -2 for plain CLIP) and gives
-`features`."""
 
 
 def model_card(manifest: Manifest) -> str:
@@ -88,8 +83,7 @@ def model_card(manifest: Manifest) -> str:
     graphs = [
         f"| `{file}` | {kind} graph, {variant.precision}, for {', '.join(variant.providers)} |"
         for variant in manifest.variants
-        for kind, file in (("image", variant.image), ("select", variant.select), ("text", variant.text))
-        if file is not None
+        for kind, file in (("image", variant.image), ("text", variant.text))
     ]
     return _TEMPLATE.format(
         title=f"{count} {'task' if count == 1 else 'tasks'} on {manifest.backbone.name}",
@@ -100,7 +94,7 @@ def model_card(manifest: Manifest) -> str:
         tasks="\n".join(rows),
         classes="\n".join(classes),
         graphs="\n".join(graphs),
-        inputs=(_ONE_PASS if manifest.selector_place == "trunk" else _TWO_PASSES).format(size=manifest.preprocess.size),
+        inputs=_INPUTS.format(size=manifest.preprocess.size),
         opset=manifest.opset,
         parity="\n".join(_parity(manifest)),
         created_by=manifest.created_by,

@@ -59,7 +59,7 @@ def write_adapters(folder: Path, graphs: Mapping[str, Stacks], tasks: Sequence[s
 
     Args:
         folder: exists; gets `image.onnx_adapter` and, for every task, `00-shoes/image.onnx_adapter`; so for all graphs.
-        graphs: name of a graph (`image`, `text`, and `select` where there is one) -> its stacks, in the precision of
+        graphs: name of a graph (`image`, `text`) -> its stacks, in the precision of
             the graph they are for.
         tasks: names of the tasks, in the stacks' order.
 

@@ -48,10 +48,9 @@ def quantize_int8(fp32_graph: Path, out: Path, *, exact_choice: bool = True) -> 
     and normalisations; products with stacks, which stay float inputs; the last projection; and, with `exact_choice`,
     every node before `used_task` and `task_scores`, so that the same task is chosen as in fp32, to the bit.
 
-    A graph that only chooses (`select.*.onnx`) has nothing to quantise under `exact_choice`, and is copied.
 
     Args:
-        fp32_graph: image, select or text graph of a bundle, or a folded one.
+        fp32_graph: image or text graph of a bundle, or a folded one.
         out: file to write.
         exact_choice: leave what the choice of the task rests on in fp32.
 

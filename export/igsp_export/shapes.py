@@ -22,11 +22,9 @@ def add_adapters(bundle: Path, manifest: Manifest) -> None:
     """Write `.onnx_adapter` files for every graph into a bundle that is being made."""
     for variant in manifest.variants:
         tasks = _tasks(bundle, manifest, variant)
-        selector = tasks.selector.stacks()
-        graphs = {"image": tasks.image, "select": selector} if variant.select else {"image": tasks.image | selector}
         folder = bundle / ADAPTERS / variant.precision
         folder.mkdir(parents=True)
-        write_adapters(folder, {**graphs, "text": tasks.text}, tasks.names())
+        write_adapters(folder, {"image": tasks.image | tasks.selector.stacks(), "text": tasks.text}, tasks.names())
 
 
 def write_standalone(bundle: Path, out: Path) -> list[str]:

@@ -22,7 +22,7 @@ def bake(graph: Path, stacks: Stacks, out: Path) -> None:
     """Copy a bundle's graph with `stacks` as plain weights instead of inputs; sizes that depend on them are numbers.
 
     Args:
-        graph: image, select or text graph of a bundle.
+        graph: image or text graph of a bundle.
         stacks: all stacks of that graph, of any number of tasks.
         out: the file to write, in a folder that exists; `out` with `.data` behind its name beside it where the weights
             are too large for one file. To have both or none, write into a folder of `igsp_deploy.files.new_folder`.

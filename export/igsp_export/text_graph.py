@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
-from igsp_export.image_graph import answered, sliced, stacked_experts
+from igsp_export.image_graph import answered, count_slots, sliced, stacked_experts
 
 
 class TextGraph(nn.Module):
@@ -29,5 +29,6 @@ class TextGraph(nn.Module):
             Normalised embeddings `[N, D]`, not a number for any other `task`.
         """
         x = self.tower.trunk(ids)
-        features = F.normalize(self.tower(x, ids, sliced(self.experts, "text", task)), dim=-1).float()
-        return answered(features, self.experts, task)
+        num_slots = count_slots(self.experts)
+        features = self.tower(x, ids, sliced(self.experts, "text", task, num_slots))
+        return answered(F.normalize(features.float(), dim=-1), task, num_slots)

@@ -34,7 +34,7 @@ TYPES = {
 class TritonGraph:
     """A graph to serve."""
 
-    name: Literal["igsp_image", "igsp_select", "igsp_text"]
+    name: Literal["igsp_image", "igsp_text"]
     """Triton's name of the model."""
     file: str
     """The graph's file in the bundle."""
@@ -75,16 +75,12 @@ def graphs_of(variant: Variant, image: Stacks, text: Stacks, selector: Stacks) -
         variant: the precision's files.
         image: experts and routers of the image graph.
         text: experts of the text graph.
-        selector: the selector; it goes to the select graph where there is one, else to the image graph.
+        selector: the selector, which goes to the image graph.
     """
-    if variant.select is None:
-        first = [TritonGraph(name="igsp_image", file=variant.image, stacks=image | selector)]
-    else:
-        first = [
-            TritonGraph(name="igsp_select", file=variant.select, stacks=selector),
-            TritonGraph(name="igsp_image", file=variant.image, stacks=image),
-        ]
-    return [*first, TritonGraph(name="igsp_text", file=variant.text, stacks=text)]
+    return [
+        TritonGraph(name="igsp_image", file=variant.image, stacks=image | selector),
+        TritonGraph(name="igsp_text", file=variant.text, stacks=text),
+    ]
 
 
 def write_triton(
@@ -203,7 +199,7 @@ Models: {models}. Tasks: {tasks}. Made by {created_by}.
 
 `images` are uint8 `[B, {size}, {size}, 3]`: RGB, the shorter side resized to {size} ({interpolation}), the middle cut
 out; normalisation is in the graph. `task` and `used_task` are int64 `[B, 1]`: the index of a task in `labels.json`,
-{choose}-2 for plain CLIP. A request holds up to {max_batch_size} rows
+-1 to let the selector choose, -2 for plain CLIP. A request holds up to {max_batch_size} rows
 and may mix tasks; requests of different tasks share batches.
 
 Beside igsp-deploy (its README says how to install it):
@@ -234,7 +230,8 @@ def infer(model, **arrays):
 
 
 images = np.stack([read_pixels(Path(name), spec) for name in sys.argv[1:]])
-{call}
+result = infer("igsp_image", images=images, task=np.full((len(images), 1), labels["choose"]))
+used = result.as_numpy("used_task")[:, 0]
 for name, task, vector in zip(sys.argv[1:], used, result.as_numpy("features")):
     own = [task] if task >= 0 else range(len(labels["tasks"]))  # plain CLIP: the classes of all tasks
     kind = "task" if task >= 0 else "plain"
@@ -248,17 +245,8 @@ for name, task, vector in zip(sys.argv[1:], used, result.as_numpy("features")):
 one length.
 """
 
-_ONE_PASS = """\
-result = infer("igsp_image", images=images, task=np.full((len(images), 1), labels["choose"]))
-used = result.as_numpy("used_task")[:, 0]"""
-
-_TWO_PASSES = """\
-used = infer("igsp_select", images=images).as_numpy("used_task")[:, 0]  # not needed where the task is known
-result = infer("igsp_image", images=images, task=used[:, None])"""
-
 
 def _readme(manifest: Manifest, graphs: Sequence[TritonGraph], settings: TritonSettings) -> str:
-    one_pass = manifest.selector_place == "trunk"
     return _README.format(
         models=", ".join(f"`{graph.name}`" for graph in graphs),
         tasks=", ".join(f"`{name}`" for name in manifest.task_names()),
@@ -272,7 +260,5 @@ def _readme(manifest: Manifest, graphs: Sequence[TritonGraph], settings: TritonS
         max_batch_size=settings.max_batch_size,
         size=manifest.preprocess.size,
         interpolation=manifest.preprocess.interpolation,
-        choose="-1 to let the selector choose, " if one_pass else "",
-        call=_ONE_PASS if one_pass else _TWO_PASSES,
         context_length=manifest.backbone.context_length,
     )

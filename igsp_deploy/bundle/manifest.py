@@ -103,12 +103,10 @@ class Variant:
     """File of the text graph."""
     providers: tuple[str, ...]
     """onnxruntime execution providers it may run on; others can fail or crash on it."""
-    select: str | None = None
-    """File of the graph that chooses the task, where the image graph does not do it itself."""
 
-    def files(self) -> tuple[str, ...]:
+    def files(self) -> tuple[str, str]:
         """Its files."""
-        return tuple(name for name in (self.image, self.select, self.text) if name is not None)
+        return self.image, self.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +131,6 @@ class Manifest:
     """How an image becomes its input."""
     tasks: tuple[BundleTask, ...]
     """Tasks, in the order they were learned."""
-    selector_place: str
-    """`trunk`: the task is chosen from the shared trunk, in the same pass; `embedding`: from a pass of plain CLIP."""
     opset: int
     """ONNX opset of the graphs."""
     variants: tuple[Variant, ...]
@@ -196,6 +192,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(
             f"{folder} has format {version}, of an earlier version; this one reads formats {OLDEST_VERSION} to "
             f"{FORMAT_VERSION}. Make it anew: `igsp export MODEL BUNDLE`."
+        )
+    if values.get("selector_place", "trunk") != "trunk":
+        raise UserError(
+            f"{folder} chooses tasks by plain CLIP's embedding, in a graph of its own, which chose worse at the cost "
+            "of a second pass, and is gone. Learn its tasks again with `igsp train` and export that model."
         )
     try:
         return _manifest(values)
@@ -272,7 +273,6 @@ def _manifest(values: dict[str, Any]) -> Manifest:
             decoding=_one_of(preprocess.get("decoding", "plain"), ("plain", "scaled")),
         ),
         tasks=_each(_task, values["tasks"]),
-        selector_place=_one_of(values["selector_place"], ("trunk", "embedding")),
         opset=_positive(values["opset"], "opset"),
         variants=variants,
         experts=_layout(values["experts"]),
@@ -291,10 +291,6 @@ def _manifest(values: dict[str, Any]) -> Manifest:
     names = manifest.task_names()
     if len(set(names)) < len(names):
         raise ValueError(f"two tasks are called {next(name for name in names if names.count(name) > 1)!r}")
-    if any((v.select is None) != (manifest.selector_place == "trunk") for v in manifest.variants):
-        raise ValueError(
-            "a graph that chooses the task must be there where the selector reads the embedding, only there"
-        )
     needed = {CLASSES, EXPERTS, SELECTOR, TOKENIZER} | {name for v in manifest.variants for name in v.files()}
     if not needed <= set(manifest.files):
         raise ValueError(f"it has no checksum for {', '.join(sorted(needed - set(manifest.files)))}")
@@ -341,7 +337,6 @@ def _variant(values: dict[str, Any]) -> Variant:
         image=_file(values["image"]),
         text=_file(values["text"]),
         providers=_each(_text, values["providers"]),
-        select=None if values["select"] is None else _file(values["select"]),
     )
 
 

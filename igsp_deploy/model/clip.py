@@ -11,7 +11,9 @@ by open_clip's own code instead, so that without a task its features are open_cl
 Shapes: B samples, n tokens, d width, S image side, D embedding width, N texts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +24,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.config import RouterInput
+from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import BesideMlp
 from igsp_deploy.sites import Site, Tower
 
 _SLOPE = 1.702
 """Quick GELU is `x sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
+
+
+_ATTENTION_NODES: ContextVar[bool] = ContextVar("attention as one node", default=False)
+
+
+@contextmanager
+def attention_nodes(wanted: bool) -> Iterator[None]:
+    """Write self-attention as opset 23's `Attention`, heads and all, while a module is traced.
+
+    The node takes `[B, n, d]` and splits the heads itself: six nodes a block less than an explicit layout, and the one
+    that flash attention on CUDA wants.
+    """
+    token = _ATTENTION_NODES.set(wanted)
+    try:
+        yield
+    finally:
+        _ATTENTION_NODES.reset(token)
 
 
 @dataclass(kw_only=True)
@@ -79,13 +99,14 @@ class Block(nn.Module):
 
     def mlp(self, hidden: Tensor) -> Tensor:
         """The MLP of `hidden` `[B, n, d]`."""
-        mlp = self.inner.mlp if self.replaced is None else self.replaced
+        mlp: Any = self.inner.mlp if self.replaced is None else self.replaced
+        y: Tensor
         if self.replaced is None and isinstance(mlp.gelu, QuickGELU) and not torch.compiler.is_exporting():
             up, down = mlp.c_fc, mlp.c_proj
-            result: Tensor = _FrozenQuickGeluMlp.apply(hidden, up.weight, up.bias, down.weight, down.bias)
-            return result
-        output: Tensor = mlp(hidden)
-        return output
+            y = _FrozenQuickGeluMlp.apply(hidden, up.weight, up.bias, down.weight, down.bias)
+        else:
+            y = mlp(hidden)
+        return y
 
     def close(self, residual: Tensor, y: Tensor) -> Tensor:
         """The block's output from the residual stream and what stands in it for the MLP's output."""
@@ -133,7 +154,7 @@ class Block(nn.Module):
 
     def _attention(self, normed: Tensor, mask: Tensor | None, rows: Tensor | None) -> Tensor:
         """Self-attention of `normed` `[B, n, d]`: one product for query, key and value, one scaled-dot-product call."""
-        attention = self.inner.attn
+        attention: Any = self.inner.attn
         batch, tokens, width = normed.shape
         heads = attention.num_heads
         weight, bias, out = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj
@@ -144,12 +165,13 @@ class Block(nn.Module):
             key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
             mask = None if mask is None else mask[rows].view(batch, 1, 1, tokens)
 
-        def split(x: Tensor) -> Tensor:
-            return x.view(batch, -1, heads, width // heads).transpose(1, 2)
-
         mask = None if mask is None else mask.to(query.dtype)
-        mixed = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
-        return F.linear(mixed.transpose(1, 2).reshape(batch, -1, width), out.weight, out.bias)
+        if _ATTENTION_NODES.get():
+            mixed = torch.onnx.ops.attention(query, key, value, mask, q_num_heads=heads, kv_num_heads=heads)[0]
+        else:
+            query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        return F.linear(mixed, out.weight, out.bias)
 
 
 def route(hidden: Tensor, router_input: RouterInput, prefix: int) -> Tensor | None:
@@ -251,6 +273,8 @@ class _TextEnds(nn.Module):
         own = isinstance(text, CLIP)
         self.pool_type: str = text.text_pool_type if own else text.pool_type
         self.eos_id: int | None = getattr(text, "text_eos_id" if own else "eos_id", None)
+        if self.pool_type == "eos" and self.eos_id is None:
+            raise UserError("the text tower pools at its end token but does not say which that is.")
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input of the first block, `[N, n, d]`, of token ids `[N, n]`."""
@@ -264,13 +288,19 @@ class _TextEnds(nn.Module):
         return mask
 
     def rows(self, inputs: Tensor, last: BesideMlp | None) -> Tensor | None:
-        """The end token has the highest id."""
-        return inputs.argmax(dim=1) if self.pool_type == "argmax" else None
+        """The end token of each text; it has the highest id, or one that the tower names."""
+        if self.pool_type not in ("argmax", "eos"):
+            return None
+        # As floats, exact below 2^24: onnxruntime's ArgMax for whole numbers runs on the CPU alone.
+        return (inputs if self.pool_type == "argmax" else inputs == self.eos_id).float().argmax(dim=1)
 
     def head(self, x: Tensor, inputs: Tensor, *, picked: bool) -> Tensor:
         """Embeddings `[N, D]` of the last block's output."""
         x = self.text.ln_final(x)
-        x = x[:, 0] if picked else text_global_pool(x, inputs, self.pool_type, eos_token_id=self.eos_id)
+        rows = None if picked else self.rows(inputs, None)
+        if rows is not None:
+            x = x.gather(1, rows[:, None, None].expand(-1, 1, x.shape[2]))
+        x = text_global_pool(x, inputs, self.pool_type) if rows is None and not picked else x.squeeze(1)
         projection = self.text.text_projection
         if projection is not None:
             x = projection(x) if isinstance(projection, nn.Linear) else x @ projection

@@ -200,16 +200,16 @@ class SlicedExperts:
         self.router_input = stacks.router_input
 
     def gates(self, read: Tensor | None) -> Tensor | None:
-        """As of `Experts`; None where they are static, and so folded in already."""
+        """As of `Experts`, but `[B, 1, K]`; None where they are static, and so folded in already."""
         weight, bias = self.stacks.router_weight, self.stacks.router_bias
         if read is None or weight is None or bias is None:
             return None
-        logits = torch.bmm(read.unsqueeze(1), weight.index_select(0, self.index).transpose(1, 2)).squeeze(1)
-        return (logits + bias.index_select(0, self.index)).softmax(-1)
+        logits = read.unsqueeze(1) @ weight.index_select(0, self.index).transpose(1, 2)
+        return (logits + bias.index_select(0, self.index).unsqueeze(1)).softmax(-1)
 
     def delta(self, hidden: Tensor, gates: Tensor | None) -> Tensor:
         """As of `Experts`."""
-        inner = torch.bmm(hidden, self.stacks.down.index_select(0, self.index).transpose(1, 2))
+        inner = hidden @ self.stacks.down.index_select(0, self.index).transpose(1, 2)
         if gates is not None:
-            inner = (inner.unflatten(2, (gates.shape[1], self.stacks.rank)) * gates[:, None, :, None]).flatten(2)
-        return torch.bmm(inner, self.stacks.up.index_select(0, self.index).transpose(1, 2))
+            inner = (inner.unflatten(2, (-1, self.stacks.rank)) * gates.unsqueeze(-1)).flatten(2)
+        return inner @ self.stacks.up.index_select(0, self.index).transpose(1, 2)

@@ -120,7 +120,14 @@ class ModelFolder:
             )
         where = f"{path / 'config.json'}"
         try:
-            model = build(ModelConfig, values["model"], where)
+            settings = dict(values["model"])
+            if settings.pop("selector_place", "trunk") != "trunk":
+                raise UserError(
+                    f"{path} chooses tasks by plain CLIP's embedding (model.selector_place=embedding), which chose "
+                    "worse at the cost of a second pass, and is gone. Its experts cannot be given another selector "
+                    "without their images: learn its tasks again into a new model folder, with `igsp train`."
+                )
+            model = build(ModelConfig, settings, where)
             # A model from before there was a background keeps the selector that its figures were measured with.
             selector = build(SelectorConfig, {"background": 0.0, **values["selector"]}, where)
             identity = dict(values["backbone"])

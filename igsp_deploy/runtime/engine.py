@@ -45,8 +45,7 @@ class ImageOutput:
         features: L2-normalised embeddings, float32 `[B, D]`.
         task: index of the task used, or `PLAIN`, int64 `[B]`.
         task_scores: the selector's score of each task minus the task's threshold, float32 `[B, T]`; at least 0 means
-            that the task would take the image. NaN in rows for which nothing was to be chosen, where the choice needs a
-            pass of its own.
+            that the task would take the image.
     """
 
     features: NDArray[np.float32]
@@ -62,15 +61,13 @@ class LoadedTasks:
         tasks: the task set.
         image: stacks of the image graph.
         text: stacks of the text graph; empty until a text comes.
-        select: stacks of the graph that chooses, where there is one.
-        batches: fixed batches of the image graph and of the one that chooses, where they are used.
+        batches: fixed batches of the image graph, where they are used.
     """
 
     tasks: TaskSet
     image: Values
     text: Values
-    select: Values
-    batches: dict[str, FixedBatches]
+    batches: FixedBatches | None
 
 
 class Engine:
@@ -105,13 +102,12 @@ class Engine:
         self._batch_sizes = tuple(batch_sizes)
         self._max_tasks = max_tasks
         self._image = Graph(folder / variant.image, settings)
-        self._select = Graph(folder / variant.select, settings) if variant.select is not None else None
         self._text: Graph | None = None
         self._text_lock = threading.Lock()
         self._changing = threading.Lock()
         self._check_image_graph()
         self._loaded = self._load(self._read(folder, manifest, None))
-        self.require_unchanged((variant.image, *([variant.select] if variant.select else []), *TASK_FILES))
+        self.require_unchanged((variant.image, *TASK_FILES))
 
     @classmethod
     def open(
@@ -283,21 +279,15 @@ class Engine:
         return TaskSet.read(bundle, manifest, names, STACK_TYPES.get(self.variant.precision, np.float32))
 
     def _load(self, tasks: TaskSet) -> LoadedTasks:
-        choosing = self._select if self._select is not None else self._image
         # Bundles of format 2 know no background; their graphs take none.
-        fitting = tasks.selector.fitting("selector.background" in choosing.stacks)
+        fitting = tasks.selector.fitting("selector.background" in self._image.stacks)
         tasks = dataclasses.replace(tasks, selector=fitting)
-        selector = tasks.selector_stacks()
-        batches: dict[str, FixedBatches] = {}
-        image = self._image.bind(tasks.image if self._select is not None else tasks.image | selector)
-        select = self._select.bind(selector) if self._select is not None else {}
+        batches = None
+        image = self._image.bind(tasks.image | tasks.selector_stacks())
         text = self._text.bind(tasks.text) if self._text is not None else {}
         if self._batch_sizes:
-            capture = self._settings.cuda_graph
-            batches["image"] = FixedBatches(self._image, image, self._batch_sizes, capture=capture)
-            if self._select is not None:
-                batches["select"] = FixedBatches(self._select, select, self._batch_sizes, capture=capture)
-        return LoadedTasks(tasks=tasks, image=image, text=text, select=select, batches=batches)
+            batches = FixedBatches(self._image, image, self._batch_sizes, capture=self._settings.cuda_graph)
+        return LoadedTasks(tasks=tasks, image=image, text=text, batches=batches)
 
     def _compatible(self, bundle: Path) -> Manifest:
         """The manifest of a bundle whose tasks fit this engine's graphs."""
@@ -309,7 +299,6 @@ class Engine:
                 ("backbone", ours.backbone.weight_hash, theirs.backbone.weight_hash),
                 ("rank or adapted blocks", ours.experts, theirs.experts),
                 ("preprocessing", ours.preprocess, theirs.preprocess),
-                ("place of the selector", ours.selector_place, theirs.selector_place),
             )
             if a != b
         ]
@@ -380,37 +369,11 @@ class Engine:
                 task=np.zeros(0, np.int64),
                 task_scores=np.zeros((0, total), np.float32),
             )
-        if self._select is not None:
-            return self._run_pair(images, task, tasks)
         slots = tasks.tasks.image_slots
         inputs: dict[str, NDArray[Any]] = {"images": images, "task": slots.slot(task)}
-        features, used, scores = self._run(self._image, "image", inputs, tasks)
+        run = tasks.batches.run(inputs) if tasks.batches is not None else self._image.run(inputs, tasks.image)
+        features, used, scores = run
         return ImageOutput(features=features, task=slots.task(used), task_scores=slots.columns(scores))
-
-    def _run_pair(self, images: NDArray[np.uint8], task: NDArray[np.int64], tasks: LoadedTasks) -> ImageOutput:
-        """Choose where that was asked, then run the experts' graph for the rows that need it."""
-        assert self._select is not None
-        used, slots = task.copy(), tasks.tasks.image_slots
-        features = np.zeros((len(images), self.manifest.backbone.embed_dim), np.float32)
-        scores = np.full((len(images), len(tasks.tasks.tasks)), np.nan, np.float32)
-        todo = np.ones(len(images), np.bool_)
-        if (task == AUTO).any():
-            # The first graph gives plain CLIP's embedding too: rows that stay plain are done after it.
-            first = np.flatnonzero(task < 0)
-            features[first], chosen, margins = self._run(self._select, "select", {"images": images[first]}, tasks)
-            asked = task[first] == AUTO
-            used[first[asked]] = slots.task(chosen[asked])
-            scores[first[asked]] = slots.columns(margins[asked])
-            todo = used != PLAIN
-        if todo.any():
-            inputs: dict[str, NDArray[Any]] = {"images": images[todo], "task": slots.slot(used[todo])}
-            (features[todo],) = self._run(self._image, "image", inputs, tasks)
-        return ImageOutput(features=features, task=used, task_scores=scores)
-
-    def _run(self, graph: Graph, kind: str, inputs: dict[str, NDArray[Any]], tasks: LoadedTasks) -> list[NDArray[Any]]:
-        if kind in tasks.batches:
-            return tasks.batches[kind].run(inputs)
-        return graph.run(inputs, tasks.image if kind == "image" else tasks.select)
 
     def embed_text(
         self, ids: NDArray[np.int64], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None

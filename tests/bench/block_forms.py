@@ -3,7 +3,7 @@
 Shapes: B images, n tokens, d width, T tasks, K experts of a task, r rank of one expert, R = K r.
 """
 
-import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,44 +14,61 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.bundle.stacks import Stacks
+from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
-from igsp_export.blocks import attention, count_slots, plain_block, slots, stacked_experts
+from igsp_deploy.model.clip import Clip, MlpParts
+from igsp_deploy.model.experts import BesideMlp, StackedExperts
+from igsp_deploy.sites import Site
+from igsp_export.image_graph import Pixels, in_precision, stacked_experts
 from igsp_export.onnx_file import Signature, write_onnx
 
 DELTA = 0.2
 """Root mean square of what a task's experts add to a block, where the activations they read have 1."""
 
 
-class Tower(nn.Module):
+class Form:
+    """One form of the experts beside an MLP, for one call: it does its own routing."""
+
+    router_input: RouterInput = "static"
+
+    def __init__(self, experts: Any, index: Tensor) -> None:
+        """Take `experts`, and the slice of each sample `[B]`."""
+        self.experts, self.index = experts, index
+
+    def gates(self, read: Tensor | None) -> Tensor | None:
+        """None: `delta` routes."""
+        return None
+
+    def delta(self, hidden: Tensor, gates: Tensor | None) -> Tensor:
+        """What they add for `hidden` `[B, n, d]`."""
+        result: Tensor = self.experts(hidden, self.index)
+        return result
+
+
+class Forms(nn.Module):
     """Pixels to normalised embeddings, with `experts` beside the MLPs of the blocks they are numbered for."""
 
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-
-    def __init__(self, backbone: Backbone, experts: nn.ModuleDict) -> None:
-        """Share the backbone's image tower."""
+    def __init__(
+        self, backbone: Backbone, experts: nn.ModuleDict, mlps: Mapping[Site, nn.Module] | None = None
+    ) -> None:
+        """Share the backbone's image tower; `mlps` stand in for its own."""
         super().__init__()
-        self.visual = backbone.visual
+        self.pixels = Pixels(backbone.preprocess)
         self.experts = experts
-        spec = backbone.preprocess
-        self.register_buffer("pixel_scale", (1.0 / (255.0 * torch.tensor(spec.std))).view(1, 3, 1, 1))
-        self.register_buffer("pixel_shift", (-torch.tensor(spec.mean) / torch.tensor(spec.std)).view(1, 3, 1, 1))
+        self.tower = Clip(backbone, [("vision", 0)], exact=False, mlps=mlps).vision
 
     def forward(self, images: Tensor, task: Tensor | None = None) -> Tensor:
         """uint8 `[B, S, S, 3]` and, where there are experts, a task a sample, int64 `[B]` -> float32 `[B, D]`."""
-        pixels = images.permute(0, 3, 1, 2).float() * self.pixel_scale + self.pixel_shift
-        x = self.visual._embeds(pixels.to(self.visual.class_embedding.dtype))
-        for number, block in enumerate(self.visual.transformer.resblocks):
-            if str(number) in self.experts and task is not None:
-                experts: Any = self.experts[str(number)]
-                x = x + block.ls_1(attention(block, block.ln_1(x), None))
-                hidden = block.ln_2(x)
-                x = x + block.ls_2(block.mlp(hidden) + experts(hidden, slots(task, count_slots(experts.down))))
-            else:
-                x = plain_block(block, x)
-        pooled, _ = self.visual._pool(x)
-        features = pooled @ self.visual.proj if self.visual.proj is not None else pooled
-        return F.normalize(features.float(), dim=-1)
+        beside: dict[Site, BesideMlp] = {}
+        for number, experts in self.experts.items() if task is not None else ():
+            assert task is not None
+            slots = cast(Tensor, experts.router_bias).shape[0]
+            index = torch.where(task < 0, torch.full_like(task, slots - 1), task)
+            beside["vision", int(number)] = (
+                experts.of(index) if isinstance(experts, StackedExperts) else Form(experts, index)
+            )
+        x = self.tower.trunk(self.pixels(images))
+        return F.normalize(self.tower(x, x, beside).float(), dim=-1)
 
 
 class CommonTask(nn.Module):
@@ -109,16 +126,16 @@ class MaskedTasks(nn.Module):
 class WidenedMlp(nn.Module):
     """A block's MLP with the experts of one task as further hidden units: linear ones, times their gates."""
 
-    def __init__(self, mlp: Any, stacks: Stacks, task: int) -> None:
+    def __init__(self, mlp: MlpParts, stacks: Stacks, task: int) -> None:
         """Join the matrices of the MLP and of a task's slice of the block's stacks."""
         super().__init__()
         down, up, weight, bias = (
             torch.from_numpy(stacks[name][task]) for name in ("down", "up", "router_weight", "router_bias")
         )
-        self.gelu = mlp.gelu
-        self.sizes = [mlp.c_fc.out_features, len(down)]
-        self.widened_fc = _linear(torch.cat([mlp.c_fc.weight, down]), F.pad(mlp.c_fc.bias, (0, len(down))))
-        self.widened_proj = _linear(torch.cat([mlp.c_proj.weight, up], dim=1), mlp.c_proj.bias)
+        self.gelu = mlp.activation
+        self.sizes = [mlp.expand.out_features, len(down)]
+        self.widened_fc = _linear(torch.cat([mlp.expand.weight, down]), F.pad(mlp.expand.bias, (0, len(down))))
+        self.widened_proj = _linear(torch.cat([mlp.contract.weight, up], dim=1), mlp.contract.bias)
         self.router = _linear(weight, bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -191,17 +208,17 @@ def write_graphs(backbone: Backbone, stacks: Stacks, rank: int, folder: Path, *,
     masked = nn.ModuleDict(
         {block: MaskedTasks(arrays) for block, arrays in _by_block(masked_stacks(first, rank)).items()}
     )
-    widened = Tower(backbone, nn.ModuleDict())
-    widened.visual = copy.deepcopy(backbone.visual)
-    for block, arrays in _by_block(first).items():
-        resblock = widened.visual.transformer.resblocks[int(block)]
-        resblock.mlp = WidenedMlp(resblock.mlp, arrays, 0)
+    plain = Clip(backbone, [])
+    mlps: dict[Site, nn.Module] = {
+        ("vision", int(block)): WidenedMlp(plain.mlp_parts(("vision", int(block))), arrays, 0)
+        for block, arrays in _by_block(first).items()
+    }
     towers = {
-        "plain": Tower(backbone, nn.ModuleDict()),
-        "gather": Tower(backbone, gather),
-        "common": Tower(backbone, common),
-        "masked": Tower(backbone, masked),
-        "widened": widened,
+        "plain": Forms(backbone, nn.ModuleDict()),
+        "gather": Forms(backbone, gather),
+        "common": Forms(backbone, common),
+        "masked": Forms(backbone, masked),
+        "widened": Forms(backbone, nn.ModuleDict(), mlps),
     }
     size = backbone.preprocess.size
     for name, tower in towers.items():
@@ -209,7 +226,12 @@ def write_graphs(backbone: Backbone, stacks: Stacks, rank: int, folder: Path, *,
         if len(tower.experts):
             inputs["task"] = torch.zeros(3, dtype=torch.int64)
         signature = Signature(inputs=inputs, outputs=["features"], lengths={})
-        write_onnx((_half(tower) if half else tower).eval(), signature, folder / f"{name}.onnx", opset=opset)
+        write_onnx(
+            (in_precision(tower, torch.float16) if half else tower).eval(),
+            signature,
+            folder / f"{name}.onnx",
+            opset=opset,
+        )
 
 
 def _by_block(stacks: Stacks) -> dict[str, Stacks]:
@@ -218,9 +240,3 @@ def _by_block(stacks: Stacks) -> dict[str, Stacks]:
         _, block, kind = name.split(".")
         blocks.setdefault(block, {})[kind] = value
     return blocks
-
-
-def _half(tower: Tower) -> Tower:
-    graph = copy.deepcopy(tower).half()
-    graph.pixel_scale, graph.pixel_shift = tower.pixel_scale.clone(), tower.pixel_shift.clone()
-    return graph

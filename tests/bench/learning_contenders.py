@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from igsp_deploy.config import LearnConfig, ModelConfig, Precision, SelectorConfig
 from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.towers import normalize_images
 from igsp_train.features import TrunkViews
 from igsp_train.learn import TaskRun
 from igsp_train.precision import autocast
@@ -82,8 +82,7 @@ def igsp(
     )
     views = FixedViews(2 * batch, backbone.preprocess.size)
     trunk = TrunkViews(
-        backbone,
-        folder.first_block,
+        Clip(backbone, folder.sites, exact=False),
         views,
         cached_views=config.cached_views,
         limit_bytes=4 << 30,
@@ -164,14 +163,14 @@ def whole_tower(clip: Any, backbone: Backbone, batch: int, precision: Precision)
     """A step of a CLIP whose blocks were replaced: both towers in full, prompts of 77 tokens, as is usual."""
     parameters = [p for p in clip.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
-    device, spec = backbone.device, backbone.preprocess
-    images = FixedViews(batch, spec.size).images
+    device, own = backbone.device, Clip(backbone, [])
+    images = FixedViews(batch, backbone.preprocess.size).images
     labels = (torch.arange(batch) % CLASSES).to(device)
     tokens = backbone.tokenize(prompts(False)).to(device)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        pixels = normalize_images(torch.from_numpy(images).to(device), spec.mean, spec.std)
+        pixels = own.pixels(torch.from_numpy(images).to(device))
         with autocast(device, precision):
             seen, read = clip.encode_image(pixels, normalize=True), clip.encode_text(tokens, normalize=True)
             logits = clip.logit_scale.exp() * seen @ read.T

@@ -10,18 +10,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from igsp_deploy.config import ModelConfig, SelectorConfig, SelectorPlace
+from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import TaskStatistics, selector_features, task_statistics
-from igsp_deploy.model.towers import normalize_images, trunk_tokens
+from igsp_deploy.model.selector import TaskStatistics, task_statistics
 from igsp_deploy.sites import Site
 from igsp_export.images import synthetic_images
 
@@ -50,7 +49,7 @@ def make_model(
 
     Args:
         path: must not exist yet.
-        config: backbone, adapted blocks, rank and place of the selector.
+        config: backbone, adapted blocks and rank.
         tasks: number of tasks, 1 to 100.
         experts: experts of a task's router in one block; R = experts * rank.
         new: how many of them the task brings; the others are drawn from earlier tasks'. The first brings all.
@@ -71,12 +70,11 @@ def make_model(
         raise UserError(f"--new must be in [0, {experts}], the number of --experts, got {new}.")
     backbone = load_backbone(config.backbone, config.pretrained)
     folder = ModelFolder.create(path, backbone, config, SelectorConfig())
-    spec = backbone.preprocess
+    clip, size = Clip(backbone, folder.sites), backbone.preprocess.size
     parts = []
     with torch.no_grad():
-        for images in torch.from_numpy(synthetic_images(BASE_IMAGES, spec.size, seed=seed)).split(8):
-            tokens = trunk_tokens(backbone, normalize_images(images, spec.mean, spec.std), folder.first_block)
-            parts.append(selector_features(backbone, tokens, folder.first_block, config.selector_place))
+        for images in torch.from_numpy(synthetic_images(BASE_IMAGES, size, seed=seed)).split(8):
+            parts.append(clip.summary(clip.trunk(images)))
     base = torch.cat(parts)
     for index in range(tasks):
         generator = torch.Generator().manual_seed(1000 * seed + index)
@@ -144,8 +142,7 @@ def _record(index: int, classes: int, learned: LearnedTask) -> TaskRecord:
         classes=names,
         display_names=names,
         templates=["a photo of a {}."],
-        vision_ids={block: ids for (tower, block), ids in learned.ids.items() if tower == "vision"},
-        text_ids={block: ids for (tower, block), ids in learned.ids.items() if tower == "text"},
+        ids=learned.ids,
         trained_parameters=count,
         kept_parameters=count,
         selector_parameters=statistics.means.numel() + statistics.scatter.numel() + statistics.calibration.numel(),
@@ -165,7 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--vision-blocks", type=int, default=0, help="adapt the last q image blocks; 0 adapts all")
     parser.add_argument("--text-blocks", type=int, default=0, help="the same of the text; 0 adapts all, -1 none")
     parser.add_argument("--classes", type=int, default=20, help="classes a task")
-    parser.add_argument("--selector-place", choices=("trunk", "embedding"), default="trunk")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
@@ -175,7 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rank=given.rank,
             vision_blocks=given.vision_blocks,
             text_blocks=given.text_blocks,
-            selector_place=cast(SelectorPlace, given.selector_place),
         )
     except UsageError as error:
         parser.error(str(error))

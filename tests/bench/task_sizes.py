@@ -20,7 +20,7 @@ from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.model.folder import ModelFolder
-from igsp_export.compact import compact, selector_table, used_ids
+from igsp_export.compact import compact, selector_table
 from igsp_export.export import STORED
 from tests.bench.make_model import make_model
 
@@ -55,8 +55,8 @@ def file_sizes(model: Path, count: int, embed_dim: int, scratch: Path) -> dict[s
     """Bytes that the first `count` tasks of a model take beside the graphs, by what experts are stored in."""
     folder = ModelFolder.open(model)
     records = folder.tasks[:count]
-    adapters = [folder.adapter(record.index) for record in records]
-    table = compact(adapters, [used_ids(record) for record in records], folder.config.rank)
+    experts = [folder.experts(record.index) for record in records]
+    table = compact(experts, [record.ids for record in records], folder.config.rank)
     selector = folder.selector()
     assert selector is not None, "there are tasks"
     rows = selector_table(selector).only(range(count))

@@ -142,8 +142,8 @@ def test_experts_stored_in_half_precision_are_held_to_what_that_costs(bundled: "
 def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Here also: the selector on the embedding, static gates, a plain text tower."""
-    config = dataclasses.replace(DEBUG, selector_place="embedding", text_blocks=-1, router_input="static")
+    """Here also: experts in the first block, static gates, a plain text tower."""
+    config = dataclasses.replace(DEBUG, vision_blocks=0, text_blocks=-1, router_input="static")
     make_model(tmp_path / "model", config, ("colors",))
     record = next((tmp_path / "model/tasks").glob("*/task.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "source": str(tmp_path / "gone")}))
@@ -170,17 +170,17 @@ def test_wrong_experts_stop_the_export_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_class_embeddings_stop_the_export(
+def test_wrong_class_vectors_stop_the_export(
     bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = export_module._class_embeddings
+    right = export_module._class_vectors
 
-    def wrong(towers: Any) -> Any:
-        found = right(towers)
+    def wrong(learned: Any) -> Any:
+        found = right(learned)
         found["task.1"] = found["task.1"][::-1]
         return found
 
-    monkeypatch.setattr(export_module, "_class_embeddings", wrong)
+    monkeypatch.setattr(export_module, "_class_vectors", wrong)
     with pytest.raises(UserError, match="class embeddings of task 'stripes' in the bundle differ"):
         export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
     assert list(tmp_path.iterdir()) == []

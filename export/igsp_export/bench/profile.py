@@ -39,7 +39,7 @@ class OperatorTime:
 def profile_images(
     engine: Engine, settings: SessionSettings, images: NDArray[np.uint8], task: NDArray[np.int64], runs: int = 5
 ) -> list[OperatorTime]:
-    """Profile the bundle's image graphs in sessions of their own.
+    """Profile the bundle's image graph in a session of its own.
 
     Args:
         engine: the open bundle.
@@ -49,25 +49,17 @@ def profile_images(
         runs: how many, after two that are not counted.
 
     Returns:
-        Longest first, graph by graph.
+        Longest first.
     """
-    tasks, variant = engine.tasks.tasks, engine.variant
-    selector = tasks.selector.stacks()
+    tasks, name = engine.tasks.tasks, engine.variant.image
     inputs: dict[str, NDArray[Any]] = {"images": images, "task": task}
-    image_stacks = tasks.image if variant.select is not None else tasks.image | selector
-    wanted = [(variant.image, image_stacks, inputs)]
-    if variant.select is not None:
-        wanted.append((variant.select, selector, {"images": images}))
-    rows = []
-    for name, stacks, given in wanted:
-        with tempfile.TemporaryDirectory() as folder:
-            graph = Graph(engine.folder / name, replace(settings, profile=str(Path(folder) / "profile")))
-            bound = graph.bind(stacks)
-            for _ in range(2 + runs):
-                graph.run(given, bound)
-            events = json.loads(Path(graph.session.end_profiling()).read_text(encoding="utf-8"))
-        rows += operator_times(name, events, skip=2)
-    return rows
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Graph(engine.folder / name, replace(settings, profile=str(Path(folder) / "profile")))
+        bound = graph.bind(tasks.image | tasks.selector.stacks())
+        for _ in range(2 + runs):
+            graph.run(inputs, bound)
+        events = json.loads(Path(graph.session.end_profiling()).read_text(encoding="utf-8"))
+    return operator_times(name, events, skip=2)
 
 
 def operator_times(graph: str, events: Sequence[Mapping[str, Any]], skip: int = 0) -> list[OperatorTime]:

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision import transforms
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, normalize, to_uint8
-from igsp_deploy.model.towers import normalize_images
+from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.clip import Clip
 
 SPEC = PreprocessSpec(size=32, mean=(0.48, 0.45, 0.40), std=(0.26, 0.26, 0.27))
 
@@ -41,8 +42,9 @@ def test_resize_and_crop_equal_torchvision_to_the_bit(size: tuple[int, int], int
 
 def test_normalisation_equals_the_towers() -> None:
     batch = np.stack([noise(32, 32), noise(32, 32) // 2])
-    ours = normalize(batch, SPEC)
-    theirs = normalize_images(torch.from_numpy(batch), SPEC.mean, SPEC.std).numpy()
+    backbone = load_backbone("debug")
+    ours = normalize(batch, backbone.preprocess)
+    theirs = Clip(backbone, []).pixels(torch.from_numpy(batch)).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -1,7 +1,5 @@
 """Bundles with all their stacks, for what is written from them."""
 
-import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
 from igsp_deploy.bundle.stacks import Stacks
-from igsp_deploy.config import ModelConfig
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.tasks import TaskSet
-from igsp_export.export import export_bundle
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundled, MakeModel
+    from tests.conftest import Bundled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +52,13 @@ class Opened:
 def _open(bundle: Path, images: list[Path]) -> Opened:
     engine = Engine.open(bundle, "cpu", num_threads=1)
     tasks = TaskSet.read(bundle, engine.manifest)
-    image = tasks.image | (tasks.selector.stacks() if engine.variant.select is None else {})
-    select = {} if engine.variant.select is None else {"select": tasks.selector.stacks()}
     ids = np.array([[500, 20, 511, 0], [500, 30, 31, 511], [500, 511, 0, 0]], np.int64)
     padded = np.zeros((3, engine.manifest.backbone.context_length), np.int64)
     padded[:, : ids.shape[1]] = ids
     return Opened(
         bundle=bundle,
         engine=engine,
-        stacks={"image": image, **select, "text": tasks.text},
+        stacks={"image": tasks.image | tasks.selector.stacks(), "text": tasks.text},
         images=np.stack([to_uint8(load_image(path), engine.manifest.preprocess) for path in images]),
         ids=padded,
     )
@@ -74,17 +68,3 @@ def _open(bundle: Path, images: list[Path]) -> Opened:
 def trunk(bundled: "Bundled") -> Opened:
     """The task is chosen in the image graph."""
     return _open(bundled.bundle, [*bundled.images("colors"), *bundled.images("stripes")])
-
-
-@pytest.fixture(scope="session")
-def embedding(tmp_path_factory: pytest.TempPathFactory, bundled: "Bundled", make_model: "MakeModel") -> Opened:
-    """The task is chosen in a graph of its own."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "embedding"
-    root.mkdir(exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (root / "bundle").exists():
-            config = ModelConfig(backbone="debug", rank=2, vision_blocks=3, selector_place="embedding")
-            export_bundle(make_model(root / "model", config), root / "bundle", check_limit=4)
-    return _open(root / "bundle", [*bundled.images("colors"), *bundled.images("stripes")])

@@ -179,15 +179,5 @@ def test_latency_table_of_an_export_is_against_plain_clip_alone(bundled: "Bundle
     assert {m.batch for m in found.measurements} == {1}
 
 
-def test_two_pass_bundle_is_measured_and_both_graphs_profiled(make_model: "MakeModel", tmp_path: Path) -> None:
-    from igsp_export.export import export_bundle
-
-    config = ModelConfig(backbone="debug", rank=2, selector_place="embedding")
-    model = make_model(tmp_path / "model", config)
-    export_bundle(model, tmp_path / "bundle", check_limit=2, console=Console(quiet=True))
-    found = run_bench(tmp_path / "bundle", model, batches=(2,), rounds=1, threads=1, profile=True)
-    assert {row.graph for row in found.profile} == {"image.fp32.onnx", "select.fp32.onnx"}
-
-
 def test_plot_is_a_png(measured: Bench) -> None:
     assert plot(measured).startswith(b"\x89PNG")

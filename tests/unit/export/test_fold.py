@@ -17,21 +17,42 @@ from numpy.typing import NDArray
 from igsp_deploy.config import ModelConfig, RouterInput
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import check_sums
-from igsp_deploy.model.adapter import BlockAdapter, TaskAdapter
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import Experts
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.towers import adapted_block
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.runtime.engine import Engine
 from igsp_export import fold as fold_module
 from igsp_export.fold import IMAGE, LABELS, TEXT, check_options, fold, folded_task
-from igsp_export.fold_graph import WidenedMlp, widen
+from igsp_export.fold_graph import WidenedMlp, folded_clip
 from igsp_export.images import synthetic_images
-from igsp_export.towers import Towers
 from tests.conftest import Bundled, MakeModel
 
 
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model folder, opened."""
+
+    folder: ModelFolder
+    learned: LearnedClip
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.learned.backbone
+
+    def fold(self, task: int, out: Path, **options: Any) -> dict[str, Any]:
+        return fold(self.folder, self.learned, task, out, **options)
+
+
+def open_model(path: Path) -> Model:
+    folder = ModelFolder.open(path)
+    return Model(folder, LearnedClip.open(folder))
+
+
 @pytest.fixture(scope="module")
-def towers(bundled: Bundled) -> Towers:
-    return Towers(ModelFolder.open(bundled.model))
+def model(bundled: Bundled) -> Model:
+    return open_model(bundled.model)
 
 
 def run(path: Path, value: NDArray[Any]) -> list[NDArray[Any]]:
@@ -42,26 +63,26 @@ def run(path: Path, value: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 @pytest.fixture(scope="module")
-def fixed(towers: Towers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fixed(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The second task, three images a call."""
     path = tmp_path_factory.mktemp("fold") / "fixed"
-    fold(towers, 1, path, batch=3)
+    model.fold(1, path, batch=3)
     return path
 
 
 @pytest.mark.parametrize(("task", "opset"), [(0, 23), (1, 18)])
 def test_a_folded_task_gives_what_the_bundle_gives_for_it(
-    bundled: Bundled, towers: Towers, tmp_path: Path, task: int, opset: int
+    bundled: Bundled, model: Model, tmp_path: Path, task: int, opset: int
 ) -> None:
-    images = synthetic_images(7, towers.backbone.preprocess.size, seed=9)
+    images = synthetic_images(7, model.backbone.preprocess.size, seed=9)
     engine = Engine.open(bundled.bundle, "cpu")
-    parity = fold(towers, task, tmp_path / "out", opset=opset, with_text=True)["parity"]
+    parity = model.fold(task, tmp_path / "out", opset=opset, with_text=True)["parity"]
     features, probabilities = run(tmp_path / "out" / IMAGE, images)
     theirs = engine.run_images(images, np.full(7, task)).features
     np.testing.assert_allclose(features, theirs, atol=1e-5)
-    logits = towers.backbone.logit_scale * theirs @ towers.class_embeddings(task, task).T
+    logits = model.backbone.logit_scale * theirs @ model.learned.class_vectors(task).numpy().T
     np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1).numpy(), atol=1e-4)
-    ids = towers.backbone.tokenize(["a red wall", "", "two dogs on a lawn"]).numpy()
+    ids = model.backbone.tokenize(["a red wall", "", "two dogs on a lawn"]).numpy()
     embeddings = run(tmp_path / "out" / TEXT, ids)[0]
     np.testing.assert_allclose(embeddings, engine.embed_text(ids, np.full(3, task)), atol=1e-5)
     assert parity["feature_difference"] < 1e-5
@@ -72,11 +93,11 @@ def test_a_folded_task_gives_what_the_bundle_gives_for_it(
 @pytest.mark.parametrize("router_input", ["class_token", "mean_token", "static"])
 @pytest.mark.parametrize("experts", [1, 3])
 def test_a_widened_mlp_equals_the_mlp_and_the_experts_beside_it(
-    towers: Towers, router_input: RouterInput, experts: int
+    model: Model, router_input: RouterInput, experts: int
 ) -> None:
-    width, rank = towers.backbone.vision_width, 2
+    width, rank = model.backbone.vision_width, 2
     random = torch.Generator().manual_seed(experts)
-    adapter = BlockAdapter(
+    own = Experts(
         down=torch.randn(experts * rank, width, generator=random) * width**-0.5,
         up=torch.randn(width, experts * rank, generator=random),
         router_weight=torch.randn(experts, width, generator=random),
@@ -84,56 +105,53 @@ def test_a_widened_mlp_equals_the_mlp_and_the_experts_beside_it(
         scale=0.7,
         router_input=router_input,
     )
-    block = towers.backbone.visual.transformer.resblocks[1]
+    beside, folded = Clip(model.backbone, [], exact=False), folded_clip(model.backbone, {("vision", 1): own})
     x = torch.randn(4, 17, width, generator=random)
     with torch.no_grad():
-        _, _, hidden, delta = adapted_block(block, x, adapter)
-        torch.testing.assert_close(
-            WidenedMlp(block.mlp, adapter)(hidden), block.mlp(hidden) + delta, atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(folded.vision.blocks[1](x), beside.vision.blocks[1](x, own), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("router_input", ["mean_token", "static"])
 def test_every_router_input_can_be_folded(make_model: MakeModel, tmp_path: Path, router_input: RouterInput) -> None:
     config = ModelConfig(backbone="debug", rank=1, vision_blocks=1, router_input=router_input, scale=0.5)
-    towers = Towers(ModelFolder.open(make_model(tmp_path / "model", config)))
-    result = fold(towers, 1, tmp_path / "out")
+    result = open_model(make_model(tmp_path / "model", config)).fold(1, tmp_path / "out")
     assert result["parity"]["feature_difference"] < 1e-5
     assert result["parity"]["probability_difference"] < 1e-4
     assert result["parity"]["top1_differing"] == 0
 
 
 def test_a_task_without_any_expert_folds_to_plain_clip(bundled: Bundled, tmp_path: Path) -> None:
-    towers = Towers(ModelFolder.open(bundled.model))
-    towers.adapters[0] = TaskAdapter()
-    fold(towers, 0, tmp_path / "out")
-    images = synthetic_images(3, towers.backbone.preprocess.size)
+    model = open_model(bundled.model)
+    model.learned.tasks = (dataclasses.replace(model.learned.tasks[0], experts={}),)
+    model.fold(0, tmp_path / "out")
+    images = synthetic_images(3, model.backbone.preprocess.size)
     plain = Engine.open(bundled.bundle, "cpu").run_images(images, np.full(3, -2)).features
     np.testing.assert_allclose(run(tmp_path / "out" / IMAGE, images)[0], plain, atol=1e-5)
 
 
-def test_a_block_whose_experts_were_all_dropped_keeps_its_own_mlp(towers: Towers) -> None:
-    adapter = towers.adapters[0].vision[1]
-    assert adapter.router_weight is not None
-    empty = dataclasses.replace(
-        adapter,
-        down=adapter.down[:0],
-        up=adapter.up[:, :0],
-        router_weight=adapter.router_weight[:0],
-        router_bias=adapter.router_bias[:0],
+def test_a_block_whose_experts_were_all_dropped_keeps_its_own_mlp(model: Model) -> None:
+    own = model.learned.tasks[0].experts["vision", 1]
+    assert own.router_weight is not None
+    empty = Experts(
+        down=own.down[:0],
+        up=own.up[:, :0],
+        router_weight=own.router_weight[:0],
+        router_bias=own.router_bias[:0],
+        scale=own.scale,
     )
-    assert list(widen(towers.backbone.visual.transformer.resblocks, {1: empty, 2: adapter})) == ["2"]
+    folded = folded_clip(model.backbone, {("vision", 1): empty, ("vision", 2): own})
+    assert [isinstance(block.replaced, WidenedMlp) for block in folded.vision.blocks] == [False, False, True]
 
 
-def test_a_fixed_batch_leaves_no_free_size_and_no_other_input(fixed: Path, towers: Towers) -> None:
+def test_a_fixed_batch_leaves_no_free_size_and_no_other_input(fixed: Path, model: Model) -> None:
     graph = onnx.shape_inference.infer_shapes(onnx.load(fixed / IMAGE)).graph
     assert [value.name for value in graph.input] == ["images"]
     for value in (*graph.input, *graph.output, *graph.value_info):
         assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
     assert not {node.op_type for node in graph.node} & {"Shape", "ScatterElements", "Where", "GatherND", "ReduceMax"}
-    images = synthetic_images(3, towers.backbone.preprocess.size)
+    images = synthetic_images(3, model.backbone.preprocess.size)
     features, probabilities = run(fixed / IMAGE, images)
-    theirs = towers.run(towers.tokens(images), np.ones(3, np.int64)).features
+    theirs = model.learned.embed(model.learned.trunk(torch.from_numpy(images)), 1).numpy()
     np.testing.assert_allclose(features, theirs, atol=1e-5)
     assert probabilities.shape == (3, 2)
 
@@ -159,8 +177,8 @@ def test_the_labels_say_what_the_outputs_mean(fixed: Path) -> None:
     assert str(Path(fold_module.__file__).parent).encode() not in content
 
 
-def test_half_precision_stays_within_its_tolerance_and_keeps_its_ends_in_full(towers: Towers, tmp_path: Path) -> None:
-    parity = fold(towers, 0, tmp_path / "out", precision="fp16")["parity"]
+def test_half_precision_stays_within_its_tolerance_and_keeps_its_ends_in_full(model: Model, tmp_path: Path) -> None:
+    parity = model.fold(0, tmp_path / "out", precision="fp16")["parity"]
     assert 0 < parity["feature_difference"] < 2e-2
     assert 0 < parity["cosine_difference"] < 4e-3
     assert parity["head_difference"] < 1e-4
@@ -173,31 +191,31 @@ def test_half_precision_stays_within_its_tolerance_and_keeps_its_ends_in_full(to
 
 
 def test_a_graph_that_differs_from_pytorch_is_not_written(
-    fixed: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixed: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_another_task(module: object, inputs: object, outputs: object, path: Path, **options: object) -> None:
         shutil.copyfile(fixed / IMAGE, path)
 
     monkeypatch.setattr(fold_module, "write_folded", write_another_task)
     with pytest.raises(UserError, match=r"features differ by .* Nothing was written"):
-        fold(towers, 0, tmp_path / "out", batch=3)
+        model.fold(0, tmp_path / "out", batch=3)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_probabilities_of_other_classes_or_another_scale_are_not_written(
-    towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """Features and best class are right in both: only the probabilities tell."""
     right = fold_module.write_folded
 
     def write_another_scale(module: Any, *arguments: Any, **options: Any) -> None:
-        module.classes *= 0.9
+        module.class_vectors *= 0.9
         right(module, *arguments, **options)
 
     monkeypatch.setattr(fold_module, "write_folded", write_another_scale)
     with pytest.raises(UserError, match="probabilities beside the graph's own features differ"):
-        fold(towers, 0, tmp_path / "out", precision=precision)
+        model.fold(0, tmp_path / "out", precision=precision)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,8 +257,8 @@ def test_what_cannot_be_folded_is_refused(ask: Callable[[], object], message: st
     assert folded_task("stripes", ["colors", "stripes"]) == 1
 
 
-def test_a_folder_that_exists_is_left_alone(towers: Towers, tmp_path: Path) -> None:
+def test_a_folder_that_exists_is_left_alone(model: Model, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists already"):
-        fold(towers, 0, tmp_path / "out")
+        model.fold(0, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -179,9 +179,8 @@ def test_the_model_card_says_what_the_hub_searches_by(hub: FakeHub, bundled: "Bu
     assert {"clip", "onnx"} <= set(card["tags"])
 
 
-@pytest.mark.parametrize("source", ["trunk", "embedding"])
-def test_the_model_card_names_every_file_of_the_bundle(source: str, request: pytest.FixtureRequest) -> None:
-    bundle: Path = request.getfixturevalue(source).bundle
+def test_the_model_card_names_every_file_of_the_bundle(bundled: "Bundled") -> None:
+    bundle = bundled.bundle
     card = (bundle / "README.md").read_text()
     for name in list_files(bundle):
         assert name == "README.md" or f"| `{name}` |" in card

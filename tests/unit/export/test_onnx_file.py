@@ -1,6 +1,7 @@
 """The ONNX files: what onnxruntime computes from them, and what they hold."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igsp_export.blocks import StackedExperts
+from igsp_deploy.model.experts import StackedExperts
 from igsp_export.onnx_file import Signature, write_onnx
 
 WIDTH, RANK, TASKS = 8, 2, 2
@@ -35,8 +36,8 @@ class Tiny(nn.Module):
         self.experts = nn.ModuleDict({"0": StackedExperts(stack, RANK, "class_token")})
 
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
-        delta: Tensor = self.experts["0"](x, task)
-        return torch.tanh(self.frozen(x)) + delta
+        experts = cast(StackedExperts, self.experts["0"]).of(task)
+        return torch.tanh(self.frozen(x)) + experts.delta(x, experts.gates(x[:, 0]))
 
 
 SIGNATURE = Signature(

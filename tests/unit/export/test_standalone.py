@@ -48,17 +48,6 @@ def test_any_number_of_tasks_can_be_baked(trunk: "Opened", tmp_path: Path, count
     assert found["task_scores"].shape == (16, count)
 
 
-def test_a_graph_that_chooses_by_the_embedding_is_baked_as_well(embedding: "Opened", tmp_path: Path) -> None:
-    for kind in ("select", "image"):
-        bake(embedding.graph(kind), embedding.stacks[kind], tmp_path / f"{kind}.onnx")
-    expected = embedding.engine.run_images(embedding.images, np.full(16, -1))
-    chosen = embedding.run(tmp_path / "select.onnx", {"images": embedding.images})
-    np.testing.assert_array_equal(chosen["used_task"], expected.task)
-    assert len(set(expected.task.tolist())) > 1
-    found = embedding.run(tmp_path / "image.onnx", {"images": embedding.images, "task": chosen["used_task"]})
-    np.testing.assert_allclose(found["features"], expected.features, atol=1e-5)
-
-
 def test_stacks_inside_are_no_inputs_and_sizes_that_follow_from_them_are_numbers(
     trunk: "Opened", tmp_path: Path
 ) -> None:
@@ -72,11 +61,10 @@ def test_stacks_inside_are_no_inputs_and_sizes_that_follow_from_them_are_numbers
 
 
 def test_a_stranger_who_opens_a_graph_sees_no_warning(
-    trunk: "Opened", embedding: "Opened", tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    trunk: "Opened", tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bake(trunk.graph("image"), trunk.stacks["image"], tmp_path / "image.onnx")
-    graphs = [opened.graph(kind) for opened in (trunk, embedding) for kind in opened.stacks]
-    for graph in (*graphs, tmp_path / "image.onnx"):
+    for graph in (*(trunk.graph(kind) for kind in trunk.stacks), tmp_path / "image.onnx"):
         onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
 

@@ -36,24 +36,20 @@ def write(opened: "Opened", out: Path, settings: TritonSettings | None = None) -
 
 
 @pytest.fixture(scope="module")
-def one_pass(trunk: "Opened", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_gpu(trunk: "Opened", tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("triton") / "one"
     assert write(trunk, out) == ["igsp_image", "igsp_text"]
     return out
 
 
 @pytest.fixture(scope="module")
-def two_passes(embedding: "Opened", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("triton") / "two"
-    assert write(embedding, out, TritonSettings(device="cpu", instances=3)) == [
-        "igsp_select",
-        "igsp_image",
-        "igsp_text",
-    ]
+def on_cpu(trunk: "Opened", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("triton") / "cpu"
+    write(trunk, out, TritonSettings(device="cpu", instances=3))
     return out
 
 
-@pytest.fixture(params=["one_pass", "two_passes"])
+@pytest.fixture(params=["on_gpu", "on_cpu"])
 def repository(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
@@ -122,11 +118,9 @@ def test_names_types_and_sizes_in_the_configuration_are_the_graphs(repository: P
                 assert list(tensor.reshape.shape) == []
 
 
-def test_batches_and_instances_are_as_asked_for(
-    one_pass: Path, two_passes: Path, trunk: "Opened", tmp_path: Path
-) -> None:
+def test_batches_and_instances_are_as_asked_for(on_gpu: Path, on_cpu: Path, trunk: "Opened", tmp_path: Path) -> None:
     kind = model_config_pb2.ModelInstanceGroup
-    for repository, device, count in ((one_pass, kind.KIND_GPU, 1), (two_passes, kind.KIND_CPU, 3)):
+    for repository, device, count in ((on_gpu, kind.KIND_GPU, 1), (on_cpu, kind.KIND_CPU, 3)):
         for model in models_of(repository):
             config = config_of(model)
             assert [(group.kind, group.count) for group in config.instance_group] == [(device, count)]
@@ -141,36 +135,25 @@ def test_batches_and_instances_are_as_asked_for(
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
 
 
-def test_a_request_is_answered_with_what_the_engine_gives(one_pass: Path, trunk: "Opened") -> None:
-    found = EmulatedTriton(one_pass).infer("igsp_image", {"images": trunk.images, "task": MIXED[:, None]})
+def test_a_request_is_answered_with_what_the_engine_gives(on_gpu: Path, trunk: "Opened") -> None:
+    found = EmulatedTriton(on_gpu).infer("igsp_image", {"images": trunk.images, "task": MIXED[:, None]})
     expected = trunk.engine.run_images(trunk.images, MIXED)
     np.testing.assert_allclose(found["features"], expected.features, atol=1e-5)
     np.testing.assert_array_equal(found["used_task"][:, 0], expected.task)
     np.testing.assert_allclose(found["task_scores"], expected.task_scores, rtol=1e-4, atol=1e-2)
     ids, task = trunk.ids[:, :4], np.array([0, 1, -2])
-    found = EmulatedTriton(one_pass).infer("igsp_text", {"ids": ids, "task": task[:, None]})
+    found = EmulatedTriton(on_gpu).infer("igsp_text", {"ids": ids, "task": task[:, None]})
     np.testing.assert_allclose(found["embeddings"], trunk.engine.embed_text(trunk.ids, task), atol=1e-5)
 
 
-def test_two_passes_answer_with_what_the_engine_gives(two_passes: Path, embedding: "Opened") -> None:
-    triton = EmulatedTriton(two_passes)
-    chosen = triton.infer("igsp_select", {"images": embedding.images})["used_task"]
-    found = triton.infer("igsp_image", {"images": embedding.images, "task": chosen})
-    expected = embedding.engine.run_images(embedding.images, np.full(16, -1))
-    np.testing.assert_array_equal(chosen[:, 0], expected.task)
-    np.testing.assert_allclose(found["features"], expected.features, atol=1e-5)
-
-
-@pytest.mark.parametrize("source", ["trunk", "embedding"])
 def test_the_readmes_client_finds_the_labels_that_the_classifier_finds(
-    source: str,
-    request: pytest.FixtureRequest,
+    trunk: "Opened",
+    on_gpu: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    opened: Opened = request.getfixturevalue(source)
-    repository: Path = request.getfixturevalue({"trunk": "one_pass", "embedding": "two_passes"}[source])
+    opened, repository = trunk, on_gpu
     paths = []
     for number, pixels in enumerate([*opened.images, (np.indices((32, 32)).sum(0) % 2 * 255)[..., None].repeat(3, 2)]):
         paths.append(tmp_path / f"{number}.png")
@@ -222,8 +205,8 @@ def _http_client(repository: Path) -> types.ModuleType:
     return module
 
 
-def test_the_repository_holds_labels_and_class_embeddings_beside_the_models(one_pass: Path, trunk: "Opened") -> None:
-    files = sorted(path.relative_to(one_pass).as_posix() for path in one_pass.rglob("*") if path.is_file())
+def test_the_repository_holds_labels_and_class_embeddings_beside_the_models(on_gpu: Path, trunk: "Opened") -> None:
+    files = sorted(path.relative_to(on_gpu).as_posix() for path in on_gpu.rglob("*") if path.is_file())
     assert files == [
         "README.md",
         "classes.safetensors",
@@ -234,13 +217,13 @@ def test_the_repository_holds_labels_and_class_embeddings_beside_the_models(one_
         "labels.json",
         "tokenizer.json",
     ]
-    labels = json.loads((one_pass / "labels.json").read_text())
+    labels = json.loads((on_gpu / "labels.json").read_text())
     manifest = trunk.engine.manifest
     assert [(task["name"], tuple(task["classes"])) for task in labels["tasks"]] == [
         (task.name, task.classes) for task in manifest.tasks
     ]
     assert labels["logit_scale"] == manifest.backbone.logit_scale
-    assert "--gpus all" in (one_pass / "README.md").read_text()
+    assert "--gpus all" in (on_gpu / "README.md").read_text()
 
 
 def test_half_precision_is_refused_for_the_cpu(

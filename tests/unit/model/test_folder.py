@@ -43,8 +43,7 @@ def learned_task(folder: ModelFolder, seed: int) -> tuple[TaskRecord, LearnedTas
         classes=["a", "b"],
         display_names=["an a", "a b"],
         templates=["a photo of {}."],
-        vision_ids={s[1]: i for s, i in ids.items() if s[0] == "vision"},
-        text_ids={s[1]: i for s, i in ids.items() if s[0] == "text"},
+        ids=ids,
         trained_parameters=1,
         kept_parameters=1,
         selector_parameters=1,
@@ -63,19 +62,28 @@ def model(tmp_path: Path) -> ModelFolder:
     return folder
 
 
-def test_a_reopened_folder_gives_the_same_adapters(model: ModelFolder) -> None:
+def test_a_reopened_folder_gives_the_same_experts(model: ModelFolder) -> None:
     again = ModelFolder.open(model.path)
     assert [t.name for t in again.tasks] == ["task0", "task1"]
     for index in (0, 1):
-        for tower in ("vision", "text"):
-            ours, theirs = getattr(model.adapter(index), tower), getattr(again.adapter(index), tower)
-            assert ours.keys() == theirs.keys()
-            for block in ours:
-                assert torch.equal(ours[block].down, theirs[block].down)
-                assert torch.equal(ours[block].up, theirs[block].up)
-                assert torch.equal(ours[block].router_bias, theirs[block].router_bias)
+        ours, theirs = model.experts(index), again.experts(index)
+        assert list(ours) == list(theirs) == model.sites
+        for site, block in ours.items():
+            for name, value in block.named_buffers():
+                assert torch.equal(value, getattr(theirs[site], name))
     assert again.first_block == 1
     assert again.pool.num_parameters() == model.pool.num_parameters() == 2 * 4 * 2 * 32 * 2
+
+
+def test_a_model_that_chooses_by_the_embedding_is_refused_with_what_to_do(model: ModelFolder) -> None:
+    config = json.loads((model.path / "config.json").read_text())
+    for place in ("trunk", "embedding"):
+        config["model"]["selector_place"] = place  # as versions before this one wrote it
+        (model.path / "config.json").write_text(json.dumps(config))
+        if place == "trunk":
+            assert ModelFolder.open(model.path).first_block == 1
+    with pytest.raises(UserError, match=r"selector_place=embedding.*learn its tasks again"):
+        ModelFolder.open(model.path)
 
 
 @pytest.mark.parametrize("name", ["task.json", "experts.safetensors", "router.safetensors", "selector.safetensors"])

@@ -18,7 +18,7 @@ def make(false_alarm: float = 0.05, background: float = 0.4) -> Selector:
     for task, center in enumerate((0.0, 8.0, 16.0)):
         train, labels = cloud(center, task)
         statistics.append(task_statistics(train, labels, 2, cloud(center, 10 + task)[0]))
-    return Selector(statistics, shrinkage=0.1, false_alarm=false_alarm, background=background)
+    return Selector.fit(statistics, shrinkage=0.1, false_alarm=false_alarm, background=background)
 
 
 def test_it_chooses_the_task_an_image_came_from() -> None:
@@ -40,7 +40,7 @@ def test_the_false_alarm_rate_is_about_the_one_asked_for() -> None:
 def test_scores_are_log_likelihoods_of_the_nearest_class_less_those_of_a_wide_background() -> None:
     train, labels = cloud(0.0, 0)
     statistics = task_statistics(train, labels, 2, train[:10])
-    selector = Selector([statistics], shrinkage=0.25, false_alarm=0.1, background=0.3)
+    selector = Selector.fit([statistics], shrinkage=0.25, false_alarm=0.1, background=0.3)
     covariance = statistics.scatter / statistics.count
     covariance = 0.75 * covariance + 0.25 * covariance.diagonal().mean() * torch.eye(6)
     x = cloud(1.0, 5)[0][:7]
@@ -71,7 +71,7 @@ def test_a_background_leaves_more_unseen_images_to_plain_clip_at_equal_false_ala
     unseen = torch.randn(600, 40, generator=generator) * 1.05
     left = []
     for background in (0.0, 0.4):
-        selector = Selector([statistics], shrinkage=0.1, false_alarm=0.05, background=background)
+        selector = Selector.fit([statistics], shrinkage=0.1, false_alarm=0.05, background=background)
         assert 0.02 < (selector.choose(own) == PLAIN).float().mean() < 0.09
         left.append(float((selector.choose(unseen) == PLAIN).float().mean()))
     assert left[1] > left[0] + 0.05
@@ -95,7 +95,7 @@ def test_features_that_hardly_vary_do_not_blow_rounding_up() -> None:
     train, labels = cloud(0.0, 0)
     statistics = task_statistics(train * 1e-5, labels, 2, train[:10] * 1e-5)
     x = cloud(0.0, 1)[0] * 1e-5
-    selector = Selector([statistics], shrinkage=0.1, false_alarm=0.1, background=0.4)
+    selector = Selector.fit([statistics], shrinkage=0.1, false_alarm=0.1, background=0.4)
     assert (selector.scores(x + 1e-6) - selector.scores(x)).abs().max() < 1e-3
 
 

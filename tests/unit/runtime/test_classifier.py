@@ -10,7 +10,7 @@ from PIL import Image
 from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.towers import class_embeddings
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.classifier import Classifier, ImageSource
 from igsp_deploy.runtime.image_files import find_images
@@ -42,7 +42,7 @@ def test_scores_are_the_softmax_over_the_tasks_classes(classifier: Classifier, b
     (prediction,) = classifier.classify([path], "stripes")
     folder = ModelFolder.open(bundled.model)
     record, backbone = folder.tasks[1], folder.load_backbone()
-    classes = class_embeddings(backbone, folder.adapter(1), record.display_names, record.templates).numpy()
+    classes = LearnedClip.open(folder, backbone).class_vectors(1).numpy()
     output = classifier.engine.run_images(classifier.load(path)[None], np.array([1]))
     logits = backbone.logit_scale * classes @ output.features[0]
     expected = np.exp(logits) / np.exp(logits).sum()

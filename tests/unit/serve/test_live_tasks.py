@@ -392,54 +392,9 @@ def test_experts_that_do_not_fit_the_graph_are_refused(bundled: "Bundled", tmp_p
         Engine.open(copy, "cpu")
 
 
-@pytest.fixture(scope="module")
-def pair(exported: Export) -> Path:
-    """A bundle whose selector reads plain CLIP's embedding: two graphs."""
-    return exported(dataclasses.replace(DEBUG, selector_place="embedding", vision_blocks=0), ("colors", "stripes"))
-
-
-def test_two_passes_are_made_only_where_they_are_needed(
-    pair: Path, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = Engine.open(pair, "cpu", num_threads=1)
-    assert engine.variant.select == "select.fp32.onnx"
-    rows: list[tuple[str, int]] = []
-    right = Engine._run
-
-    def counted(self: Engine, graph: Any, kind: str, inputs: dict[str, Any], tasks: Any) -> Any:
-        rows.append((kind, len(inputs["images"])))
-        return right(self, graph, kind, inputs, tasks)
-
-    monkeypatch.setattr(Engine, "_run", counted)
-    named, plain, auto = (ask(engine, images, task) for task in (STRIPES, PLAIN, AUTO))
-    taken = int((auto.task != PLAIN).sum())
-    assert taken > 8
-    assert rows == [("image", 16), ("image", 16), ("select", 16), ("image", taken)]
-    assert np.isnan(named.task_scores).all()
-    assert not np.isnan(auto.task_scores).any()
-    rows.clear()
-    task = np.array([0, AUTO, PLAIN, 1, AUTO, PLAIN, 0, 1] * 2)
-    mixed = engine.run_images(images, task)
-    assert rows[0] == ("select", 8)
-    assert rows[1] == ("image", int((mixed.task != PLAIN).sum()))
-    for row in range(16):
-        expected = {0: ask(engine, images, 0), 1: named, PLAIN: plain}[int(mixed.task[row])]
-        np.testing.assert_allclose(mixed.features[row], expected.features[row], atol=1e-5)
-        assert mixed.task[row] == (auto.task[row] if task[row] == AUTO else task[row])
-        assert np.isnan(mixed.task_scores[row]).all() == (task[row] != AUTO)
-
-
-def test_a_prediction_of_a_named_task_has_no_evidence_where_that_costs_a_pass(pair: Path, images: Images) -> None:
-    classifier = Classifier.open(pair, "cpu", num_threads=1)
-    named, auto = classifier.classify([images[0], images[0]], ["colors", "auto"])
-    assert named.task_scores == {}
-    assert set(auto.task_scores) == {"colors", "stripes"}
-    assert named.labels == auto.labels
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
-def test_fixed_batches_give_the_same_rows(bundled: "Bundled", pair: Path, images: Images, count: int) -> None:
-    for bundle in (bundled.bundle, pair):
+def test_fixed_batches_give_the_same_rows(bundled: "Bundled", images: Images, count: int) -> None:
+    for bundle in (bundled.bundle,):
         free, fixed = Engine.open(bundle, "cpu"), Engine.open(bundle, "cpu", batch_sizes=(4, 1))
         task = np.array([AUTO, 0, PLAIN, 1] * 4)[:count]
         for _ in range(2):

@@ -12,8 +12,8 @@ from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.data import load_task_data, read_eval_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.selector import Selector, selector_features
-from igsp_deploy.model.towers import class_embeddings, encode_image, normalize_images, trunk_tokens
+from igsp_deploy.model.learned import LearnedClip
+from igsp_deploy.model.selector import Selector
 from igsp_deploy.names import PLAIN
 from igsp_train.evaluate import evaluate_model
 from igsp_train.metrics import summary
@@ -51,6 +51,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
     result = evaluate_model(model, console=QUIET)
     folder = ModelFolder.open(model)
     backbone = folder.load_backbone()
+    learned = LearnedClip.open(folder, backbone)
     total = len(folder.tasks)
     given, auto, incremental = np.zeros((total, total)), np.zeros((total, total)), np.zeros((total, total))
     chosen_last = np.zeros((total, total + 1), dtype=int)
@@ -59,28 +60,24 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
         data = load_task_data(record.name, record.source)
         images, labels, _ = read_eval_images(data.test, backbone.preprocess)
         for image, label in zip(images, labels, strict=True):
-            x = normalize_images(torch.from_numpy(image[None]), backbone.preprocess.mean, backbone.preprocess.std)
-            read = selector_features(backbone, trunk_tokens(backbone, x, 1), 1, "trunk")
+            x = learned.trunk(torch.from_numpy(image[None]))
+            read = learned.clip.summary(x)
 
-            def predict(t: int, names: list[str], templates: list[str], x: torch.Tensor = x) -> int:
-                adapter = None if t == PLAIN else folder.adapter(t)
-                classes = class_embeddings(backbone, adapter, names, templates)
-                return int((encode_image(backbone, x, adapter) @ classes.T).argmax())
+            def predict(t: int, of: int, x: torch.Tensor = x) -> int:
+                return int((learned.embed(x, t) @ learned.class_vectors(of, under=t).T).argmax())
 
             for j in range(total):
                 selector = folder.selector(j + 1)
                 assert selector is not None
                 t = int(selector.choose(read)[0])
                 known = i if i <= j else PLAIN
-                given[j, i] += predict(known, record.display_names, record.templates) == label
-                auto[j, i] += predict(t, record.display_names, record.templates) == label
+                given[j, i] += predict(known, i) == label
+                auto[j, i] += predict(t, i) == label
                 if t == PLAIN:
-                    seen = [
-                        class_embeddings(backbone, None, r.display_names, r.templates) for r in folder.tasks[: j + 1]
-                    ]
-                    answer = everything[int((encode_image(backbone, x) @ torch.cat(seen).T).argmax())]
+                    seen = [learned.class_vectors(k, under=PLAIN) for k in range(j + 1)]
+                    answer = everything[int((learned.embed(x, PLAIN) @ torch.cat(seen).T).argmax())]
                 else:
-                    answer = (t, predict(t, folder.tasks[t].display_names, folder.tasks[t].templates))
+                    answer = (t, predict(t, t))
                 incremental[j, i] += answer == (i, label)
             chosen_last[i, t if t != PLAIN else total] += 1
     count = len(labels)
@@ -129,21 +126,20 @@ def test_images_that_are_gone_are_named(model: Path, tmp_path: Path) -> None:
 
 def test_plain_clip_answers_among_the_classes_learned_so_far(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every image left to plain CLIP, and task words that differ, each new task adds answers that can be wrong."""
-    monkeypatch.setattr(Selector, "choose", lambda self, read: torch.full((len(read),), PLAIN))
+    monkeypatch.setattr(Selector, "choose", lambda self, read, among=None: torch.full((len(read),), PLAIN))
     folder = ModelFolder.open(model)
     words = [[f"a {record.name} {name}" for name in record.display_names] for record in folder.tasks]
     for record, names in zip(folder.tasks, words, strict=True):
         object.__setattr__(record, "display_names", names)
     monkeypatch.setattr(ModelFolder, "open", classmethod(lambda cls, path: folder))
     result = evaluate_model(model, console=QUIET)["class_incremental"]
-    backbone = folder.load_backbone()
+    plain = LearnedClip.open(folder)
     for i, record in enumerate(folder.tasks):
         data = load_task_data(record.name, record.source)
-        images, labels, _ = read_eval_images(data.test, backbone.preprocess)
-        x = normalize_images(torch.from_numpy(images), backbone.preprocess.mean, backbone.preprocess.std)
-        features = encode_image(backbone, x).detach()
+        images, labels, _ = read_eval_images(data.test, plain.backbone.preprocess)
+        features = plain.embed(plain.trunk(torch.from_numpy(images)), PLAIN)
         for j in range(i, len(folder.tasks)):
-            seen = [class_embeddings(backbone, None, names, record.templates) for names in words[: j + 1]]
+            seen = [plain.class_vectors(k, under=PLAIN) for k in range(j + 1)]
             answers = (features @ torch.cat(seen).T).argmax(1).numpy()
             right = answers == labels + sum(len(names) for names in words[:i])
             assert result[j][i] == pytest.approx(100 * right.mean(), abs=0.006)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from igsp_deploy.config import LearnConfig, ModelConfig, PruneRule, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
-from igsp_deploy.model.towers import class_embeddings, encode_image
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.features import TrunkViews
 from igsp_train.learn import LearnResult, StepReport, TaskRun
@@ -65,7 +66,8 @@ def new_folder(path: Path, backbone: Backbone) -> ModelFolder:
 
 def make_run(backbone: Backbone, folder: ModelFolder, shade: int, config: LearnConfig = LEARN) -> TaskRun:
     views = ColourViews(shade)
-    trunk = TrunkViews(backbone, folder.first_block, views, cached_views=config.cached_views, limit_bytes=1 << 30)
+    clip = Clip(backbone, folder.sites, exact=False)
+    trunk = TrunkViews(clip, views, cached_views=config.cached_views, limit_bytes=1 << 30)
     prompts = [f"a {name} picture" for name in CLASSES]
     return TaskRun(backbone, folder, config, views=trunk, labels=views.labels, prompts=prompts, fingerprint=str(shade))
 
@@ -81,8 +83,7 @@ def finish(folder: ModelFolder, result: LearnResult) -> None:
         classes=CLASSES,
         display_names=CLASSES,
         templates=["a {}."],
-        vision_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "vision"},
-        text_ids={site[1]: ids for site, ids in learned.ids.items() if site[0] == "text"},
+        ids=learned.ids,
         trained_parameters=result.trained_parameters,
         kept_parameters=0,
         selector_parameters=0,
@@ -94,24 +95,18 @@ def test_learning_lowers_the_loss_and_a_later_task_leaves_the_earlier_one_bit_id
     tmp_path: Path, backbone: Backbone
 ) -> None:
     folder = new_folder(tmp_path / "model", backbone)
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     before = []
     for number, shade in enumerate((180, 120, 60)):
         result = make_run(backbone, folder, shade).run()
         assert np.mean(result.curves["loss"][-3:]) < np.mean(result.curves["loss"][:3])
         finish(folder, result)
-        with torch.no_grad():
-            before.append(
-                (
-                    encode_image(backbone, images, folder.adapter(number)),
-                    class_embeddings(backbone, folder.adapter(number), CLASSES, ["a {}."]),
-                )
-            )
-    reopened = ModelFolder.open(tmp_path / "model")
+        learned = LearnedClip.open(folder, backbone)
+        before.append((learned.embed(learned.trunk(images), number), learned.class_vectors(number)))
+    reopened = LearnedClip.open(ModelFolder.open(tmp_path / "model"), backbone)
     for number, (features, classes) in enumerate(before):
-        with torch.no_grad():
-            assert torch.equal(encode_image(backbone, images, reopened.adapter(number)), features)
-        assert torch.equal(class_embeddings(backbone, reopened.adapter(number), CLASSES, ["a {}."]), classes)
+        assert torch.equal(reopened.embed(reopened.trunk(images), number), features)
+        assert torch.equal(reopened.class_vectors(number), classes)
     assert not torch.equal(before[0][0], before[1][0])
 
 
@@ -242,14 +237,12 @@ def test_the_model_folder_holds_exactly_what_was_learned(tmp_path: Path, backbon
     folder = new_folder(tmp_path / "model", backbone)
     for number, shade in enumerate((180, 120)):
         result = make_run(backbone, folder, shade).run()
-        learned = result.learner.adapter()
+        learned = result.learner.experts()
         finish(folder, result)
-        stored = ModelFolder.open(folder.path).adapter(number)
-        for tower in ("vision", "text"):
-            for block, adapter in getattr(learned, tower).items():
-                assert torch.equal(getattr(stored, tower)[block].down, adapter.down)
-                assert torch.equal(getattr(stored, tower)[block].up, adapter.up)
-                assert torch.equal(getattr(stored, tower)[block].router_bias, adapter.router_bias)
+        stored = ModelFolder.open(folder.path).experts(number)
+        for site, block in learned.items():
+            for name, value in block.named_buffers():
+                assert torch.equal(getattr(stored[site], name), value)
 
 
 def test_the_strength_of_the_penalty_survives_a_resume_in_phase_1(tmp_path: Path, backbone: Backbone) -> None:
@@ -268,8 +261,9 @@ def test_the_strength_of_the_penalty_survives_a_resume_in_phase_1(tmp_path: Path
 
 def test_each_epoch_sees_its_own_view_and_cached_views_repeat(backbone: Backbone) -> None:
     views = ColourViews(180)
-    cached = TrunkViews(backbone, 1, views, cached_views=2, limit_bytes=1 << 30)
-    fresh = TrunkViews(backbone, 1, views, cached_views=0, limit_bytes=1 << 30)
+    clip = Clip(backbone, [("vision", 1)], exact=False)
+    cached = TrunkViews(clip, views, cached_views=2, limit_bytes=1 << 30)
+    fresh = TrunkViews(clip, views, cached_views=0, limit_bytes=1 << 30)
     index = np.array([3, 3, 3, 3])
     epochs = np.array([0, 1, 2, 3])
     kept, new = cached.batch(index, epochs), fresh.batch(index, epochs)
@@ -281,9 +275,9 @@ def test_each_epoch_sees_its_own_view_and_cached_views_repeat(backbone: Backbone
 
 
 def test_views_that_do_not_fit_into_the_limit_are_not_cached(backbone: Backbone) -> None:
-    bytes_a_view = 24 * 17 * 32 * 4
-    assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=3 * bytes_a_view).cached_views == 3
-    assert TrunkViews(backbone, 1, ColourViews(9), cached_views=4, limit_bytes=bytes_a_view - 1).cached_views == 0
+    bytes_a_view, clip = 24 * 17 * 32 * 4, Clip(backbone, [("vision", 1)])
+    assert TrunkViews(clip, ColourViews(9), cached_views=4, limit_bytes=3 * bytes_a_view).cached_views == 3
+    assert TrunkViews(clip, ColourViews(9), cached_views=4, limit_bytes=bytes_a_view - 1).cached_views == 0
 
 
 def test_a_checkpoint_that_was_being_removed_when_the_process_died_is_no_obstacle(
@@ -315,18 +309,18 @@ def test_opened_gates_give_new_experts_their_share_and_leave_their_output(tmp_pa
         learner.bias[learner.num_frozen :] -= 5.0
         learner.up.normal_()
     hidden = torch.randn(1, 5, 32)
-    before = learner.adapter().gates(hidden)[0]
+    before = learner.experts().gates(hidden[:, 0])[0]
     up = learner.up.detach().clone()
     assert before[learner.num_frozen :].sum() < 0.1
     learner.open_gates(before.detach(), 0.4)
-    after = learner.adapter().gates(hidden)[0]
+    after = learner.experts().gates(hidden[:, 0])[0]
     assert after[learner.num_frozen :].sum().item() == pytest.approx(0.4, abs=1e-4)
     torch.testing.assert_close(
         after[learner.num_frozen :, None, None] * learner.up, before[learner.num_frozen :, None, None] * up
     )
     # Gates that are open already stay as they are.
     learner.open_gates(after.detach(), 0.3)
-    assert torch.equal(learner.adapter().gates(hidden)[0], after)
+    assert torch.equal(learner.experts().gates(hidden[:, 0])[0], after)
 
 
 def test_all_of_the_gates_of_a_first_task_are_its_own(tmp_path: Path, backbone: Backbone) -> None:

@@ -16,7 +16,7 @@ def test_an_expert_belongs_to_the_task_that_brought_it() -> None:
 
 
 def test_a_tower_without_experts_is_left_out() -> None:
-    records = [dataclasses.replace(record, text_ids={}) for record in make_records(2)]
+    records = [dataclasses.replace(record, ids={("vision", 0): record.ids["vision", 0]}) for record in make_records(2)]
     assert [tower.tower for tower in share_of_experts(records)] == ["vision"]
 
 

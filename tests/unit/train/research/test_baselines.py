@@ -9,7 +9,7 @@ import torch
 
 from igsp_deploy.config import RunConfig
 from igsp_deploy.model.backbone import hash_weights
-from igsp_deploy.model.router import largest_gates
+from igsp_deploy.model.experts import largest_gates
 from igsp_train.research.baselines import fixed_pool
 from igsp_train.research.baselines.fixed_pool import NUM_EXPERTS, TOP_K, PoolBlock, learn_fixed_pool
 from igsp_train.research.baselines.registry import METHODS

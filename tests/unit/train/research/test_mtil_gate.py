@@ -10,7 +10,7 @@ from rich.console import Console
 
 from igsp_deploy.data import read_eval_images
 from igsp_deploy.model.backbone import load_backbone
-from igsp_deploy.model.towers import class_embeddings, encode_image, normalize_images
+from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_train.research.mtil import SETS
 from igsp_train.research.mtil.check import check_set
 from igsp_train.research.mtil.gate import run_gate
@@ -44,9 +44,10 @@ def test_the_measured_figure_is_plain_clip_with_the_whole_ensemble(tmp_path: Pat
     check = check_set(SETS["dtd"], tmp_path)
     assert check.found is not None
     images, labels, _ = read_eval_images(check.found.splits["test"], backbone.preprocess)
-    words = class_embeddings(backbone, None, ["banded", "polka-dotted", "zigzagged"], list(SETS["dtd"].templates))
+    names, templates = ["banded", "polka-dotted", "zigzagged"], list(SETS["dtd"].templates)
+    plain = LearnedClip(backbone, [], [Learned(experts={}, display_names=names, templates=templates)])
+    pixels = plain.clip.pixels(torch.from_numpy(images))
     with torch.no_grad():
-        pixels = normalize_images(torch.from_numpy(images), backbone.preprocess.mean, backbone.preprocess.std)
-        answers = (encode_image(backbone, pixels) @ words.T).argmax(1).numpy()
+        answers = (backbone.clip.encode_image(pixels) @ plain.class_vectors(0).T).argmax(1).numpy()
     measured = run_gate(backbone, [check], console=QUIET)[0].measured
     assert measured == pytest.approx(100 * np.mean(answers == labels))

@@ -35,7 +35,7 @@ def known() -> list[Read]:
 
 def test_the_products_selector_is_among_the_kinds(known: list[Read]) -> None:
     statistics = [task_statistics(read.train, read.labels, 2, read.val) for read in known]
-    product = Selector(statistics, shrinkage=0.2, false_alarm=0.05, background=0.3)
+    product = Selector.fit(statistics, shrinkage=0.2, false_alarm=0.05, background=0.3)
     x = read_at(1.0, 2).test
     assert torch.equal(KINDS["background"](known, CONFIG)(x), product.scores(x))
     assert torch.equal(KINDS["shared"](known, CONFIG)(x), -product.distances(x))

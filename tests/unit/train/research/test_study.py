@@ -119,7 +119,7 @@ def test_orders_are_permutations_that_stay_the_same() -> None:
 def test_cached_tokens_are_those_training_computes(setting: Setting, task_data: Path, tokens: list[TaskTokens]) -> None:
     data = load_task_data("colors", str(task_data / "colors"))
     views = TrainViews(data.train, setting.backbone.preprocess, seed=0)
-    trunk = TrunkViews(setting.backbone, setting.first_block, views, cached_views=2, limit_bytes=1 << 30)
+    trunk = TrunkViews(setting.clip, views, cached_views=2, limit_bytes=1 << 30)
     indices, epochs = np.array([3, 0, 7, 7]), np.array([0, 1, 2, 3])
     # Run up from block 0 in larger batches, so equal up to rounding.
     assert setting.first_block == 1
