@@ -24,8 +24,8 @@ for block in layout["vision_blocks"]:
     own["down"] = down[own["experts"]].reshape(slots, -1, width)
     own["up"] = (up[own["experts"]] * own["gates"][..., None, None]).swapaxes(1, 2).reshape(slots, width, -1)
     arrays |= {f"experts.{block}.{name}": value.astype(np.float32) for name, value in own.items()}
-files = next((v["select"], v["image"]) for v in variants if "CPUExecutionProvider" in v["providers"])
-graphs = [onnxruntime.InferenceSession(bundle / file) for file in files if file]
+file = next(v["image"] for v in variants if "CPUExecutionProvider" in v["providers"])
+graph = onnxruntime.InferenceSession(bundle / file)
 for image in map(ImageOps.exif_transpose, map(Image.open, paths)):
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     across, high = (int(size * side / min(flat.size)) for side in flat.size)
@@ -33,10 +33,9 @@ for image in map(ImageOps.exif_transpose, map(Image.open, paths)):
     flat = flat.resize((across, high), Image.Resampling[spec["interpolation"].upper()])
     arrays["images"] = np.asarray(flat)[None, top : top + size, left : left + size]
     t = {"auto": -1, "none": -2}.get(asked) or [task["name"] for task in tasks].index(asked)
-    for graph in graphs:
-        feeds = arrays | {"task": np.array([t]), **{f"selector.{name}": value for name, value in arrays.items()}}
-        features, *choice = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
-        t = choice[0].item() if choice and t == -1 else t
+    feeds = arrays | {"task": np.array([t]), **{f"selector.{name}": value for name, value in arrays.items()}}
+    features, used, _ = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
+    t = used.item()
     among, kind = ([t], "task") if t >= 0 else (range(len(tasks)), "plain")
     shares = np.exp(scale * (np.concatenate([arrays[f"{kind}.{i}"] for i in among]) @ features[0]).astype(float))
     print(json.dumps([t, [a for i in among for a in tasks[i]["classes"]], (shares / shares.sum()).tolist()]))

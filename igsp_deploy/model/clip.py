@@ -292,7 +292,8 @@ class _TextEnds(nn.Module):
         if self.pool_type not in ("argmax", "eos"):
             return None
         # As floats, exact below 2^24: onnxruntime's ArgMax for whole numbers runs on the CPU alone.
-        return (inputs if self.pool_type == "argmax" else inputs == self.eos_id).float().argmax(dim=1)
+        ends = inputs if self.pool_type == "argmax" or self.eos_id is None else inputs.eq(self.eos_id)
+        return ends.float().argmax(dim=1)
 
     def head(self, x: Tensor, inputs: Tensor, *, picked: bool) -> Tensor:
         """Embeddings `[N, D]` of the last block's output."""

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_export.graphs import DTYPES, write_graphs, write_plain_graph
-from igsp_export.towers import Towers
 from tests.cuda.placement import Placement, missing, place
 
 NO_LAUNCH = {"Reshape", "Shape", "Squeeze", "Unsqueeze"}
@@ -21,11 +21,12 @@ NO_LAUNCH = {"Reshape", "Shape", "Squeeze", "Unsqueeze"}
 
 def measure(model: Path, precision: str) -> dict[str, Placement]:
     """Placements of plain CLIP's image graph, ours and the text graph of a model folder."""
-    towers = Towers(ModelFolder.open(model))
+    opened = ModelFolder.open(model)
+    learned = LearnedClip.open(opened)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_plain_graph(towers, folder / "plain.onnx", precision, 23)
-        variant = write_graphs(towers, folder, precision, 23)
+        write_plain_graph(learned.backbone, folder / "plain.onnx", precision, 23)
+        variant = write_graphs(opened, learned, folder, precision, 23)
         files = {"plain CLIP": "plain.onnx", "image": variant.image, "text": variant.text}
         return {name: place(folder / file, capture=True) for name, file in files.items()}
 

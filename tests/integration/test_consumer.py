@@ -34,11 +34,9 @@ def test_the_consumer_is_short_and_needs_three_libraries() -> None:
 
 @pytest.fixture(scope="module")
 def half(make_model: "MakeModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Static gates, the selector on the embedding, experts in half precision, tasks of different numbers of experts."""
+    """Static gates, experts in half precision, tasks of different numbers of experts."""
     root = tmp_path_factory.mktemp("half")
-    config = ModelConfig(
-        backbone="debug", rank=2, vision_blocks=2, selector_place="embedding", router_input="static", text_blocks=1
-    )
+    config = ModelConfig(backbone="debug", rank=2, vision_blocks=2, router_input="static", text_blocks=1)
     export_bundle(make_model(root / "model", config), root / "bundle", experts="fp16", check_limit=4)
     return root / "bundle"
 

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_export.fold import fold
 from igsp_export.graphs import write_graphs, write_plain_graph
-from igsp_export.towers import Towers
 from tests.cuda.placement import Placement, missing, place
 
 REASON = missing()
@@ -28,11 +28,12 @@ def placed(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., P
     """Where the nodes of every graph of one model would run."""
     root = tmp_path_factory.mktemp("placed")
     config = ModelConfig(backbone="debug", rank=2, vision_blocks=2)
-    towers = Towers(ModelFolder.open(make_model(root / "model", config)))
+    folder = ModelFolder.open(make_model(root / "model", config))
+    learned = LearnedClip.open(folder)
     for precision in ("fp32", "fp16", "bf16"):
-        write_graphs(towers, root, precision, 23)
-    write_plain_graph(towers, root / "plain.fp16.onnx", "fp16", 23)
-    fold(towers, 0, root / "fold", precision="fp16", console=Console(quiet=True))
+        write_graphs(folder, learned, root, precision, 23)
+    write_plain_graph(learned.backbone, root / "plain.fp16.onnx", "fp16", 23)
+    fold(folder, learned, 0, root / "fold", precision="fp16", console=Console(quiet=True))
     (root / "fold" / "image.onnx").rename(root / "folded.fp16.onnx")
     return {name: place(root / f"{name}.onnx", capture=True) for name in GRAPHS}
 
