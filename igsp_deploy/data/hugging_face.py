@@ -3,6 +3,7 @@
 Their rows stay on disk, memory-mapped; an image is decoded when it is asked for.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import numpy as np
 from igsp_deploy.data.class_names import given_words
 from igsp_deploy.data.items import Items, StoredImage
 from igsp_deploy.data.listing import Listing, check_classes
+from igsp_deploy.data.manifest import find_column, plain_label
 from igsp_deploy.data.source_text import SourceText, is_local
+from igsp_deploy.data.split_words import WORDS, plain_split
 from igsp_deploy.errors import UserError
 
 OPTIONS = ("image", "label", "train", "val", "test", "words")
 """Columns of images and labels, names of the splits, and a `classes.json`."""
 
-_SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_SPLITS = {split: tuple(word for word, means in WORDS.items() if means == split) for split in ("train", "val", "test")}
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 
@@ -67,7 +70,8 @@ class HuggingFaceSource:
         if self.parts.kind:
             self.parts.check(OPTIONS)
         path = self._path()
-        splits = _choose_splits(self.canonical(), _open(self.parts, path), options)
+        opened = _split_by_column(self.canonical(), _open(self.parts, path), options)
+        splits = _choose_splits(self.canonical(), opened, options)
         labels: dict[str, list[str]] = {}
         images: dict[str, list[StoredImage]] = {}
         order: list[str] = []
@@ -110,13 +114,21 @@ def is_saved_data_set(folder: Path) -> bool:
 def is_table_of_images(path: Path) -> bool:
     """Whether a Parquet file holds the images themselves, and is not a manifest of paths."""
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     try:
-        names = parquet.read_schema(path).names
+        schema = parquet.read_schema(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file that can be read ({error}). Write it again.") from error
-    return "path" not in names
+    if find_column("path", schema.names, str(path)) is None:
+        return True
+    kinds = [field.type for field in schema]
+    return any(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        for kind in kinds
+    )
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -149,15 +161,41 @@ def _open(parts: SourceText, path: Path | None) -> dict[str, Any]:
 
 
 def _by_split(path: Path) -> dict[str, list[str]]:
-    """Parquet files of each split, told by the folder above them or the start of their name."""
+    """Parquet files of each split, told by the folder above them or the start of their name: `test_00`, `train-0`."""
     if path.is_file():
         return {"train": [str(path)]}
     found: dict[str, list[str]] = {}
     for file in _parquet_files(path):
-        words = (file.parent.name if file.parent != path else "", file.name.split("-")[0].removesuffix(".parquet"))
-        known = [word for word in words if any(word in names for names in _SPLITS.values())]
+        words = (file.parent.name if file.parent != path else "", re.sub(r"[-_. ]?\d.*", "", file.stem), file.stem)
+        known = [split for word in words if (split := plain_split(word))]
         found.setdefault(known[0] if known else "train", []).append(str(file))
     return found
+
+
+def _split_by_column(where: str, opened: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
+    """The rows of a single table by its column `split`, where it has one.
+
+    Raises:
+        UserError: the column holds words that name no split.
+    """
+    import datasets
+
+    if len(opened) != 1 or options.keys() & _SPLITS.keys():
+        return opened
+    (table,) = opened.values()
+    column = find_column("split", table.column_names, where)
+    if column is None:
+        return opened
+    values = table.select_columns([column])[:][column]
+    feature = table.features[column]
+    names = [feature.names[v] if isinstance(feature, datasets.ClassLabel) else str(v or "") for v in values]
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        split = plain_split(name)
+        if split is None:
+            raise UserError(f"{where}, row {index}: {column} must be train, val or test, got {name!r}.")
+        rows.setdefault(split, []).append(index)
+    return {split: table.select(indices) for split, indices in rows.items()}
 
 
 def _choose_splits(where: str, opened: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
@@ -168,7 +206,9 @@ def _choose_splits(where: str, opened: dict[str, Any], options: dict[str, str]) 
                 raise UserError(f"{where} has no split {options[split]!r}; it has {', '.join(sorted(opened))}.")
             chosen[split] = opened[options[split]]
         elif split != "val" or not set(names) & set(options.values()):
-            found = [name for name in names if name in opened]
+            found = [name for name in opened if name.lower() in names]
+            if len(found) > 1:
+                raise UserError(f"{where} has the splits {' and '.join(found)}. Say which: ?{split}={found[0]}")
             if found:
                 chosen[split] = opened[found[0]]
     if "train" not in chosen:
@@ -184,20 +224,30 @@ def _columns(where: str, table: Any, options: dict[str, str]) -> tuple[str, str]
 
     names = list(table.column_names)
     pictures = [name for name in names if isinstance(table.features[name], datasets.Image)]
-    pictures += [name for name in _IMAGE_COLUMNS if name in names and name not in pictures]
-    classes = [name for name in names if isinstance(table.features[name], datasets.ClassLabel)]
-    classes = classes if len(classes) == 1 else [name for name in _LABEL_COLUMNS if name in names] or classes
+    pictures = pictures or [name for name in _IMAGE_COLUMNS if name in names]
+    classes = [name for name in names if isinstance(table.features[name], datasets.ClassLabel) and name != "split"]
+    classes = classes or [name for name in _LABEL_COLUMNS if name in names]
     chosen = []
-    for what, found in (("image", pictures), ("label", classes)):
+    for what, found, usual in (("image", pictures, _IMAGE_COLUMNS), ("label", classes, _LABEL_COLUMNS)):
         if what in options:
             if options[what] not in names:
                 raise UserError(f"{where} has no column {options[what]!r}; it has {', '.join(names)}.")
             chosen.append(options[what])
-        elif not found:
-            raise UserError(f"{where}: which column holds the {what}s? It has {', '.join(names)}. Say ?{what}=COLUMN")
-        else:
-            chosen.append(found[0])
+            continue
+        for names_used in (usual, usual[:1]):  # the one of a usual name, if there is one alone
+            if len(found) > 1:
+                found = [name for name in found if name.lower() in names_used] or found
+        if len(found) != 1:
+            among = f"{' or '.join(found)}" if found else f"it has {', '.join(names)}"
+            raise UserError(f"{where}: which column holds the {what}s, {among}? Say {_how(where, what, found)}")
+        chosen.append(found[0])
     return chosen[0], chosen[1]
+
+
+def _how(where: str, what: str, found: list[str]) -> str:
+    """The option that answers, with the kind before the colon that options need."""
+    source = where.partition(", split ")[0].partition("?")[0]
+    return f"{source if source.startswith('hf:') else f'hf:{source}'}?{what}={found[0] if found else 'COLUMN'}"
 
 
 def _undecoded(table: Any, column: str) -> Any:
@@ -215,7 +265,9 @@ def _labels(where: str, table: Any, column: str) -> tuple[list[str], list[str]]:
 
     values = table.select_columns([column])[:][column]
     feature = table.features[column]
-    missing = sum(value is None or value == "" or (isinstance(value, int) and value < 0) for value in values)
+    missing = sum(
+        value is None or value == "" or value != value or (isinstance(value, int) and value < 0) for value in values
+    )
     if missing:
         raise UserError(
             f"{where}: {missing} of {len(values)} rows have no label in {column}. Leave them out, or name another "
@@ -223,9 +275,7 @@ def _labels(where: str, table: Any, column: str) -> tuple[list[str], list[str]]:
         )
     if isinstance(feature, datasets.ClassLabel):
         return [feature.names[value] for value in values], list(feature.names)
+    labels = [plain_label(value, f"{where}, row {index}") for index, value in enumerate(values)]
     if all(isinstance(value, int) for value in values):
-        return [str(value) for value in values], [str(value) for value in sorted(set(values))]
-    if not all(isinstance(value, str) for value in values):
-        kind = type(values[0]).__name__
-        raise UserError(f"{where}: {column} holds {kind} values; expected one label a row. Say ?label=COLUMN")
-    return list(values), []
+        return labels, [str(value) for value in sorted(set(values))]
+    return labels, []

@@ -154,3 +154,100 @@ def test_a_damaged_or_absent_data_set_is_named(saved: Path, tmp_path: Path) -> N
         load_task_data("t", str(tmp_path / "bad.parquet"))
     with pytest.raises(UserError, match="cannot open the Hugging Face data set nobody/nothing"):
         load_task_data("t", "hf:nobody/nothing")
+
+
+def _columns(tmp_path: Path, **columns: str) -> str:
+    """A saved data set with columns of images (`I`), of classes (`C`) and of plain labels (`L`)."""
+    shapes = {"I": datasets.Image(), "C": datasets.ClassLabel(names=["dog", "cat"]), "L": datasets.Value("string")}
+    features = datasets.Features({name: shapes[kind] for name, kind in columns.items()})
+    rows: dict[str, list[object]] = {}
+    for place, (name, kind) in enumerate(columns.items()):
+        shown = [{"bytes": picture(20 * place + n), "path": None} for n in range(12)]
+        values = {"I": shown, "C": [(n + place) % 2 for n in range(12)], "L": [f"{name}{n % 2}" for n in range(12)]}
+        rows[name] = values[kind]
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("columns", "shade"),
+    [
+        ({"mask": "I", "image": "I", "label": "C"}, 20),
+        ({"image": "I", "mask": "I", "label": "C"}, 0),
+        ({"depth": "I", "mask": "I", "img": "I", "label": "C"}, 40),
+        ({"picture": "I", "label": "C"}, 0),
+    ],
+)
+def test_of_several_columns_of_images_the_one_of_the_usual_name_is_taken(
+    tmp_path: Path, columns: dict[str, str], shade: int
+) -> None:
+    data = load_task_data("t", _columns(tmp_path, **columns), val_share=0, test_share=0)
+    assert int(np.asarray(open_image(data.train.images[0]))[0, 0, 0]) == shade
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes"),
+    [
+        ({"image": "I", "breed": "C", "label": "C"}, ["dog", "cat"]),
+        ({"image": "I", "coarse_label": "C", "fine_label": "C"}, ["dog", "cat"]),
+        ({"image": "I", "source": "L", "class": "L"}, ["class0", "class1"]),
+    ],
+)
+def test_of_several_columns_of_labels_the_one_of_the_usual_name_is_taken(
+    tmp_path: Path, columns: dict[str, str], classes: list[str]
+) -> None:
+    data = load_task_data("t", _columns(tmp_path, **columns), val_share=0, test_share=0)
+    assert data.classes == classes
+    places = list(columns)
+    if columns["image"] == "I" and "C" in columns.values():
+        assert data.train.labels[0] == places.index("label" if "label" in places else "fine_label") % 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"front": "I", "back": "I", "label": "C"}, r"holds the images, front or back\? Say hf:.*\?image=front"),
+        ({"image": "I", "make": "C", "model": "C"}, r"holds the labels, make or model\? Say hf:.*\?label=make"),
+        ({"image": "I", "text": "L"}, r"holds the labels, it has image, text\? Say hf:"),
+    ],
+)
+def test_columns_that_cannot_be_told_are_refused_with_the_candidates(
+    tmp_path: Path, columns: dict[str, str], text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        load_task_data("t", _columns(tmp_path, **columns))
+
+
+@pytest.mark.parametrize(
+    "name", ["test_00", "testing", "test", "Test-00000-of-00001", "validation_0", "test/0", "TEST.01"]
+)
+def test_parquet_files_go_into_the_split_they_are_named_after(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "tables"
+    for file, numbers in (("train-00000-of-00001", TRAIN), (name, TEST)):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        table(numbers).to_parquet(root / f"{file}.parquet")
+    data = load_task_data("t", str(root), val_share=0)
+    part = data.val if "val" in name else data.test
+    assert len(part) == len(TEST) if "val" not in name else len(part) == 2
+    assert len(data.train) == (len(TRAIN) if "val" not in name else len(TRAIN) - len(data.test))
+
+
+@pytest.mark.parametrize("column", ["split", "Split", "SPLIT"])
+def test_a_column_split_beside_images_is_heeded(tmp_path: Path, column: str) -> None:
+    rows = table([*TRAIN, *TEST]).add_column(column, ["Training"] * len(TRAIN) + ["test"] * len(TEST))
+    rows.to_parquet(tmp_path / "all.parquet")
+    assert shades("train", str(tmp_path / "all.parquet")) == TRAIN
+    assert shades("test", str(tmp_path / "all.parquet")) == TEST
+
+
+@pytest.mark.parametrize(
+    "labels", [[1.5] * 12, [float("nan")] * 12, [["a"]] * 12, [[1, 2]] * 12, [{"a": 1}] * 12, [None] * 12]
+)
+def test_labels_that_are_not_one_plain_value_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    shown = [{"bytes": picture(n), "path": None} for n in range(12)]
+    parquet.write_table(pyarrow.table({"image": shown, "label": labels}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"label"):
+        load_task_data("t", str(tmp_path / "t.parquet"))
+    parquet.write_table(pyarrow.table({"path": ["a.png"] * 12, "label": labels}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"label"):
+        load_task_data("t", str(tmp_path / "m.parquet"))

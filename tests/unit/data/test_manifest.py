@@ -73,3 +73,44 @@ def test_a_manifest_that_is_no_task_is_refused(make_folder: MakeFolder, content:
     source = make_folder({"cat": 1, "dog": 1})
     with pytest.raises(UserError, match=text):
         load_task_data("pets", _write(source, content))
+
+
+def _rows(header: str, split: tuple[str, str] = ("train", "test")) -> str:
+    lines = [f"{name}/{n:03d}.png,{name},{split[n % 2]}" for name in ("cat", "dog") for n in range(4)]
+    return "\n".join([header, *lines])
+
+
+@pytest.mark.parametrize("header", ["path,label,split", "Path,Label,Split", "PATH,LABEL,SPLIT", " path , label,Split "])
+@pytest.mark.parametrize("split", [("train", "test"), ("Training", "Testing"), ("TRAIN", "test_set")])
+def test_columns_and_splits_in_any_case(make_folder: MakeFolder, header: str, split: tuple[str, str]) -> None:
+    data = load_task_data("pets", _write(make_folder({"cat": 4, "dog": 4}), _rows(header, split)), val_share=0)
+    assert (len(data.train), len(data.test)) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (_rows("path,label,label"), "2 columns label: 'label', 'label'"),
+        (_rows("Path,PATH,label"), "2 columns path: 'Path', 'PATH'"),
+        ("path,label\ncat/000.png,a, b\n", "3 values for 2 columns"),
+        (_rows("path,label,split", ("train", "holdout")), "split must be train, val or test, got 'holdout'"),
+    ],
+)
+def test_what_can_be_meant_in_two_ways_is_refused(make_folder: MakeFolder, content: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        load_task_data("pets", _write(make_folder({"cat": 4, "dog": 4}), content))
+
+
+def test_an_exact_column_is_taken_before_one_of_another_case(make_folder: MakeFolder) -> None:
+    source = make_folder({"cat": 4, "dog": 4})
+    rows = [f"{name}/{n:03d}.png,{name},x{n}" for name in ("cat", "dog") for n in range(4)]
+    data = load_task_data("pets", _write(source, "path,label,Label\n" + "\n".join(rows)))
+    assert data.classes == ["cat", "dog"]
+
+
+def test_accents_are_the_same_letter_however_they_were_written(make_folder: MakeFolder) -> None:
+    source = make_folder({"cafe\u0301": 4, "bar": 4})
+    rows = [f"caf\u00e9/{n:03d}.png,{'cafe' + chr(0x301) if n % 2 else 'caf' + chr(0xE9)}" for n in range(4)]
+    rows += [f"bar/{n:03d}.png,bar" for n in range(4)]
+    data = load_task_data("pets", _write(source, "path,label\n" + "\n".join(rows)))
+    assert data.classes == ["bar", "caf\u00e9"]
