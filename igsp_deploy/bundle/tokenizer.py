@@ -21,6 +21,30 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def check_distinct(texts: Sequence[str], ids: NDArray[np.int64]) -> None:
+    """Refuse texts that are the same to CLIP: after cleaning, or because they differ only beyond its context.
+
+    Args:
+        texts: what people wrote.
+        ids: their token ids, int64 `[N, L]`.
+
+    Raises:
+        UserError: two are the same; names both.
+    """
+    first: dict[bytes, str] = {}
+    for text, row in zip(texts, np.ascontiguousarray(ids), strict=True):
+        other = first.setdefault(row.tobytes(), text)
+        if other is not text:
+            raise UserError(
+                f"CLIP cannot tell {_short(other)} from {_short(text)}: cleaned and cut to {ids.shape[1]} tokens they "
+                "are the same. Make them shorter or more different."
+            )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 120 else f"{text[:80]}...{text[-35:]}")
+
+
 class ClipTokenizer:
     """Turns prompts into token ids.
 
@@ -69,6 +93,10 @@ class ClipTokenizer:
             else:
                 found.extend(token.id for token in self._tokenizer.model.tokenize(piece))
         return found
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that do not fit into the context and lose their end."""
+        return [text for text in texts if len(self.encode(text)) > self.context_length - 2]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Ids of `texts`, int64 `[N, context_length]`: start, text (cut where too long), end, then zeros."""

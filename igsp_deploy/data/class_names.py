@@ -1,10 +1,12 @@
 """Words for the classes: prompt templates and display names, from `classes.json` or from the folder names."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igsp_deploy.bundle.tokenizer import clean
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json
 from igsp_deploy.names import DEFAULT_TEMPLATE
@@ -85,6 +87,11 @@ def _templates(path: Path, values: dict[str, Any]) -> list[str]:
 def _display_names(path: Path, given: Any, classes: Sequence[str]) -> list[str]:
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given.values()):
         raise UserError(f"{path}: classes must be an object that maps class names to display names, got {given!r}.")
+    written = {unicodedata.normalize("NFC", name): name for name in given}
+    if len(written) < len(given):
+        twice = next(name for name in given if written[unicodedata.normalize("NFC", name)] != name)
+        raise UserError(f"{path}: the class {twice!r} is there twice, its accents written in two ways. Remove one.")
+    given = {name: given[key] for name, key in written.items()}
     unknown = sorted(set(given) - set(classes))
     if unknown:
         raise UserError(
@@ -96,12 +103,15 @@ def _display_names(path: Path, given: Any, classes: Sequence[str]) -> list[str]:
     for name, display in zip(classes, names, strict=True):
         if not display:
             raise UserError(f"class {name!r} has an empty display name. Give it one in {path}.")
-        if display.casefold() in owner:
+        key = clean(display)
+        if key in owner:
+            first = names[classes.index(owner[key])]
+            both = repr(first) if first == display else f"{first!r} and {display!r}, which CLIP reads alike"
             raise UserError(
-                f"classes {owner[display.casefold()]!r} and {name!r} have the same display name {display!r}, and no "
-                f"prompt could tell them apart. Give them different ones in {path}."
+                f"classes {owner[key]!r} and {name!r} have the same display name {both}, and no prompt could tell them "
+                f"apart. Give them different ones in {path}."
             )
-        owner[display.casefold()] = name
+        owner[key] = name
     return names
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.preprocess import read_pixels
-from igsp_deploy.bundle.tokenizer import ClipTokenizer
+from igsp_deploy.bundle.tokenizer import ClipTokenizer, check_distinct
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine, LoadedTasks
@@ -111,6 +111,10 @@ class Classifier:
             self._tokenizer = tokenizer
         return self._tokenizer
 
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Those of `prompts` that are longer than the text tower reads, and lose their end."""
+        return self._open_tokenizer().cut(prompts)
+
     def task_index(self, task: str) -> int:
         """Index of the task called `task`; `auto` gives `AUTO`, `none` gives `PLAIN`.
 
@@ -146,7 +150,8 @@ class Classifier:
             top_k: labels to return for an image; fewer where there are fewer.
 
         Raises:
-            UserError: unknown task, no prompts, or another number of tasks than images.
+            UserError: unknown task, no prompts, two prompts that CLIP cannot tell apart, or another number of tasks
+                than images.
             ImageError: an image cannot be used.
         """
         tasks = [task] * len(images) if isinstance(task, str) else list(task)
@@ -158,6 +163,9 @@ class Classifier:
             raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
         known = self.engine.tasks
         index = np.array([known.tasks.index(name) for name in tasks], dtype=np.int64)
+        if prompts is not None:
+            given = [prompt.strip() for prompt in prompts if prompt.strip()]
+            check_distinct(given, self._open_tokenizer()(given))
         labels = self.learned(known) if prompts is None else LabelSets(self, known, prompts)
         found: list[Prediction] = []
         for start in range(0, len(images), BATCH):

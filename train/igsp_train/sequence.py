@@ -38,6 +38,7 @@ from igsp_train.features import TrunkViews, image_trunk
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
+from igsp_train.prompts import check_prompts
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_summaries, spread
 
@@ -161,6 +162,7 @@ def learn_task(
     settings = dataclasses.asdict(config.data)
     for note in task.notes:
         warn(f"{task.name}: {note}")
+    check_prompts(task, backbone, lambda text: warn(f"{task.name}: {text}"))
     views = TrainViews(
         task.train,
         backbone.preprocess,

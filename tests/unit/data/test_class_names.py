@@ -1,5 +1,6 @@
 """Words for the classes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,30 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: str, text: str) -> No
 def test_folder_names_that_read_alike_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="same display name 'a b'"):
         load_class_names(tmp_path / "classes.json", ["a_b", "a-b"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("a  b", "a b"),
+        ("fish &amp; chips", "fish & chips"),
+        ("\uff21\uff22", "AB"),
+        ("\u201cx\u201d", '"x"'),
+        ("Cat", "cat"),
+    ],
+)
+def test_display_names_that_are_the_same_after_cleaning_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps({"classes": {"x": one, "y": other}}), encoding="utf-8")
+    with pytest.raises(UserError, match="classes 'x' and 'y' have the same display name"):
+        load_class_names(path, ["x", "y"])
+
+
+def test_a_class_is_found_however_its_accents_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps({"classes": {"cafe\u0301": "coffee house"}}), encoding="utf-8")
+    assert load_class_names(path, ["bar", "caf\u00e9"]).display_names == ["bar", "coffee house"]
+    path.write_text(json.dumps({"classes": {"cafe\u0301": "a", "caf\u00e9": "b"}}), encoding="utf-8")
+    with pytest.raises(UserError, match="is there twice"):
+        load_class_names(path, ["bar", "caf\u00e9"])

@@ -163,7 +163,11 @@ def _columns(tmp_path: Path, **columns: str) -> str:
     rows: dict[str, list[object]] = {}
     for place, (name, kind) in enumerate(columns.items()):
         shown = [{"bytes": picture(20 * place + n), "path": None} for n in range(12)]
-        values = {"I": shown, "C": [(n + place) % 2 for n in range(12)], "L": [f"{name}{n % 2}" for n in range(12)]}
+        values: dict[str, list[object]] = {
+            "I": [*shown],
+            "C": [(n + place) % 2 for n in range(12)],
+            "L": [f"{name}{n % 2}" for n in range(12)],
+        }
         rows[name] = values[kind]
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     return str(tmp_path / "saved")
