@@ -75,8 +75,8 @@ class Metrics:
             self._dropped.labels(why)
         service.watchers.add(self)
 
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+    def request(self, route: str, status: int | str, seconds: float) -> None:
+        """A request was answered: with a status of HTTP, or the name of one of gRPC."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 

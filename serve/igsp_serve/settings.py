@@ -60,6 +60,9 @@ class Settings:
     cors_origin: tuple[str, ...] = option(
         (), "Web pages of this origin may ask, for example https://shop.example; * for all.", ADDRESS
     )
+    grpc_port: int | None = option(
+        None, "Port for gRPC, beside HTTP; 0 takes a free one; none unless given.", ADDRESS, least=0, most=65535
+    )
     docs: bool = option(True, "Serve /docs and /openapi.json.", ADDRESS)
     demo: bool = option(False, "Serve the Gradio demo at /demo.", ADDRESS)
 

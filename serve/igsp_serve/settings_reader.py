@@ -70,15 +70,17 @@ def read(given: Mapping[str, Any], config: Path | None) -> tuple[dict[str, Any],
 class _Environment(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found = super().__call__()
-        port = found.get("port")
-        if isinstance(port, str) and port.startswith(("tcp://", "udp://", "sctp://")):
-            logger.warning(
-                "%s=%s is of Kubernetes, which says so of a Service called igsp: ignored. "
-                "Set enableServiceLinks: false in the pod.",
-                variable("port"),
-                port,
-            )
-            del found["port"]
+        # A Service called `igsp` or `igsp-grpc` sets these in every pod beside it.
+        for name in ("port", "grpc_port"):
+            port = found.get(name)
+            if isinstance(port, str) and port.startswith(("tcp://", "udp://", "sctp://")):
+                logger.warning(
+                    "%s=%s is of Kubernetes, which says so of a Service of this name: ignored. "
+                    "Set enableServiceLinks: false in the pod.",
+                    variable(name),
+                    port,
+                )
+                del found[name]
         return found
 
 

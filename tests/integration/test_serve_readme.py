@@ -38,7 +38,9 @@ def url(bundled: Any, folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "igsp_deploy.cli.main", "serve", str(bundled.bundle), "--port", "0"]
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--bundle-roots", str(folder)], stderr=file, env={**os.environ, "IGSP_ADMIN_KEYS": "boss"}
+            [*command, "--bundle-roots", str(folder), "--grpc-port", "0"],
+            stderr=file,
+            env={**os.environ, "IGSP_ADMIN_KEYS": "boss"},
         )
     try:
         end = time.monotonic() + 60
@@ -74,9 +76,14 @@ def test_the_curl_examples_answer_in_their_order(url: str, folder: Path) -> None
                 assert answer["results"][0]["predictions"]
 
 
-def test_the_example_of_tritons_client_runs(url: str, folder: Path) -> None:
-    (code,) = re.findall(r"^    import numpy as np\n(?:    .*\n|\n)+", README, re.MULTILINE)
-    code = re.sub(r"^    ", "", code, flags=re.MULTILINE).replace("127.0.0.1:8000", url.removeprefix("http://"))
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_examples_of_tritons_client_run(url: str, folder: Path, transport: str) -> None:
+    found = re.findall(r"^    import numpy as np\n(?:    .*\n|\n)+", README, re.MULTILINE)
+    (code,) = (text for text in found if f"import tritonclient.{transport} as" in text)
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    (grpc,) = (line["grpc"] for line in lines if "grpc" in line)
+    address = {"http": ("127.0.0.1:8000", url.removeprefix("http://")), "grpc": ("127.0.0.1:8001", grpc)}
+    code = re.sub(r"^    ", "", code, flags=re.MULTILINE).replace(*address[transport])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "blue" in done.stdout

@@ -6,7 +6,7 @@ Every path needs a key, except the few named here: a route that is added later i
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,6 +33,26 @@ def is_admin(method: str, path: str) -> bool:
     return any(of in ("*", method) and pattern.fullmatch(path) for of, pattern in ADMIN)
 
 
+class KeyRing:
+    """The keys of a server, kept as digests."""
+
+    def __init__(self, keys: Sequence[str], admin_keys: Sequence[str]) -> None:
+        """Take the keys of users and of admins."""
+        self.open = not keys
+        """No key is needed but for admin calls."""
+        self.has_admin = bool(admin_keys)
+        self._users = [_digest(key) for key in keys]
+        self._admins = [_digest(key) for key in admin_keys]
+
+    def user(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether headers (names in lower case) carry a user's key."""
+        return _matches(_given(headers), self._users)
+
+    def admin(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether headers (names in lower case) carry an admin's key."""
+        return _matches(_given(headers), self._admins)
+
+
 class Keys:
     """ASGI middleware. Keys come as `Authorization: Bearer KEY`, as `X-API-Key: KEY` or as the password of Basic."""
 
@@ -48,8 +68,7 @@ class Keys:
             also_open: more paths that need no key.
         """
         self._app = app
-        self._keys = [_digest(key) for key in keys]
-        self._admin_keys = [_digest(key) for key in admin_keys]
+        self._ring = KeyRing(keys, admin_keys)
         self._open = OPEN_PATHS | set(also_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,17 +83,17 @@ class Keys:
         path, method = route_path(scope), scope.get("method", "GET")
         if path in self._open:
             return None
-        given = _given(scope)
-        admin = given is not None and _matches(given, self._admin_keys)
+        ring, headers = self._ring, scope["headers"]
+        admin = ring.admin(headers)
         if is_admin(method, path):
-            if not self._admin_keys:
+            if not ring.has_admin:
                 return problem(scope, 403, "This server has no admin key, so nobody may do this. See --admin-keys.")
             if admin:
                 return None
-            if given is not None and _matches(given, self._keys):
+            if ring.user(headers):
                 return problem(scope, 403, "This needs an admin key.")
             return self._ask(scope, "This needs an admin key")
-        if not self._keys or admin or (given is not None and _matches(given, self._keys)):
+        if ring.open or admin or ring.user(headers):
             return None
         return self._ask(scope, "This needs an API key")
 
@@ -89,17 +108,19 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _matches(given: bytes, keys: Sequence[bytes]) -> bool:
+def _matches(given: bytes | None, keys: Sequence[bytes]) -> bool:
     """Compare with every key, so that the time does not tell which one came close."""
     found = False
+    if given is None:
+        return found
     for key in keys:
         found |= hmac.compare_digest(given, key)
     return found
 
 
-def _given(scope: Scope) -> bytes | None:
+def _given(given: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """Digest of the key that came with a request."""
-    headers = dict(scope["headers"])
+    headers = dict(given)
     if (key := headers.get(b"x-api-key")) is not None:
         return hashlib.sha256(key.strip()).digest()
     scheme, _, value = headers.get(b"authorization", b"").strip().partition(b" ")

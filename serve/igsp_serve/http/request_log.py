@@ -27,7 +27,8 @@ current_request: contextvars.ContextVar[str] = contextvars.ContextVar("request_i
 """Id of the request that is being served, for log lines."""
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Paths asked every few seconds by machines: in the log only when something is wrong."""
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Ids of callers that are kept."""
 
 
 class RequestLog:
@@ -76,7 +77,7 @@ class RequestLog:
             if not is_under(scope["path"], self._root_path):
                 scope["path"] = self._root_path + scope["path"]
         given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
-        identity = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        identity = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         # Starlette shares the state of the application with every request: a copy is ours.
         scope["state"] = {**scope.get("state", {}), "request_id": identity}
         current_request.set(identity)

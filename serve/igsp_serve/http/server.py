@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import contextlib
+import importlib
 import ipaddress
 import logging
 import logging.config
@@ -23,6 +24,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from igsp_deploy.errors import UserError
+from igsp_deploy.installed import install_command
 from igsp_serve.http.app import create_app
 from igsp_serve.http.connections import Connections
 from igsp_serve.http.request_log import JsonLines
@@ -45,6 +47,8 @@ class _Run:
     service: Service
     settings: Settings
     server: uvicorn.Server | None = None
+    grpc: Any = None
+    """The `GrpcServer`, with `grpc_port`."""
     error: Exception | None = None
 
 
@@ -61,6 +65,7 @@ def serve(bundle: Path, settings: Settings) -> None:
     atexit.register(_drop_unwritable)
     _allow_many_files(settings.max_connections)
     _check_tls(settings)
+    _check_grpc(settings)
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
         service = Service.open(bundle, settings)
@@ -89,6 +94,8 @@ def serve(bundle: Path, settings: Settings) -> None:
         run.server = uvicorn.Server(config)
         _announce(service, settings, listener)
         run.server.run(sockets=[listener])
+    if isinstance(run.error, UserError):
+        raise run.error
     if run.error is not None:
         raise UserError(
             f"the model does not run on {service.engine.provider} ({type(run.error).__name__}; see the log). "
@@ -97,8 +104,8 @@ def serve(bundle: Path, settings: Settings) -> None:
     logger.info("stopped")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, not yet listening.
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens on an address; `option` is what named the port.
 
     Raises:
         UserError: the address cannot be had.
@@ -116,9 +123,21 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UserError(
-            f"cannot listen on {host} port {port} ({error.strerror}). Choose another with --port; 0 takes a free one."
+            f"cannot listen on {host} port {port} ({error.strerror}). Choose another with {option}; 0 takes a free one."
         ) from error
     return listener
+
+
+def _check_grpc(settings: Settings) -> None:
+    """Whether gRPC can be had: its packages, and its port, which it takes itself when the event loop runs."""
+    if settings.grpc_port is not None:
+        try:
+            importlib.import_module("igsp_serve.oip.grpc_server")
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"gRPC needs {error.name}, which is not installed. Install it with: {install_command('grpc')}"
+            ) from error
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -145,13 +164,31 @@ async def _lifespan(app: FastAPI, run: _Run) -> AsyncIterator[None]:
         loop.add_signal_handler(number, _stop, run, number)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    await _start_grpc(app, run)
     warming = asyncio.create_task(_warm_up(run))
     try:
         yield
     finally:
         warming.cancel()
+        if run.grpc is not None:
+            await run.grpc.stop(run.settings.grace_s)
         run.service.close()
         app.state.context.drift.close()
+
+
+async def _start_grpc(app: FastAPI, run: _Run) -> None:
+    assert run.server is not None
+    if run.settings.grpc_port is None:
+        return
+    from igsp_serve.oip.grpc_server import GrpcServer
+
+    try:
+        run.grpc = await GrpcServer.start(app.state.context, run.settings.grpc_port)
+    except UserError as error:
+        run.error = error
+        run.server.should_exit = True
+        return
+    logger.info("listening for gRPC", extra={"fields": {"grpc": f"{run.settings.host}:{run.grpc.port}"}})
 
 
 async def _warm_up(run: _Run) -> None:
@@ -183,12 +220,20 @@ def _stop(run: _Run, number: int) -> None:
     if run.service.draining:
         if number == signal.SIGINT:  # asked twice from the keyboard: at once
             run.server.force_exit = True
-        run.server.should_exit = True
+        _end(run)
         return
     logger.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
     run.service.drain()
     delay = run.settings.shutdown_delay_s if number == signal.SIGTERM else 0.0
-    asyncio.get_running_loop().call_later(delay, setattr, run.server, "should_exit", True)
+    asyncio.get_running_loop().call_later(delay, _end, run)
+
+
+def _end(run: _Run) -> None:
+    """Take no more connections; answer what was accepted."""
+    assert run.server is not None
+    run.server.should_exit = True
+    if run.grpc is not None:
+        run.grpc.stop(run.settings.grace_s)
 
 
 def _announce(service: Service, settings: Settings, listener: socket.socket) -> None:

@@ -40,7 +40,8 @@ _INDEX_BODY = {
     "requestBody": {
         "content": {
             "application/json": {
-                "schema": {"title": "IndexRequest", "type": "object", "properties": {"ready": {"type": "boolean"}}}
+                "schema": {"title": "IndexRequest", "type": "object", "properties": {"ready": {"type": "boolean"}}},
+                "examples": {"ready": {"summary": "Those that may be asked now", "value": {"ready": True}}},
             }
         }
     }

@@ -150,3 +150,17 @@ def test_every_option_is_on_the_command_line_in_the_environment_and_in_the_readm
     assert list(serve.__annotations__) == ["bundle", "config", *names]
     assert table() in README.read_text(encoding="utf-8"), "renew it: python -m igsp_serve.settings"
     assert variable("max_batch") == "IGSP_MAX_BATCH"
+
+
+@pytest.mark.parametrize("name", ["port", "grpc_port"])
+def test_what_kubernetes_says_of_a_service_of_the_same_name_is_no_port(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "tcp://10.0.0.1:80"
+    monkeypatch.setenv(variable(name), text)
+    with caplog.at_level("WARNING"):
+        settings = Settings.read({})
+    assert getattr(settings, name) == getattr(Settings(), name)
+    assert f"{variable(name)}={text}" in caplog.text
+    with pytest.raises(UsageError):
+        Settings.read({name: text})
