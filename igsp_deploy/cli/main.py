@@ -8,28 +8,8 @@ from typing import Annotated
 import typer
 
 from igsp_deploy import __version__
+from igsp_deploy.doors import COMMANDS
 from igsp_deploy.errors import UserError
-
-COMMANDS = {
-    "train": "igsp_train.commands.train",
-    "evaluate": "igsp_train.commands.evaluate",
-    "data": "igsp_train.commands.data",
-    "report": "igsp_train.commands.report",
-    "export": "igsp_export.commands.export",
-    "verify": "igsp_deploy.cli.verify",
-    "inspect": "igsp_deploy.cli.inspect",
-    "predict": "igsp_deploy.cli.predict",
-    "serve": "igsp_serve.commands.serve",
-    "demo": "igsp_serve.commands.demo",
-    "bench": "igsp_export.commands.bench",
-    "compare": "igsp_train.commands.compare",
-    "quickstart": "igsp_deploy.cli.quickstart",
-    "doctor": "igsp_deploy.cli.doctor",
-}
-"""Command -> module that holds the function of its name; it imports nothing heavy at the top.
-
-The one place where this package points at the parts that stand on it.
-"""
 
 EXTRAS = {
     "onnxruntime": "cpu",

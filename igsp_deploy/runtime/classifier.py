@@ -1,9 +1,9 @@
-"""From images to labels: `Classifier.open(bundle).classify(images)`. No torch."""
+"""From images to labels: `Classifier(bundle).classify(images)`. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine, LoadedTasks
 from igsp_deploy.runtime.providers import Provider
 
-ImageSource = Path | bytes | Image.Image | NDArray[np.uint8]
+ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """A file, its bytes, an opened image, or pixels that `Classifier.load` has prepared."""
 
 BATCH = 32
@@ -69,30 +69,36 @@ class Classifier:
     """A bundle, ready to classify.
 
     Example:
-        >>> classifier = Classifier.open(Path("bundle"))
-        >>> classifier.classify([Path("photo.jpg")])[0].labels[0]
+        >>> classifier = Classifier("bundle")
+        >>> classifier.classify("photo.jpg").labels[0]
         'sneaker'
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Take an open engine."""
-        self.engine = engine
-        self.manifest = engine.manifest
+    def __init__(self, bundle: str | Path | Engine, providers: Provider = "auto") -> None:
+        """Open a bundle, or take an open engine.
+
+        Raises:
+            UserError: not a bundle, damaged, or no such provider here; says what to do.
+        """
+        self.engine = bundle if isinstance(bundle, Engine) else Engine.open(Path(bundle), providers)
+        self.manifest = self.engine.manifest
         self._tokenizer: ClipTokenizer | None = None
         self._learned: LabelSets | None = None
 
     @classmethod
     def open(
         cls,
-        bundle: Path,
+        bundle: str | Path,
         providers: Provider = "auto",
         *,
         allow_fallback: bool = False,
         num_threads: int = 0,
         check: bool = True,
     ) -> "Classifier":
-        """Load a bundle; see `Engine.open`."""
-        return cls(Engine.open(bundle, providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check))
+        """Open a bundle in a way of its own; see `Engine.open`."""
+        return cls(
+            Engine.open(Path(bundle), providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check)
+        )
 
     def open_text(self) -> None:
         """Open the text graph and the tokenizer now, so that nothing is read from the folder any more.
@@ -123,37 +129,58 @@ class Classifier:
         """
         return self.engine.tasks.tasks.index(task)
 
-    def load(self, source: Path | bytes | Image.Image) -> NDArray[np.uint8]:
+    def load(self, source: str | Path | bytes | Image.Image) -> NDArray[np.uint8]:
         """Decode and cut one image: uint8 `[S, S, 3]`.
 
         Raises:
             ImageError: it cannot be used; says why.
         """
-        return read_pixels(source, self.manifest.preprocess)
+        return read_pixels(Path(source) if isinstance(source, str) else source, self.manifest.preprocess)
 
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self,
+        images: str | Path | bytes | Image.Image,
+        task: str = "auto",
+        prompts: Sequence[str] | None = None,
+        top_k: int = 5,
+    ) -> Prediction: ...
+    @overload
     def classify(
         self,
         images: Sequence[ImageSource],
         task: str | Sequence[str] = "auto",
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
-    ) -> list[Prediction]:
-        """Classify images.
+    ) -> list[Prediction]: ...
+    def classify(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        task: str | Sequence[str] = "auto",
+        prompts: Sequence[str] | None = None,
+        top_k: int = 5,
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or several.
 
         With a task given or chosen, among that task's classes; where no task takes the image, or with `none`, among the
         classes of all tasks by plain CLIP; with `prompts`, among those, under the given or chosen task's experts.
 
         Args:
-            images: files, bytes, opened images, or pixels from `load`.
+            images: a file, bytes or an opened image; or a list of these, or of pixels from `load`.
             task: `auto`, `none` or the name of a task, for all images or one each.
             prompts: texts to choose among instead of learned classes, as whole sentences.
             top_k: labels to return for an image; fewer where there are fewer.
+
+        Returns:
+            A prediction; a list of them for a list.
 
         Raises:
             UserError: unknown task, no prompts, two prompts that CLIP cannot tell apart, or another number of tasks
                 than images.
             ImageError: an image cannot be used.
         """
+        if isinstance(images, (str, Path, bytes, Image.Image)):
+            return self.classify([images], task, prompts, top_k)[0]
         tasks = [task] * len(images) if isinstance(task, str) else list(task)
         if len(tasks) != len(images):
             raise UserError(f"give one task for all images or one each: got {len(tasks)} for {len(images)} images.")

@@ -27,7 +27,7 @@ from PIL import Image
 from igsp_deploy.errors import UserError
 
 T = TypeVar("T")
-Source = Path | bytes | Image.Image
+Source = str | Path | bytes | Image.Image
 """An image: a file, its bytes, or opened by pillow."""
 
 RETRIED = frozenset({429, 502, 503})
@@ -479,7 +479,7 @@ def _problem(response: httpx2.Response) -> ServerProblem:
 
 
 def _files(images: Sequence[Source]) -> list[tuple[str, tuple[str, bytes]]]:
-    if isinstance(images, (bytes, Path, Image.Image)):
+    if isinstance(images, (str, bytes, Path, Image.Image)):
         raise UserError("images must be a list, also of one image.")
     return [("images", (f"{index}", _bytes(image))) for index, image in enumerate(images)]
 
@@ -487,9 +487,9 @@ def _files(images: Sequence[Source]) -> list[tuple[str, tuple[str, bytes]]]:
 def _bytes(image: Source) -> bytes:
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Path):
+    if isinstance(image, (str, Path)):
         try:
-            return image.read_bytes()
+            return Path(image).read_bytes()
         except OSError as error:
             raise UserError(f"{image} cannot be read ({error.strerror}). Give an image file.") from error
     packed = io.BytesIO()

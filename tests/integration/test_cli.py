@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from igsp_deploy.cli.main import COMMANDS
+from igsp_deploy.doors import COMMANDS
 from igsp_deploy.installed import install_command
 from tests.cli import igsp
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.docs_text import ROOT, blocks
+from tests.load.process import serving
 
 
 def run_blocks(document: Path, names: dict[str, Any], folder: Path) -> int:
@@ -48,6 +49,18 @@ def test_the_tutorial_goes_from_pictures_to_a_served_bundle(tmp_path: Path, monk
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "colors" in page
     assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+def test_python_learns_measures_exports_classifies_and_asks(
+    bundled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(bundled.data)
+    with serving(bundled.bundle, tmp_path / "server") as server:
+        assert run_blocks(ROOT / "docs" / "python.md", {"url": server.url}, tmp_path) == 6
+    printed = capfd.readouterr()
+    assert "learned" not in printed.err, "quiet unless asked"
+    assert printed.out.splitlines()[-1] == "red"
 
 
 def test_every_seam_has_an_example_that_works(bundled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ SOURCES = {
     "igsp_export": ROOT / "export" / "igsp_export",
     "igsp_serve": ROOT / "serve" / "igsp_serve",
 }
+DOORS = "igsp_deploy/doors.py"
 OTHERS = {package: set(SOURCES) - {package, "igsp_deploy"} for package in SOURCES}
 
 
@@ -53,6 +54,8 @@ def test_no_part_imports_another(package: str) -> None:
         )
         for path in files(package)
     }
+    if package == "igsp_deploy":
+        assert wrong.pop(DOORS), "the one place that points up"
     assert {place: names for place, names in wrong.items() if names} == {}
 
 

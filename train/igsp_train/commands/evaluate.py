@@ -27,10 +27,10 @@ def evaluate(
 
     import json as json_format
 
+    from igsp_deploy import Model
     from igsp_train.commands.tables import print_evaluation, table_console
-    from igsp_train.evaluate import evaluate_model
 
-    result = evaluate_model(model, sources or None)
+    result = Model.open(model).evaluate(sources)
     if json:
         print(json_format.dumps(result, indent=2))
     else:
