@@ -9,7 +9,7 @@ OUT ?= quickstart-out
 # Which onnxruntime: `gpu` brings CUDA too, and exists for Linux on x86-64 and Windows alone. Its tests need no GPU.
 RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 
-.PHONY: help install quickstart test lint format browser clean
+.PHONY: help install quickstart test lint lowest lowest-versions format browser clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
@@ -17,6 +17,7 @@ help:
 	@echo "make test        ruff, mypy, deptry and pytest"
 	@echo "make browser     Debian's chromium and nginx for the tests of pages and of proxies (make test calls it)"
 	@echo "make lint        ruff, mypy and deptry alone"
+	@echo "make lowest      the fast tests at the lowest versions that pyproject.toml allows (make test calls it)"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
 
@@ -44,6 +45,16 @@ browser:
 
 test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(MAKE) lowest
+
+lowest: install
+	$(BIN)/python -m tests.installs.lowest -q -n $(WORKERS)
+
+# After a change of a lower bound.
+lowest-versions: install
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml tests/installs/lowest.in --extra all --extra cpu \
+	  --resolution lowest-direct --override tests/installs/no_torch.txt --python-version 3.11 --no-annotate \
+	  --custom-compile-command "make lowest-versions" --output-file tests/installs/lowest.txt
 
 format: install
 	$(BIN)/ruff check --fix .

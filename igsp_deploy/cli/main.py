@@ -43,6 +43,9 @@ EXTRAS = {
 }
 """Module that only some commands need -> extra that brings it."""
 
+WHOLE = {"export": "export", "bench": "export", "quickstart": "quickstart"}
+"""Command -> extra that brings all it needs, where a module of it (torch) comes with several."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
 
@@ -79,7 +82,11 @@ def _remedy(module: str) -> str:
     """What to type when a module of `EXTRAS` is missing."""
     from igsp_deploy.installed import install_command
 
-    remedy = f"Install it with: {install_command(EXTRAS[module])}"
+    extra = EXTRAS[module]
+    if extra in ("train", "export", "quickstart"):
+        command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+        extra = WHOLE.get(command, extra)
+    remedy = f"Install it with: {install_command(extra)}"
     if module == "onnxruntime":
         return f"{remedy} (without a GPU), or {install_command('gpu')} (with an NVIDIA GPU), never both."
     return remedy
