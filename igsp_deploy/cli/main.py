@@ -32,7 +32,6 @@ EXTRAS = {
     "pyarrow": "data",
     "fastapi": "serve",
     "starlette": "serve",
-    "pydantic": "serve",
     "anyio": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
