@@ -34,6 +34,7 @@ EXTRAS = {
     "starlette": "serve",
     "anyio": "serve",
     "uvicorn": "serve",
+    "pydantic_settings": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
     "httpx2": "serve",
