@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -28,11 +27,12 @@ def resolved(platform: str, extras: tuple[str, ...], python: str = "3.11") -> se
         AssertionError: there is no solution, with uv's reason.
     """
     wanted = [option for extra in extras for option in ("--extra", extra)]
+    uv = str(Path(sys.executable).with_name("uv"))
     done = subprocess.run(
         [
-            *(Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-annotate", "--no-header"),
+            *(uv, "pip", "compile", "--quiet", "--no-annotate", "--no-header"),
             *("--python-version", python, "--python-platform", platform, "--only-binary", ":all:"),
-            *("--constraint", ROOT / "constraints.txt", ROOT / "pyproject.toml", *wanted),
+            *("--constraint", str(ROOT / "constraints.txt"), str(ROOT / "pyproject.toml"), *wanted),
         ],
         # onnxruntime's wheels are for macOS 14 and newer.
         env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"},
@@ -84,7 +84,7 @@ def test_the_lowest_versions_are_the_bounds() -> None:
         name = canonicalize_name(requirement.name)
         if name in SHARED or name == PROJECT["name"]:
             continue
-        if requirement.marker is None or requirement.marker.evaluate(dict(default_environment())):
+        if requirement.marker is None or requirement.marker.evaluate():
             (bound,) = requirement.specifier
             assert bound.operator == ">=", requirement
             if pinned[name] != Version(bound.version):
