@@ -151,3 +151,17 @@ def igsp() -> Callable[..., Any]:
     from tests.cli import igsp
 
     return igsp
+
+
+@pytest.fixture(scope="session")
+def lesson_zip(task_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of class folders, inside one folder as people make them."""
+    import zipfile
+
+    path = tmp_path_factory.mktemp("zip") / "hues.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for label in ("red", "blue"):
+            for file in sorted((task_data / "colors" / "train" / label).glob("*.png")):
+                archive.write(file, f"hues/{label}-ish/{file.name}")
+        archive.writestr("hues/readme.txt", "not an image")
+    return path

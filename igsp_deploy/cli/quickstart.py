@@ -60,7 +60,7 @@ def run_quickstart(out: Path, settings: list[str]) -> None:
     igsp("data", "example", "--data-root", data)
     tasks = [word for name in TASKS for word in ("--task", f"{name}={data / name}")]
     igsp("train", model, *tasks, *(word for setting in settings for word in ("--set", setting)))
-    igsp("evaluate", model)
+    igsp("evaluate", model, "--out", f"{bundle}.evaluation.json")
     if (bundle / "manifest.json").is_file():  # of an earlier quickstart; nothing else is ever removed
         show("rm", "-r", bundle)
         shutil.rmtree(bundle)

@@ -1,7 +1,6 @@
 """One running demo and one browser for all tests of this folder."""
 
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +66,3 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
 def phone(browser: Browser, site: Site) -> Iterator[Page]:
     """The page on a phone."""
     yield from watched_page(browser, site, 390, 844)
-
-
-@pytest.fixture(scope="session")
-def lesson_zip(task_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zip of class folders, inside one folder as people make them."""
-    path = tmp_path_factory.mktemp("zip") / "hues.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for label in ("red", "blue"):
-            for file in sorted((task_data / "colors" / "train" / label).glob("*.png")):
-                archive.write(file, f"hues/{label}-ish/{file.name}")
-        archive.writestr("hues/readme.txt", "not an image")
-    return path

@@ -77,13 +77,57 @@ def test_own_words_take_the_place_of_classes(page: Page, bundled: "Bundled") -> 
     labels = page.locator(".igsp-answer .igsp-bars").first.locator("li > span:first-child")
     expect(labels).to_have_count(2)
     assert set(labels.all_inner_texts()) == {"a cat", "<b>bold {{1}} ${2}</b>"}
-    # In one piece, as pasting does; typing it would take the browser minutes.
-    page.locator("#words textarea").evaluate(
-        "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', {bubbles: true})) }",
-        "\n".join(f"word {k}" for k in range(5000)),
-    )
+    paste(page, "#words textarea", "\n".join(f"word {k}" for k in range(5000)))
     page.get_by_role("button", name="Classify", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("At most 500 labels")
+    expect(page.get_by_role("alert")).to_contain_text("At most 1000 labels")
+
+
+def paste(page: Page, box: str, text: str) -> None:
+    """Put `text` in the place of what is in a box, from the clipboard."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("text => navigator.clipboard.writeText(text)", text)
+    page.locator(box).press("Control+a")
+    page.locator(box).press("Control+v")
+
+
+def layout_s(page: Page, lines: int) -> float:
+    """Seconds the browser lays out for `lines` that are put into the box of words one after another."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def spent() -> float:
+        return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}[
+            "LayoutDuration"
+        ]
+
+    before = spent()
+    page.keyboard.insert_text("\n".join(f"class {k}" for k in range(lines)))
+    return float(spent() - before)
+
+
+def test_a_thousand_names_are_pasted_and_classified(page: Page, bundled: "Bundled") -> None:
+    give_image(page, bundled.images("colors")[0])
+    expect(page.locator(".igsp-answer")).to_be_visible()
+    page.get_by_role("radio", name="My own words").check()
+    names = [f"class {k}" for k in range(1000)]
+    paste(page, "#words textarea", "\n".join(names))
+    assert page.locator("#words textarea").input_value().splitlines() == names
+    page.get_by_role("button", name="Classify", exact=True).click()
+    labels = page.locator(".igsp-answer .igsp-bars").first.locator("li > span:first-child")
+    expect(labels.first).to_contain_text("class", timeout=SLOW_MS)
+
+
+def test_a_line_in_the_box_of_words_does_not_lay_out_the_page(page: Page) -> None:
+    """Beside a page whose container has `margin: auto`, on the same machine: there it does."""
+    page.get_by_role("radio", name="My own words").check()
+    page.locator("#words textarea").click()
+    layout_s(page, 40)
+    light = layout_s(page, 80)
+    page.add_style_tag(
+        content=f"{3 * '.gradio-container'} {{ margin: auto !important; max-width: 1240px !important; }}"
+    )
+    heavy = layout_s(page, 80)
+    assert heavy > 4 * light
 
 
 def test_a_file_that_is_no_image_is_told_and_the_page_goes_on(page: Page, bundled: "Bundled", tmp_path: Path) -> None:
@@ -104,6 +148,11 @@ def test_many_images_give_a_table_to_download(page: Page, bundled: "Bundled", tm
     table = page.locator(".igsp-table")
     expect(table).to_contain_text("4 images classified, 1 could not be read")
     expect(table.locator("tbody tr")).to_have_count(5)
+    expect(table.locator("img")).to_have_count(4)
+    assert table.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
+    # In one line each: the column of file names leaves room for them.
+    heights = table.locator("td[data-name=label] b").evaluate_all("all => all.map(b => b.getClientRects().length)")
+    assert heights == [1, 1, 1, 1]
     with page.expect_download() as download:
         page.locator("#batch-download").click()
     with open(download.value.path(), encoding="utf-8", newline="") as handle:
@@ -183,6 +232,37 @@ def test_a_task_is_taught_asked_for_and_removed(page: Page, site: Site, bundled:
     assert tasks_in(site.model)[-1] == "02-hues"
 
 
+def test_mistakes_of_teaching_class_by_class_are_told_in_the_pages_words(
+    page: Page, bundled: "Bundled", tmp_path: Path
+) -> None:
+    open_tab(page, "Teach")
+    open_tab(page, "Class by class")
+    said = page.locator("#teach-classes").get_by_role("alert")
+    name, files = page.get_by_label("Name of a class"), page.locator("#teach-files input[type=file]")
+    add = page.get_by_role("button", name="Add this class")
+    add.click()
+    expect(said).to_contain_text("cannot be the name of a class")
+    name.fill("red")
+    add.click()
+    expect(said).to_contain_text("Choose the images of 'red' first")
+    (tmp_path / "letter.txt").write_text("Dear image,")
+    files.set_input_files(tmp_path / "letter.txt")
+    expect(page.locator("#teach-files")).to_contain_text("letter")
+    add.click()
+    expect(said).to_contain_text("letter.txt is not an image")
+    page.get_by_role("button", name="Teach it these classes").click()
+    told = page.locator("#teach-said").get_by_role("alert")
+    expect(told).to_contain_text("Give the new task a name")
+    page.locator("#teach-name input, #teach-name textarea").first.fill("mugs")
+    page.get_by_role("button", name="Teach it these classes").click()
+    expect(told).to_contain_text("needs at least two classes")
+    page.get_by_role("button", name="More").first.click()
+    page.locator("#teach-steps input").fill("1")
+    page.get_by_role("button", name="Teach it these classes").click()
+    expect(told).to_contain_text("Steps must be a whole number from 2")
+    assert page.locator(".toast-body").count() == 0, "nothing is told in Gradio's words"
+
+
 def test_a_bad_archive_is_told(page: Page, site: Site, tmp_path: Path) -> None:
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -193,9 +273,17 @@ def test_a_bad_archive_is_told(page: Page, site: Site, tmp_path: Path) -> None:
     assert tasks_in(site.model) == before
 
 
-def test_nothing_is_wider_than_a_phone(phone: Page, bundled: "Bundled") -> None:
+@pytest.mark.parametrize("width", [390, 320])
+def test_nothing_is_wider_than_a_phone(phone: Page, bundled: "Bundled", tmp_path: Path, width: int) -> None:
+    phone.set_viewport_size({"width": width, "height": 700})
     give_image(phone, bundled.images("colors")[0])
     expect(phone.locator(".igsp-answer")).to_be_visible()
+    long = tmp_path / f"IMG_{'a_long_name_' * 8}.png"
+    long.write_bytes(bundled.images("colors")[0].read_bytes())
+    open_tab(phone, "Batch")
+    phone.locator("#batch-files input[type=file]").set_input_files(long)
+    phone.get_by_role("button", name="Classify all").click()
+    expect(phone.locator(".igsp-table img")).to_have_count(1)
     for name in ("Classify", "Batch", "Learned", "Teach"):
         open_tab(phone, name)
         phone.wait_for_timeout(300)

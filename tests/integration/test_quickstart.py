@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from igsp_deploy.cli.quickstart import TASKS, run_quickstart
+from igsp_serve.demo.learned import default_evaluation
 from igsp_train import quickstart_data
 
 SETTINGS = ["model.backbone=debug", "learn.steps=4"]
@@ -28,6 +29,10 @@ def test_quickstart_prints_and_runs_commands_that_learn_export_verify_and_classi
     assert f"bundle  {out / 'bundle'}" in printed.out
     manifest = json.loads((out / "bundle" / "manifest.json").read_text())
     assert tuple(task["name"] for task in manifest["tasks"]) == TASKS
+
+    # What `igsp demo` shows of it: the accuracies that were printed above.
+    kept = json.loads(default_evaluation(out / "bundle").read_text())
+    assert tuple(kept["tasks"]) == TASKS
 
     run_quickstart(out, SETTINGS)  # goes on where it stands, and makes the bundle anew
     again = capsys.readouterr().err

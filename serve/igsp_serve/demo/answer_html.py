@@ -4,6 +4,7 @@ from html import escape
 
 from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.demo.ask import Answer, Question
+from igsp_serve.failures import without_paths
 
 NO_THRESHOLD = 1e29
 """Beyond it a task's evidence is infinite: it has no threshold."""
@@ -74,8 +75,8 @@ def evidence_html(prediction: Prediction) -> str:
 
 
 def problem_html(text: str) -> str:
-    """Something that the user can mend, where the answer would be."""
-    return f'<p class="igsp-problem" role="alert">{escape(text)}</p>'
+    """Something that the user can mend, where the answer would be. Places of this machine are left out."""
+    return f'<p class="igsp-problem" role="alert">{escape(without_paths(text))}</p>'
 
 
 def hint_html(text: str) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from igsp_deploy.bundle.preprocess import load_image
 from igsp_deploy.errors import UserError
 from igsp_serve.demo.answer_html import hint_html, problem_html
 from igsp_serve.demo.ask import Question, ask_many
 from igsp_serve.demo.context import Context
+from igsp_serve.demo.pictures import small_picture
 from igsp_serve.demo.uploads import new_file, read_upload, upload_path
+from igsp_serve.failures import without_paths
 
 MAX_FILES = 500
 """Images of one table."""
@@ -49,7 +52,7 @@ async def _chunk(context: Context, payloads: Sequence[Any], question: Question) 
         found = await ask_many(context.backend, images, question)
     except UserError as error:
         if len(payloads) == 1:
-            return [{**dict.fromkeys(COLUMNS, ""), "file": _name(payloads[0]), "error": str(error)}]
+            return [{**dict.fromkeys(COLUMNS, ""), "file": _name(payloads[0]), "error": without_paths(str(error))}]
         # One bad image among them: each by itself, so that the others get their labels.
         rows = []
         for payload in payloads:
@@ -89,10 +92,22 @@ def write_csv(rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def table_html(rows: Sequence[dict[str, Any]]) -> str:
-    """The first rows, which stack on a narrow screen."""
+def thumbnails(rows: Sequence[dict[str, Any]], payloads: Sequence[Any]) -> list[str]:
+    """A small picture of each row that is shown, as a data URL; empty where the image cannot be read."""
+    shown = []
+    for row, payload in list(zip(rows, payloads, strict=True))[:SHOWN]:
+        try:
+            shown.append("" if row["error"] else small_picture(load_image(read_upload(payload))))
+        except UserError:
+            shown.append("")
+    return shown
+
+
+def table_html(rows: Sequence[dict[str, Any]], pictures: Sequence[str]) -> str:
+    """The first rows with their pictures; on a narrow screen each is a small card."""
     lines = []
-    for row in rows[:SHOWN]:
+    for row, picture in zip(rows, pictures, strict=False):
+        shown = f'<img src="{picture}" alt="">' if picture else ""
         if row["error"]:
             cells = f'<td colspan="3" class="igsp-bad" data-name="problem">{escape(row["error"])}</td>'
         else:
@@ -101,12 +116,12 @@ def table_html(rows: Sequence[dict[str, Any]]) -> str:
                 f'<td data-name="sure">{100 * row["score"]:.1f} %</td>'
                 f'<td data-name="task">{escape(row["task"] or "plain CLIP")}</td>'
             )
-        lines.append(f'<tr><th scope="row">{escape(row["file"])}</th>{cells}</tr>')
+        lines.append(f'<tr><td>{shown}</td><th scope="row">{escape(row["file"])}</th>{cells}</tr>')
     bad = sum(bool(row["error"]) for row in rows)
     told = f"{len(rows) - bad} images classified" + (f", {bad} could not be read" if bad else "")
     more = f" The first {SHOWN} are shown; the file has all." if len(rows) > SHOWN else ""
     return (
-        f'<table class="igsp-table"><caption>{told}.{more}</caption><thead><tr><th scope="col">file</th>'
+        f'<table class="igsp-table"><caption>{told}.{more}</caption><thead><tr><td></td><th scope="col">file</th>'
         f'<th scope="col">label</th><th scope="col">sure</th><th scope="col">task</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
@@ -129,7 +144,8 @@ def add_batch_tab(context: Context) -> gr.Dropdown:
         except UserError as error:
             return problem_html(str(error)), gr.DownloadButton(visible=False)
         written = await asyncio.to_thread(write_csv, rows)
-        return table_html(rows), gr.DownloadButton(value=str(written), visible=True)
+        pictures = await asyncio.to_thread(thumbnails, rows, payloads)
+        return table_html(rows, pictures), gr.DownloadButton(value=str(written), visible=True)
 
     button.click(on_click, [files, task], [table, download], preprocess=False, api_visibility="private")
     return task

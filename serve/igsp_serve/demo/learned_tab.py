@@ -9,7 +9,7 @@ from igsp_serve.demo.learned import shared_experts, sizes
 from igsp_serve.demo.learned_html import matrix_html, sharing_html, sizes_html, tasks_html
 
 NOT_MEASURED = (
-    "The accuracies were not measured yet. `igsp evaluate MODEL --json > FILE` measures them, and "
+    "The accuracies were not measured yet. `igsp evaluate MODEL --out FILE` measures them, and "
     "`igsp demo BUNDLE --evaluation FILE` shows them here."
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import ImageError, load_image
+from igsp_deploy.runtime.classifier import Classifier
 from igsp_deploy.runtime.image_files import SUFFIXES
 from igsp_serve.demo.model_files import ModelTask
 from igsp_serve.demo.uploads import new_file
@@ -49,13 +50,44 @@ def card_pictures(task: ModelTask) -> list[tuple[str, str]]:
             image = load_image(path)
         except ImageError:
             continue
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        buffer = io.BytesIO()
-        square.resize((CARD_SIDE, CARD_SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
-        shown.append((label, "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()))
+        shown.append((label, small_picture(image)))
     return shown
+
+
+def small_picture(image: Image.Image) -> str:
+    """The middle of an image as a data URL."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    buffer = io.BytesIO()
+    square.resize((CARD_SIDE, CARD_SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def most_telling_first(classifier: Classifier, files: Sequence[tuple[str, Path]]) -> list[Path]:
+    """The images, first one that the model gets right, by itself, and plain CLIP wrong: the surest such.
+
+    Args:
+        classifier: the model.
+        files: class and file of each; those that cannot be read are left out.
+    """
+    readable, pixels = [], []
+    for label, path in files:
+        try:
+            pixels.append(classifier.load(path))
+        except ImageError:
+            continue
+        readable.append((label, path))
+    if not readable:
+        return []
+    gains = []
+    for (label, _), found, plain in zip(
+        readable, classifier.classify(pixels, "auto"), classifier.classify(pixels, "none"), strict=True
+    ):
+        gains.append(found.scores[0] if found.labels[0] == label != plain.labels[0] else 0.0)
+    first = gains.index(max(gains))
+    paths = [path for _, path in readable]
+    return [paths[first], *paths[:first], *paths[first + 1 :]]
 
 
 def copy_examples(files: Sequence[Path]) -> list[Path]:

@@ -13,8 +13,9 @@ from igsp_serve.demo.ask import Question, ask
 from igsp_serve.demo.batch_tab import classify_files, write_csv
 from igsp_serve.demo.context import Context
 from igsp_serve.demo.learned import describe_tasks, shared_experts, sizes
-from igsp_serve.demo.teach_tab import STEPS, teach_archive
+from igsp_serve.demo.teach_tab import STEPS, check_steps, teach_archive
 from igsp_serve.demo.uploads import read_upload
+from igsp_serve.failures import without_paths
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def _add_teaching(context: Context, archive: gr.File, result: gr.JSON) -> None:
         archive: Any, name: str, words: str = "", template: str = DEFAULT_TEMPLATE, steps: float = STEPS
     ) -> dict[str, Any]:
         """Begin a lesson with a zip of class folders; ask `/lesson` how far it is."""
-        return _or_said(lambda: teach_archive(teacher, name, archive, words, template, int(steps)).to_json())
+        return _or_said(lambda: teach_archive(teacher, name, archive, words, template, check_steps(steps)).to_json())
 
     def lesson(lesson: str) -> dict[str, Any]:
         """How far a lesson is."""
@@ -134,4 +135,4 @@ def _or_said(run: Callable[[], T]) -> T:
 
 
 def _said(error: UserError) -> gr.Error:
-    return gr.Error(str(error), print_exception=False)
+    return gr.Error(without_paths(str(error)), print_exception=False)

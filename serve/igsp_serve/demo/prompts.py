@@ -3,7 +3,7 @@
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import DEFAULT_TEMPLATE
 
-MAX_PROMPTS = 500
+MAX_PROMPTS = 1000
 """Lines that are taken; each is a run of the text tower."""
 MAX_LENGTH = 300
 """Characters of one line."""

@@ -10,7 +10,7 @@ from igsp_deploy.runtime.providers import Provider
 from igsp_serve.demo.backend import ClassifierBackend
 from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks
-from igsp_serve.demo.pictures import copy_examples, example_files
+from igsp_serve.demo.pictures import copy_examples, example_files, most_telling_first
 from igsp_serve.demo.teacher import Teacher
 
 EXAMPLES_SHOWN = 14
@@ -53,7 +53,8 @@ def make_app(
         files = find_images([examples])[:EXAMPLES_SHOWN]
     else:
         each = max(1, EXAMPLES_SHOWN // max(1, len(tasks)))
-        files = [path for task in tasks for _, path in example_files(task.source, task.classes, each)]
+        found = [one for task in tasks for one in example_files(task.source, task.classes, each)]
+        files = most_telling_first(classifier, found)
     if teach and model is not None:
         teacher = Teacher(backend, model, kept)
 

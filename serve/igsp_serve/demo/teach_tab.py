@@ -2,6 +2,8 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,10 @@ def teach_archive(teacher: Teacher, name: str, payload: Any, words: str, templat
     classes = tuple(sorted({member.label for member in members}))
     display = _read_words(words, classes)
     folder = teacher.folder_for(name)
-    unpack(upload_path(payload)[0], members, folder)
-    return _begin(teacher, name, folder, classes, len(members), display, template, steps)
+    with _or_nothing(teacher, folder):
+        unpack(upload_path(payload)[0], members, folder)
+        write_json(folder / "classes.json", {"template": template, "classes": display})
+        return teacher.teach(name, folder, classes, len(members), steps)
 
 
 def teach_classes(teacher: Teacher, name: str, staged: Staged, template: str, steps: int) -> Lesson:
@@ -62,34 +66,34 @@ def teach_classes(teacher: Teacher, name: str, staged: Staged, template: str, st
     name = teacher.check_name(name)
     template = check_template(template)
     check_classes({label: len(files) for label, files in staged.items()})
+    for label, files in staged.items():
+        for file in files:
+            if not Path(file).is_file():
+                raise UserError(
+                    f"The images of class {label!r} are not here any more: they are kept for an hour. Reload the page "
+                    "and add the classes again."
+                )
     folder = teacher.folder_for(name)
-    try:
+    with _or_nothing(teacher, folder):
         for label, files in staged.items():
             (folder / check_label(label)).mkdir(parents=True)
             for number, file in enumerate(files):
                 shutil.copyfile(file, folder / label / f"{number:05d}{Path(file).suffix.lower()}")
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise explain_os_error(error, folder) from error
-    images = sum(len(files) for files in staged.values())
-    return _begin(teacher, name, folder, tuple(sorted(staged)), images, {}, template, steps)
+        write_json(folder / "classes.json", {"template": template, "classes": {}})
+        images = sum(len(files) for files in staged.values())
+        return teacher.teach(name, folder, tuple(sorted(staged)), images, steps)
 
 
-def _begin(
-    teacher: Teacher,
-    name: str,
-    folder: Path,
-    classes: tuple[str, ...],
-    images: int,
-    display: dict[str, str],
-    template: str,
-    steps: int,
-) -> Lesson:
+@contextmanager
+def _or_nothing(teacher: Teacher, folder: Path) -> Iterator[None]:
+    """Nothing stays in `folder` unless a lesson begins."""
     try:
-        write_json(folder / "classes.json", {"template": template, "classes": display})
-        return teacher.teach(name, folder, classes, images, int(steps))
+        yield
+    except OSError as error:
+        teacher.give_up(folder)
+        raise explain_os_error(error, folder) from error
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        teacher.give_up(folder)
         raise
 
 
@@ -164,7 +168,7 @@ def add_teach_tab(context: Context, teacher: Teacher) -> None:
                     from_zip = gr.Button("Teach it from the zip", variant="primary", elem_id="teach-start")
                 with gr.Tab("Class by class"):
                     label = gr.Textbox(label="Name of a class", placeholder="for example: red mug")
-                    files = gr.File(label="Its images", file_count="multiple", height=170)
+                    files = gr.File(label="Its images", file_count="multiple", height=170, elem_id="teach-files")
                     add = gr.Button("Add this class")
                     collected = gr.HTML(_staged_html({}), elem_id="teach-classes")
                     from_classes = gr.Button("Teach it these classes", variant="primary")
@@ -199,23 +203,23 @@ def add_teach_tab(context: Context, teacher: Teacher) -> None:
 
     def begin_zip(name: str, payload: Any, words: str, template: str, steps: float) -> str:
         try:
-            begun = teach_archive(teacher, name, payload, words, template, _steps(steps))
+            begun = teach_archive(teacher, name, payload, words, template, check_steps(steps))
         except UserError as error:
             return problem_html(str(error))
         return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes. It goes on if you leave.")
 
     def begin_classes(name: str, staged: Staged, template: str, steps: float) -> tuple[str, Any, str]:
         try:
-            begun = teach_classes(teacher, name, staged, template, _steps(steps))
+            begun = teach_classes(teacher, name, staged, template, check_steps(steps))
         except UserError as error:
             return problem_html(str(error)), staged, _staged_html(staged)
         return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes."), {}, _staged_html({})
 
-    def on_add(staged: Staged, label: str, payloads: Any) -> tuple[Any, str, str, Any]:
+    def on_add(staged: Staged, label: str, payloads: Any) -> tuple[Any, str, Any, Any]:
         try:
             staged = stage_class(staged, label, payloads)
         except UserError as error:
-            return staged, problem_html(str(error)), label, payloads
+            return staged, problem_html(str(error)), gr.skip(), gr.skip()
         return staged, _staged_html(staged), "", None
 
     def on_tick(seen: int) -> list[Any]:
@@ -233,24 +237,32 @@ def add_teach_tab(context: Context, teacher: Teacher) -> None:
         ]
 
     def on_cancel(chosen: str | None) -> str:
+        if not chosen:
+            return problem_html("Choose a lesson first.")
         try:
-            cancelled = teacher.cancel(chosen or "")
+            cancelled = teacher.cancel(chosen)
         except UserError as error:
             return problem_html(str(error))
         return hint_html(f"Cancelling {cancelled.task}.")
 
     def on_remove(chosen: str | None) -> tuple[str, Any]:
-        return _change(lambda: context.backend.remove_task(chosen or ""), teacher, f"{chosen} is removed."), None
+        if not chosen:
+            return problem_html("Choose a task first."), None
+        return _change(lambda: context.backend.remove_task(chosen), teacher, f"{chosen} is removed."), None
 
     def on_back(chosen: str | None) -> tuple[str, Any]:
-        return _change(lambda: teacher.put_back(chosen or ""), teacher, f"{chosen} is back."), None
+        if not chosen:
+            return problem_html("Choose a task first."), None
+        return _change(lambda: teacher.put_back(chosen), teacher, f"{chosen} is back."), None
 
     quiet: dict[str, Any] = {"api_visibility": "private"}
     outputs = [seen, progress, stopping, lesson, removable, gone]
     timer.tick(on_tick, seen, outputs, show_progress="hidden", queue=False, **quiet)
-    from_zip.click(begin_zip, [name, archive, words, template, steps], said, preprocess=False, **quiet)
+    # As they come: what is wrong with a value is told in our words.
+    quiet["preprocess"] = False
+    from_zip.click(begin_zip, [name, archive, words, template, steps], said, **quiet)
     from_classes.click(begin_classes, [name, staged, template, steps], [said, staged, collected], **quiet)
-    add.click(on_add, [staged, label, files], [staged, collected, label, files], preprocess=False, **quiet)
+    add.click(on_add, [staged, label, files], [staged, collected, label, files], **quiet)
     cancel.click(on_cancel, lesson, said, **quiet)
     remove.click(on_remove, removable, [said, removable], **quiet)
     back.click(on_back, gone, [said, gone], **quiet)
@@ -269,7 +281,12 @@ def _names(context: Context) -> list[str]:
     return [task.name for task in context.backend.tasks()]
 
 
-def _steps(value: Any) -> int:
+def check_steps(value: Any) -> int:
+    """Return `value` if it may be the number of steps of a lesson.
+
+    Raises:
+        UserError: it is something else.
+    """
     if not isinstance(value, (int, float)) or not 2 <= value <= 5000:
         raise UserError("Steps must be a whole number from 2 to 5,000.")
     return int(value)

@@ -21,10 +21,12 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_json
 from igsp_deploy.names import check_task_name
 from igsp_serve.demo.backend import DemoBackend
+from igsp_serve.demo.journal import Journal
 from igsp_serve.demo.learned import default_evaluation
 from igsp_serve.demo.lesson import Lesson, Stage
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks, take_back_last
-from igsp_serve.demo.worker import IGSP, TRAIN, Stopped, Worker
+from igsp_serve.demo.worker import Stopped, Worker
+from igsp_serve.failures import without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Teacher:
         self._lessons: list[Lesson] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._journal = Journal(model)
+        self._journal.open()
         check_same_model(model, read_model_tasks(model), backend.manifest)
         self._thread = threading.Thread(target=self._loop, name="igsp-teacher", daemon=True)
         self._thread.start()
@@ -89,21 +93,38 @@ class Teacher:
         Raises:
             UserError: bad or taken.
         """
-        name = name.strip().lower().replace(" ", "-")
-        check_task_name(name)
+        name = (name or "").strip().lower().replace(" ", "-")
+        if not name:
+            raise UserError("Give the new task a name, for example: mugs.")
+        try:
+            check_task_name(name)
+        except UserError as error:
+            raise UserError(
+                f"{name[:64]!r} cannot be the name of a task: use 1 to 64 letters, digits, - and _, and a letter or "
+                "digit first; auto, none and plain are taken."
+            ) from error
         taken = {task.name for task in read_model_tasks(self.model)} | {x.task for x in self.lessons() if not x.over}
         if name in taken:
             raise UserError(f"There is a task {name!r} already. Choose another name.")
         return name
 
     def folder_for(self, name: str) -> Path:
-        """Where the images of a new task go: they stay there, for measuring and to be looked at."""
-        folder = self.model.parent / f"{self.model.name}-taught" / name
+        """Where the images of a new task go: they stay there, for measuring and to be looked at.
+
+        From now on a lesson that does not come to its end leaves nothing there; `give_up` says that none begins.
+        """
+        folder = self._journal.folder / name
         number = 1
         while folder.exists():
             number += 1
             folder = folder.with_name(f"{name}-{number}")
+        self._journal.begin(folder, name)
         return folder
+
+    def give_up(self, source: Path) -> None:
+        """No lesson comes of the images in `source`, or it came to no end: nothing of it stays."""
+        shutil.rmtree(source, ignore_errors=True)
+        self._journal.end(source)
 
     def teach(self, task: str, source: Path, classes: tuple[str, ...], images: int, steps: int) -> Lesson:
         """Put a lesson into the queue.
@@ -141,7 +162,7 @@ class Teacher:
                 raise UserError(f"{lesson.task!r} is learned already. You can remove it from the list of tasks.")
             lesson.cancelled = True
             if lesson.stage == "waiting":
-                shutil.rmtree(lesson.source, ignore_errors=True)
+                self.give_up(lesson.source)
                 self._end(lesson, "cancelled")
             else:
                 self._worker.stop()
@@ -179,6 +200,10 @@ class Teacher:
             self._changed.notify_all()
         self._worker.stop()
         self._thread.join(timeout=15)
+        for lesson in self._lessons:
+            if lesson.stage == "waiting":
+                self.give_up(lesson.source)
+        self._journal.close()
 
     # How.
 
@@ -203,17 +228,19 @@ class Teacher:
 
     def _give(self, lesson: Lesson) -> None:
         bundle = self._new_bundle()
+        self._journal.begin(lesson.source, lesson.task, bundle)
         added = False
         outcome: Stage = "failed"
         try:
             self._learn(lesson)
             self._enter(lesson, "exporting")
             self._worker.run(
-                [*IGSP, "export", str(self.model), str(bundle), "--check-images", str(CHECK_IMAGES), "--no-latency"]
+                ["export", str(self.model), str(bundle), "--check-images", str(CHECK_IMAGES), "--no-latency"]
             )
             self._enter(lesson, "adding")
             self._backend.add_task(bundle, lesson.task)
             added = True
+            self._journal.end(lesson.source)
             self._use(bundle)
             lesson.result = {**lesson.result, "bundle": bundle.name}
             self._measure(lesson)
@@ -221,15 +248,15 @@ class Teacher:
         except Stopped:
             outcome = "done" if added else "cancelled"
         except UserError as error:
-            lesson.message = str(error)
+            lesson.message = without_paths(str(error))
         except Exception as error:  # the next lesson must not suffer from it
             logger.exception("a lesson failed")
-            lesson.message = f"Something went wrong here: {error}"
+            lesson.message = without_paths(f"Something went wrong here: {error}")
         if not added:
             # Before anybody is told, for the name may be used again then.
             shutil.rmtree(bundle, ignore_errors=True)
             take_back_last(self.model, lesson.task, lesson.source)
-            shutil.rmtree(lesson.source, ignore_errors=True)
+            self.give_up(lesson.source)
         with self._changed:
             self._end(lesson, outcome)
             self._note()
@@ -245,7 +272,7 @@ class Teacher:
                 self._note()
 
         settings = ["--set", f"learn.steps={lesson.steps}", "--set", f"learn.checkpoint_every={NEVER}"]
-        arguments = [*TRAIN, str(self.model), "--task", f"{lesson.task}={lesson.source}", *settings]
+        arguments = ["train", str(self.model), "--task", f"{lesson.task}={lesson.source}", *settings, "--json"]
         self._worker.run(arguments, heard)
 
     def _measure(self, lesson: Lesson) -> None:
@@ -256,7 +283,7 @@ class Teacher:
             write_json(self.evaluation, found)
             write_json(default_evaluation(self.bundle), found)
         except UserError as error:
-            lesson.message = f"The accuracies of all tasks could not be measured: {error}"
+            lesson.message = without_paths(f"The accuracies of all tasks could not be measured: {error}")
 
     def _enter(self, lesson: Lesson, stage: Stage) -> None:
         with self._changed:
@@ -288,4 +315,4 @@ def measure(run: Callable[[list[str]], str], model: Path) -> Any:
     Raises:
         UserError: it failed, for example because test images are gone.
     """
-    return json.loads(run([*IGSP, "evaluate", str(model), "--json"]))
+    return json.loads(run(["evaluate", str(model), "--json"]))

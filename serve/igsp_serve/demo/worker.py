@@ -1,4 +1,4 @@
-"""A process of its own for what needs torch: `python -m igsp_train.worker`, `igsp export`, `igsp evaluate`."""
+"""A process of its own for what needs torch: `igsp train --json`, `igsp export`, `igsp evaluate --json`."""
 
 import contextlib
 import json
@@ -16,8 +16,16 @@ from igsp_deploy.errors import UserError
 PATIENCE_S = 10.0
 """How long a process may take to end after it was asked to, before it is killed."""
 
-IGSP = ("-m", "igsp_deploy.cli.main")
-TRAIN = ("-m", "igsp_train.worker")
+_BOUND = """
+import ctypes, os, signal, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux alone
+if prctl is not None:
+    prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; it stays over execv
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the server is gone")
+os.execv(sys.executable, [sys.executable, "-m", "igsp_deploy.cli.main", *sys.argv[2:]])
+"""
+"""Runs `igsp` so that it ends when the server does, even if that was killed: nobody would use what it makes."""
 
 
 class Stopped(Exception):
@@ -34,10 +42,10 @@ class Worker:
         self._stopped = False
 
     def run(self, arguments: Sequence[str], on_line: Callable[[dict[str, Any]], None] | None = None) -> str:
-        """Run Python with `arguments` to its end.
+        """Run `igsp` with `arguments` to its end.
 
         Args:
-            arguments: of the interpreter.
+            arguments: command and what it takes.
             on_line: gets every line of stdout that is JSON.
 
         Returns:
@@ -53,7 +61,7 @@ class Worker:
                 if self._stopped:
                     raise Stopped
                 self._process = process = subprocess.Popen(
-                    [sys.executable, *arguments],
+                    [sys.executable, "-c", _BOUND, str(os.getpid()), *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=errors,

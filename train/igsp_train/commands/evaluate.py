@@ -11,7 +11,9 @@ EXAMPLES = """Examples:
 
 igsp evaluate model
 
-igsp evaluate model --task digits=data/new_digits --json"""
+igsp evaluate model --task digits=data/new_digits --json
+
+igsp evaluate model --out bundle.evaluation.json"""
 
 
 def evaluate(
@@ -21,6 +23,10 @@ def evaluate(
         typer.Option(metavar="NAME=SOURCE", help="Test images of a task from elsewhere than where it was learned."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep everything as JSON; `igsp demo` shows BUNDLE.evaluation.json."),
+    ] = None,
 ) -> None:
     """Measure MODEL on the test images of all its tasks, with the task given and with the task chosen."""
     sources = parse_tasks(task or [])
@@ -28,9 +34,12 @@ def evaluate(
     import json as json_format
 
     from igsp_deploy import Model
+    from igsp_deploy.files import write_json
     from igsp_train.commands.tables import print_evaluation, table_console
 
     result = Model.open(model).evaluate(sources)
+    if out is not None:
+        write_json(out, result)
     if json:
         print(json_format.dumps(result, indent=2))
     else:

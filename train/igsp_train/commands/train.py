@@ -1,11 +1,18 @@
 """`igsp train`: learn tasks into a model folder."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from igsp_train.commands.tasks import parse_tasks
+
+if TYPE_CHECKING:
+    from igsp_deploy.config import RunConfig
+
+TOLD = ("val_accuracy", "val_zero_shot", "experts_new", "experts_reused", "phase1_steps", "seconds")
+"""What --json tells of a learned task beside its parameters."""
 
 EXAMPLES = """Examples:
 
@@ -15,7 +22,9 @@ igsp train model --config run.yaml --set learn.steps=100
 
 igsp train model --task digits=hf:ylecun/mnist --task planes='torchvision:FGVCAircraft?root=data'
 
-igsp train model --benchmark mtil --order 1 --data-root data"""
+igsp train model --benchmark mtil --order 1 --data-root data
+
+igsp train model --task digits=data/digits --json"""
 
 
 def train(
@@ -53,6 +62,9 @@ def train(
     discard: Annotated[
         bool, typer.Option("--discard", help="Drop an unfinished task of other settings, instead of refusing.")
     ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Tell every step and every learned task on stdout, one JSON object a line.")
+    ] = False,
 ) -> None:
     """Learn tasks one after another into MODEL.
 
@@ -86,6 +98,8 @@ def train(
     tasks = {**tasks_of_benchmark, **settings.tasks, **given}
     if not tasks:
         raise UsageError("there is nothing to learn. Give at least one task: --task shoes=data/shoes")
+    if json and num_processes > 1:
+        raise UsageError("--json goes with one process. Leave out --num-processes.")
 
     # Last, because torch takes seconds: what is wrong with the command is said before.
     import dataclasses
@@ -97,6 +111,9 @@ def train(
     from igsp_train.sequence import train_sequence
 
     settings = dataclasses.replace(settings, tasks=tasks)
+    if json:
+        _learn_and_tell(model, settings, discard)
+        return
     if num_processes > 1:
         train_in_processes(model, settings, num_processes, discard=discard)
         print(model)
@@ -105,6 +122,44 @@ def train(
         train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
         if ranks.first:
             print(model)
+
+
+def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool) -> None:
+    """Learn; on stdout `{"event": "step", ...}` after every step and `{"event": "learned", ...}` after every task.
+
+    SIGTERM ends it at once; what was learned before stays.
+    """
+    import json as json_format
+    import signal
+    import sys
+
+    def say(event: dict[str, Any]) -> None:
+        print(json_format.dumps(event), flush=True)
+
+    # As an exception: scratch folders are removed on the way out.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        _learn_one_by_one(model, settings, discard, say)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _learn_one_by_one(model: Path, settings: "RunConfig", discard: bool, say: Callable[[dict[str, Any]], None]) -> None:
+    import dataclasses
+
+    from igsp_train.learn import StepReport
+    from igsp_train.sequence import train_sequence
+
+    for name, source in settings.tasks.items():
+
+        def step(report: StepReport, name: str = name) -> None:
+            say({"event": "step", "task": name, "steps": settings.learn.steps, **dataclasses.asdict(report)})
+
+        one = dataclasses.replace(settings, tasks={name: source})
+        folder = train_sequence(model, one, report=step, discard=discard)
+        record = next(task for task in folder.tasks if task.name == name)
+        told = {key: record.metrics.get(key) for key in TOLD}
+        say({"event": "learned", "task": name, "parameters": record.kept_parameters, **told})
 
 
 def _benchmark(
