@@ -70,8 +70,12 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_bytes_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write `value` as indented JSON, atomically. A path that is no text (not UTF-8) is kept by escapes."""
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        data = json.dumps(value, indent=2).encode()
+    write_bytes_atomic(path, data + b"\n")
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -81,7 +85,7 @@ def read_json(path: Path, what: str) -> Any:
         UserError: the file is missing, not UTF-8 or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError as error:
         raise UserError(f"{what}: {path} does not exist. Check the path.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from igsp_deploy.errors import UserError
@@ -9,6 +10,25 @@ from igsp_deploy.files import explain_os_error
 from igsp_deploy.locks import try_lock
 
 LOCK = ".lock"
+_WEIGHTS: ContextVar[str | None] = ContextVar("weights", default=None)
+
+
+@contextmanager
+def weights_at(place: Path | None) -> Iterator[None]:
+    """Look for the checkpoint of a model's backbone there, not where it lay when the model was made.
+
+    Whether it is the right one is decided by the hash of its weights, not by its name.
+    """
+    token = _WEIGHTS.set(None if place is None else str(place))
+    try:
+        yield
+    finally:
+        _WEIGHTS.reset(token)
+
+
+def weights_place() -> str | None:
+    """What `weights_at` says, or None."""
+    return _WEIGHTS.get()
 
 
 def require_model(path: Path) -> None:

@@ -1,6 +1,13 @@
+# ruff: noqa: E402
 """The `igsp` command: registers the commands and turns mistakes of the user into one line."""
 
+# First of all: from here on Ctrl-C is one line.
+from igsp_deploy.cli.interrupts import INTERRUPTED, handle_interrupts
+
+handle_interrupts()
+
 import importlib
+import io
 import os
 import sys
 from typing import Annotated
@@ -45,9 +52,6 @@ EXTRAS = {
 
 WHOLE = {"export": "export", "bench": "export", "quickstart": "quickstart"}
 """Command -> extra that brings all it needs, where a module of it (torch) comes with several."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells report it."""
 
 app = typer.Typer(
     name="igsp",
@@ -109,11 +113,26 @@ def main() -> None:
     # Idle threads of torch sleep instead of spinning: on a machine that does other work too, spinning made learning
     # several times slower. Read when torch is imported, which no command does before this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text at all
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `igsp ... | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # whatever no command foresaw
+        place = f" ({os.fsdecode(error.filename)})" if error.filename is not None else ""
+        print(
+            f"error: {error.strerror or error}{place}. Check the path, its permissions and the disk.", file=sys.stderr
+        )
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise

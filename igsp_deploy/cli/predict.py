@@ -46,10 +46,9 @@ def predict(
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
-    for text in classifier.cut_prompts(texts or []):
-        print(
-            f"longer than the {classifier.manifest.backbone.context_length} tokens read, cut: {text}", file=sys.stderr
-        )
+    for text in classifier.cut_prompts(texts) if texts else ():
+        length = classifier.manifest.backbone.context_length
+        print(f"this prompt is longer than the {length} tokens that are read, and is cut: {text}", file=sys.stderr)
     results: list[dict[str, Any]] = []
     for start in range(0, len(paths), BATCH):
         _show_progress(start, len(paths))

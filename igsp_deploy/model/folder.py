@@ -28,7 +28,7 @@ from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, co
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
-from igsp_deploy.model_path import is_unused, locked_model, require_model
+from igsp_deploy.model_path import is_unused, locked_model, require_model, weights_place
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 1
@@ -161,7 +161,16 @@ class ModelFolder:
         Raises:
             UserError: it cannot be loaded, or its weights are not the ones the model was made with.
         """
-        backbone = load_backbone(self.config.backbone, self.config.pretrained)
+        place = weights_place() or self.config.pretrained
+        try:
+            backbone = load_backbone(self.config.backbone, place)
+        except UserError as error:
+            if place is None or Path(place).exists():
+                raise
+            raise UserError(
+                f"{error} If the checkpoint lies elsewhere now, name its place: --pretrained PATH "
+                "(for `igsp train`: --set model.pretrained=PATH)."
+            ) from error
         self.check_backbone(backbone)
         return backbone
 

@@ -25,7 +25,7 @@ from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model_path import locked_model
+from igsp_deploy.model_path import locked_model, weights_at
 from igsp_deploy.names import PLAIN
 from igsp_train.checkpoint import FOLDER as IN_PROGRESS
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
@@ -92,6 +92,9 @@ def train_sequence(
         )
         for name, source in config.tasks.items()
     }
+    if config.model.pretrained and Path(config.model.pretrained).is_file():  # the same place from any folder
+        place = str(Path(config.model.pretrained).resolve())
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=place))
     fresh = not (model_path / "config.json").exists()
     # Before the folder is made, for what is wrong with it is said before anything is written.
     backbone = load_backbone(config.model.backbone, config.model.pretrained) if fresh and ranks.first else None
@@ -131,7 +134,8 @@ def _open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | No
     folder = ModelFolder.open(model_path)
     _check_same_settings(folder, config)
     if backbone is None:
-        return folder, folder.load_backbone()
+        with weights_at(Path(config.model.pretrained) if config.model.pretrained else None):
+            return folder, folder.load_backbone()
     folder.check_backbone(backbone)
     return folder, backbone
 
@@ -304,6 +308,8 @@ def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
     ]
     for section, given, stored, default in pairs:
         for field in dataclasses.fields(given):
+            if field.name == "pretrained":
+                continue  # a checkpoint may have moved: the hash of its weights decides
             value = getattr(given, field.name)
             if value != getattr(default, field.name) and value != getattr(stored, field.name):
                 raise UserError(

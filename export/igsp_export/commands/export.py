@@ -86,6 +86,9 @@ def export(
     with_text: Annotated[
         bool, typer.Option("--with-text", help="With --fold: a graph for own prompts too.", rich_help_panel=_FOLD)
     ] = False,
+    pretrained: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
+    ] = None,
 ) -> None:
     """Write MODEL as BUNDLE: one ONNX graph for all tasks, checked against PyTorch, with all that serving needs.
 
@@ -108,44 +111,47 @@ def export(
 
     from rich.console import Console
 
+    from igsp_deploy.model_path import weights_at
+
     progress = Console(stderr=True)
     precisions = tuple(precision or ("fp32",))
-    if fold is not None:
-        from igsp_export.fold import fold_model
+    with weights_at(pretrained):
+        if fold is not None:
+            from igsp_export.fold import fold_model
 
-        result = fold_model(
-            model,
-            fold,
-            bundle,
-            precision=precisions,
-            opset=opset,
-            batch=batch,
-            with_text=with_text,
-            check_limit=check_images,
-            console=progress,
-        )
-    else:
-        from igsp_export.export import export_bundle
+            result = fold_model(
+                model,
+                fold,
+                bundle,
+                precision=precisions,
+                opset=opset,
+                batch=batch,
+                with_text=with_text,
+                check_limit=check_images,
+                console=progress,
+            )
+        else:
+            from igsp_export.export import export_bundle
 
-        result = export_bundle(
-            model,
-            bundle,
-            precision=precisions,
-            opset=opset,
-            check_limit=check_images,
-            adapters=onnx_adapter,
-            experts=experts,
-            console=progress,
-        )
-        result |= _other_shapes(bundle, standalone=standalone, triton=triton, device=triton_device)
-        if push is not None:
-            from igsp_export.hub import push as upload
+            result = export_bundle(
+                model,
+                bundle,
+                precision=precisions,
+                opset=opset,
+                check_limit=check_images,
+                adapters=onnx_adapter,
+                experts=experts,
+                console=progress,
+            )
+            result |= _other_shapes(bundle, standalone=standalone, triton=triton, device=triton_device)
+            if push is not None:
+                from igsp_export.hub import push as upload
 
-            result["pushed"] = upload(bundle, push, private=private)
-        if latency:
-            from igsp_export.bench.run import latency_table
+                result["pushed"] = upload(bundle, push, private=private)
+            if latency:
+                from igsp_export.bench.run import latency_table
 
-            result["latency"] = latency_table(bundle, model, console=progress)
+                result["latency"] = latency_table(bundle, model, console=progress)
     _show(result, bundle, json)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import new_folder, write_bytes_atomic
+from igsp_deploy.files import new_folder, read_json, write_bytes_atomic, write_json
 
 DIES = """
 import os, pathlib, sys
 import pytest
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import new_folder, write_bytes_atomic
+from igsp_deploy.files import new_folder, read_json, write_bytes_atomic, write_json
 with new_folder(pathlib.Path(sys.argv[1])) as scratch:
     (scratch / "half").write_text("x")
     os._exit(9)
@@ -63,3 +63,10 @@ def test_a_full_disk_on_flushing_is_not_passed_over(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match="disk is not full"):
         write_bytes_atomic(tmp_path / "a", b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_json_keeps_a_path_that_is_no_text_and_reads_a_file_with_a_mark(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"source": "caf\udce9", "name": "caf\u00e9"})
+    assert read_json(tmp_path / "a.json", "test") == {"source": "caf\udce9", "name": "caf\u00e9"}
+    (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf" + '{"a": "\u00e9"}'.encode())
+    assert read_json(tmp_path / "b.json", "test") == {"a": "\u00e9"}

@@ -1,5 +1,6 @@
 """The model folder: round trip, damage, foreign backbones, full disks."""
 
+import dataclasses
 import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from igsp_deploy.model.backbone import Backbone, load_backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics
-from igsp_deploy.model_path import locked_model
+from igsp_deploy.model_path import locked_model, weights_at
 
 
 def learned_task(folder: ModelFolder, seed: int) -> tuple[TaskRecord, LearnedTask]:
@@ -284,3 +285,26 @@ def test_a_model_decodes_images_as_it_was_measured(model: ModelFolder) -> None:
     other = load_backbone("debug")
     old.check_backbone(other)
     assert other.preprocess.decoding == "plain"
+
+
+def test_a_checkpoint_that_moved_is_looked_for_where_one_says(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    def load(name: str, place: str | None) -> Backbone:
+        asked.append(place)
+        if place == "gone.pt":
+            raise UserError("no such file exists.")
+        return load_backbone("debug")
+
+    monkeypatch.setattr(folder_module, "load_backbone", load)
+    model.config = dataclasses.replace(model.config, backbone="ViT-B-32", pretrained="gone.pt")
+    with pytest.raises(UserError, match=r"elsewhere now, name its place: --pretrained PATH"):
+        model.load_backbone()
+    with weights_at(tmp_path / "here.pt"):
+        model.load_backbone()
+    assert asked == ["gone.pt", str(tmp_path / "here.pt")]
+    model.identity["weight_hash"] = "0" * 64
+    with weights_at(tmp_path / "here.pt"), pytest.raises(UserError, match="was made with backbone"):
+        model.load_backbone()

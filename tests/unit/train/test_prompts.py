@@ -34,9 +34,7 @@ def test_two_classes_of_the_same_tokens_are_refused_by_name(backbone: str, one: 
     with pytest.raises(UserError, match="CLIP cannot tell") as caught:
         check_prompts(_task("cat", one, other), load_backbone(backbone), lambda _: None)
     for name in (one, other):
-        assert name[-10:] in str(caught.value).encode().decode("unicode_escape") or repr(name)[-10:-1] in str(
-            caught.value
-        )
+        assert name[-8:] in str(caught.value)
 
 
 def test_a_cut_prompt_is_said_once() -> None:

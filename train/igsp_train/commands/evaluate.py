@@ -22,6 +22,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="Test images of a task from elsewhere than where it was learned."),
     ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     out: Annotated[
         Path | None,
@@ -35,9 +38,11 @@ def evaluate(
 
     from igsp_deploy import Model
     from igsp_deploy.files import write_json
+    from igsp_deploy.model_path import weights_at
     from igsp_train.commands.tables import print_evaluation, table_console
 
-    result = Model.open(model).evaluate(sources)
+    with weights_at(pretrained):
+        result = Model.open(model).evaluate(sources)
     if out is not None:
         write_json(out, result)
     if json:

@@ -29,6 +29,9 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="Test images of a task from elsewhere than where it was learned."),
     ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
+    ] = None,
 ) -> None:
     """Write one HTML page about MODEL: accuracy, growth, shared experts, examples, time and memory.
 
@@ -36,6 +39,8 @@ def report(
     """
     sources = parse_tasks(task or [])
 
+    from igsp_deploy.model_path import weights_at
     from igsp_train.report import make_report
 
-    print(make_report(model, out, title=title, images=images, evaluation=evaluation, sources=sources or None))
+    with weights_at(pretrained):
+        print(make_report(model, out, title=title, images=images, evaluation=evaluation, sources=sources or None))
