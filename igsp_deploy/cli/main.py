@@ -47,6 +47,7 @@ EXTRAS = {
     "httpx2": "serve",
     "gradio": "demo",
     "ray": "ray",
+    "opentelemetry": "otel",
 }
 """Module that only some commands need -> extra that brings it."""
 

@@ -63,6 +63,9 @@ class Rows:
         task_scores: float32 `[n, T]`.
         queue_s: longest time one of its images waited for the model.
         inference_s: time of the model calls that held its images, in all.
+        ready_at: when its first image was decoded, on the clock of `time.monotonic`.
+        began_at: when the model took its first image.
+        ended_at: when the model gave its last one.
     """
 
     features: NDArray[np.float32]
@@ -70,6 +73,9 @@ class Rows:
     task_scores: NDArray[np.float32]
     queue_s: float
     inference_s: float
+    ready_at: float = 0.0
+    began_at: float = 0.0
+    ended_at: float = 0.0
 
 
 class Job:
@@ -91,6 +97,7 @@ class Job:
         self.rows: list[tuple[NDArray[np.float32], np.int64, NDArray[np.float32]] | None] = [None] * len(task)
         self.queue_s = 0.0
         self.inference_s = 0.0
+        self.ready_at = self.began_at = self.ended_at = 0.0
 
     def finish(self) -> Rows:
         """All rows, in the order of the request."""
@@ -101,6 +108,9 @@ class Job:
             task_scores=np.stack([row[2] for row in rows]),
             queue_s=self.queue_s,
             inference_s=self.inference_s,
+            ready_at=self.ready_at,
+            began_at=self.began_at,
+            ended_at=self.ended_at,
         )
 
 
@@ -207,6 +217,7 @@ class Batcher:
                 return
             now = time.monotonic()
             job.ready.append((index, image, now))
+            job.ready_at = job.ready_at or now
             if not self._ready:
                 self._first_ready = now
             self._ready += 1
@@ -338,6 +349,7 @@ class Batcher:
                     finished.append(job)
             for job in {id(item[0]): item[0] for item in batch}.values():
                 job.inference_s += seconds
+                job.began_at, job.ended_at = job.began_at or start, start + seconds
         for job in finished:
             _settle(job.future, job.finish())
 

@@ -39,6 +39,7 @@ from igsp_serve.decode import decode, known_formats
 from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooLarge, Unavailable
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
+from igsp_serve.tracing import record_span
 from igsp_serve.watchers import ImageSource, Sample, Watchers
 
 logger = logging.getLogger(__name__)
@@ -435,6 +436,9 @@ class Service:
             expired = time.monotonic() >= deadline
             self.batcher.fail(job, DeadlineExceeded(), "expired" if expired else "cancelled")
             raise
+        record_span("decode", decoding.began_at, decoding.ended_at)
+        record_span("queue", rows.ready_at, rows.began_at)
+        record_span("infer", rows.began_at, rows.ended_at)
         return rows, decoding.seconds
 
     def _warm_up(self, snapshot: Snapshot) -> None:
@@ -522,6 +526,7 @@ class _Decoding:
         self._next = iter(range(len(images)))
         self._lock = threading.Lock()
         self.seconds = 0.0
+        self.began_at = self.ended_at = 0.0
 
     def start(self, turns: int) -> None:
         for _ in range(turns):
@@ -561,7 +566,9 @@ class _Decoding:
             service.batcher.fail(job, error, "failed")
             return
         with self._lock:
-            self.seconds += time.monotonic() - began
+            self.ended_at = time.monotonic()
+            self.began_at = self.began_at or began
+            self.seconds += self.ended_at - began
         service.batcher.put(job, index, pixels)
         self._turn()
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from igsp_serve.http.problems import failure, problem
 from igsp_serve.http.route_path import is_under, route_path
+from igsp_serve.tracing import current_trace, request_span
 
 logger = logging.getLogger("igsp_serve.access")
 errors = logging.getLogger("igsp_serve.errors")
@@ -70,68 +71,87 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.monotonic()
         if self._root_path:
             # Whether the proxy stripped it or not, the path is whole: applications mounted below rely on it.
             scope["root_path"] = self._root_path
             if not is_under(scope["path"], self._root_path):
                 scope["path"] = self._root_path + scope["path"]
-        given = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"x-request-id"), "")
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
         identity = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         # Starlette shares the state of the application with every request: a copy is ours.
         scope["state"] = {**scope.get("state", {}), "request_id": identity}
         current_request.set(identity)
-        status, sent = 0, 0
-
-        async def answer(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", identity.encode())]}
-                if self._draining():
-                    message["headers"].append((b"connection", b"close"))
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-            async with asyncio.timeout(self._send_timeout_s):
-                await send(message)
-
+        answer = _Answer(send, identity, closing=self._draining, timeout_s=self._send_timeout_s)
+        start = time.monotonic()
         self._active += 1
+        with request_span(scope["method"], headers) as span:
+            try:
+                await self._serve(scope, receive, answer)
+            finally:
+                self._active -= 1
+                route, status = self._route(scope), answer.status or CLIENT_LEFT
+                span.answered(scope["method"], route, status)
+                self._done(scope, route, status, time.monotonic() - start, answer.sent_bytes)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
             if self._active > self._max_requests and not is_under(route_path(scope), "/health"):
-                busy = problem(
-                    scope, 503, "Too many requests are in progress. Try again later.", headers={"Retry-After": "1"}
-                )
-                await busy(scope, receive, answer)
+                detail = "Too many requests are in progress. Try again later."
+                await problem(scope, 503, detail, headers={"Retry-After": "1"})(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             errors.info("the client left")
         except Exception as error:
-            if not isinstance(error, TimeoutError):  # of `answer`: a client that does not read
+            if not isinstance(error, TimeoutError):  # of the answer: a client that does not read
                 errors.exception("a request failed")
-            if not status:
+            if not answer.status:
                 await failure(scope, error)(scope, receive, answer)
-        finally:
-            self._active -= 1
-            seconds = time.monotonic() - start
-            self._observe(self._route(scope), status or CLIENT_LEFT, seconds)
-            if not (status == 200 and route_path(scope) in QUIET):
-                client = scope.get("client")
-                fields = {
-                    "method": scope["method"],
-                    "path": route_path(scope)[:500],
-                    "status": status or CLIENT_LEFT,
-                    "ms": round(1000 * seconds, 1),
-                    "bytes": sent,
-                    "client": client[0] if client else None,
-                }
-                logger.info("request", extra={"fields": fields})
+
+    def _done(self, scope: Scope, route: str, status: int, seconds: float, sent_bytes: int) -> None:
+        self._observe(route, status, seconds)
+        if status == 200 and route_path(scope) in QUIET:
+            return
+        client = scope.get("client")
+        fields = {
+            "method": scope["method"],
+            "path": route_path(scope)[:500],
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "bytes": sent_bytes,
+            "client": client[0] if client else None,
+        }
+        logger.info("request", extra={"fields": fields})
 
     def _route(self, scope: Scope) -> str:
         """What a request counts for: the path of its route, not its own, of which there may be any number."""
         if is_under(route_path(scope), "/demo"):
             return "/demo"
         return getattr(scope.get("route"), "path", None) or self._route_of(scope)
+
+
+class _Answer:
+    """What is sent of one answer, with the request's id, within a time for each part."""
+
+    def __init__(self, send: Send, identity: str, *, closing: Callable[[], bool], timeout_s: float) -> None:
+        self._send = send
+        self._identity = identity
+        self._closing = closing
+        self._timeout_s = timeout_s
+        self.status = 0
+        self.sent_bytes = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", self._identity.encode())]}
+            if self._closing():
+                message["headers"].append((b"connection", b"close"))
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message.get("body", b""))
+        async with asyncio.timeout(self._timeout_s):
+            await self._send(message)
 
 
 class JsonLines(logging.Formatter):
@@ -147,6 +167,8 @@ class JsonLines(logging.Formatter):
         }
         if identity := current_request.get():
             line["request_id"] = identity
+        if trace := current_trace.get():
+            line["trace_id"] = trace
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -30,6 +30,7 @@ from igsp_serve.http.connections import Connections
 from igsp_serve.http.request_log import JsonLines
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
+from igsp_serve.tracing import start_tracing, stop_tracing
 
 logger = logging.getLogger("igsp_serve.server")
 
@@ -67,7 +68,9 @@ def serve(bundle: Path, settings: Settings) -> None:
     _check_tls(settings)
     _check_grpc(settings)
     listener = listen(settings.host, settings.port)
-    with contextlib.closing(listener):
+    with contextlib.closing(listener), contextlib.ExitStack() as at_end:
+        start_tracing()
+        at_end.callback(stop_tracing)
         service = Service.open(bundle, settings)
         run = _Run(service=service, settings=settings)
         app = create_app(service, settings, lifespan=lambda app: _lifespan(app, run))

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from igsp_deploy.errors import UserError
-from igsp_serve.client import AsyncClient, Client, ServerProblem, ServerUnreachable, retry_after_s
+from igsp_serve.client import AsyncClient, Client, ServerProblem, ServerUnreachable, _proxy
+from igsp_serve.client_retries import retry_after_s
 from igsp_serve.http.app import create_app
 from igsp_serve.settings import Settings
 
@@ -199,3 +200,11 @@ def test_images_come_in_three_forms_and_one_is_a_list(bundled: Any, tmp_path: Pa
 
     asyncio.run(run())
     app.state.context.service.close()
+
+
+def test_the_proxy_of_the_environment_is_used_but_where_it_is_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    assert _proxy("http://shop.example/igsp") == "http://proxy.example:3128"
+    assert _proxy("http://127.0.0.1:8000") is None
+    assert _proxy("https://shop.example") is None

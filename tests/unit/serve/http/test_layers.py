@@ -210,3 +210,26 @@ def test_keys_may_be_a_password_in_any_base64() -> None:
         scope = {"type": "http", "method": "GET", "path": "/docs", "headers": [(b"authorization", b"Basic " + text)]}
         asyncio.run(keys(scope, None, send))  # type: ignore[arg-type]
     assert got == ["let in"] * 3
+
+
+def test_the_document_has_json_schemas_own_limits_and_says_who_needs_a_key(ask: Ask) -> None:
+    document = ask(api_keys=("secret",), public_metrics=True).get("/openapi.json", headers=KEY).json()
+
+    def keywords(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            inner = [keywords(part) for key, part in value.items() if key != "properties"]
+            inner += [keywords(part) for part in value.get("properties", {}).values()]
+            return set(value).union(*inner)
+        return set().union(*map(keywords, value)) if isinstance(value, list) else set()
+
+    found = keywords(document)
+    assert {"minimum", "maximum", "exclusiveMinimum"} <= found
+    assert not {"ge", "le", "gt", "lt"} & found
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "api_key"}
+    both: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}]
+    security = {(m, p): operation["security"] for p, ms in document["paths"].items() for m, operation in ms.items()}
+    assert security["post", "/v1/classify"] == security["post", "/v1/tasks"] == both
+    assert security["get", "/health/ready"] == security["get", "/metrics"] == security["get", "/"] == []
+    without = ask().get("/openapi.json").json()["paths"]
+    assert without["/v1/classify"]["post"]["security"] == [*both, {}]
+    assert without["/v1/drift"]["get"]["security"] == both
