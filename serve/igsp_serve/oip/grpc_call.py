@@ -27,8 +27,6 @@ QUIET = frozenset(
     {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Check"},
 )
 """Asked every few seconds by probes: they need no key and no place, and are in the log only when something is wrong."""
-_LARGE = 2**20
-"""Bytes from which a message is read in a thread rather than where the calls are served."""
 Status = grpc.StatusCode
 
 
@@ -159,7 +157,7 @@ class Call:
             raise RequestError("the call came without its message.")
         self.door.hold(len(data))
         self._held += len(data)
-        return await parse(kind, data)
+        return parse(kind, data)
 
     async def data(self) -> AsyncIterator[bytes]:
         """The messages of a stream, until it ends or the server does."""
@@ -204,14 +202,14 @@ class Call:
         return peer.partition(":")[2].rpartition(":")[0].strip("[]") or None
 
 
-async def parse(kind: Any, data: bytes) -> Any:
+def parse(kind: Any, data: bytes) -> Any:
     """A message from its bytes.
 
     Raises:
         RequestError: they are no such message.
     """
     try:
-        return kind.FromString(data) if len(data) < _LARGE else await asyncio.to_thread(kind.FromString, data)
+        return kind.FromString(data)
     except DecodeError:
         raise RequestError(f"the message is not a {kind.DESCRIPTOR.full_name}.") from None
 

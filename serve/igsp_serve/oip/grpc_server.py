@@ -30,6 +30,7 @@ from igsp_serve.oip.messages import (
     read_infer,
     write_infer,
 )
+from igsp_serve.oip.tensors import read_aside
 
 STREAM_DEPTH = 32
 """Messages of one stream that are worked on at once; it is read on as they are answered."""
@@ -162,9 +163,8 @@ async def _answer(call: Call, request: Any) -> Any:
     """`ModelInferResponse` to a `ModelInferRequest`."""
     has = call.door.has
     core.check_model(has.service, request.model_name, request.model_version)
-    answer = await infer(
-        has.service, has.statistics, read_infer(request), request_id=call.identity, timeout_s=call.time_left()
-    )
+    asked = await read_aside(request.ByteSize(), lambda: read_infer(request))
+    answer = await infer(has.service, has.statistics, asked, request_id=call.identity, timeout_s=call.time_left())
     return write_infer(answer, name=has.settings.name, identity=request.id)
 
 
@@ -207,7 +207,7 @@ async def _stream_answer(call: Call, data: bytes) -> Any:
     try:
         door.hold(len(data))
         held = len(data)
-        request = await parse(ModelInferRequest, data)
+        request = parse(ModelInferRequest, data)
         identity = request.id
         if _FINAL in request.parameters:
             del request.parameters[_FINAL]
@@ -263,7 +263,7 @@ async def _reflect(call: Call) -> None:
 
     async def requests() -> Any:
         async for data in call.data():
-            yield await parse(reflection_pb2.ServerReflectionRequest, data)
+            yield parse(reflection_pb2.ServerReflectionRequest, data)
 
     async for response in told.ServerReflectionInfo(requests(), None):
         await call.write(response)

@@ -17,6 +17,7 @@ from igsp_serve.oip.schemas import (
     EXAMPLE,
     REQUEST,
     AllStatistics,
+    Error,
     InferAnswer,
     Live,
     ModelIndex,
@@ -24,12 +25,10 @@ from igsp_serve.oip.schemas import (
     Ready,
     ServerMetadata,
 )
+from igsp_serve.oip.tensors import read_aside
 
 Name = Annotated[str, Path(max_length=200, examples=["igsp"])]
 Version = Annotated[str, Path(max_length=200, examples=[core.VERSION])]
-_ERROR = {
-    "schema": {"title": "Error", "type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-}
 _BODY = body_of(
     **{
         "application/json": {"schema": REQUEST, "examples": {"file": EXAMPLE}},
@@ -49,7 +48,7 @@ _INDEX_BODY = {
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": "Error.", "content": {"application/json": _ERROR}} for status in statuses}
+    return {status: {"description": "Error.", "model": Error} for status in statuses}
 
 
 router = APIRouter(prefix="/v2", tags=["v2"])
@@ -123,19 +122,18 @@ async def metadata(has: Has) -> Response:
 
 async def infer(request: Request, has: Has) -> Response:
     """Run the model on tensors, JSON or binary."""
-    asked, form = read_request(
-        await request.body(), request.headers.get("inference-header-content-length"), core.INPUTS
-    )
+    body, length = await request.body(), request.headers.get("inference-header-content-length")
+    asked, form = await read_aside(len(body), lambda: read_request(body, length, core.INPUTS))
     answer = await run(has.service, has.statistics, asked, request_id=request_id(request.scope))
     described: dict[str, Any] = {"model_name": has.settings.name, "model_version": core.VERSION}
     if asked.identity:
         described["id"] = asked.identity
     described["parameters"] = answer.parameters
-    body, length = write_response(described, answer.outputs, form)
-    if length is None:
-        return Response(body, media_type="application/json")
-    headers = {"Inference-Header-Content-Length": str(length)}
-    return Response(body, media_type="application/octet-stream", headers=headers)
+    content, json_length = write_response(described, answer.outputs, form)
+    if json_length is None:
+        return Response(content, media_type="application/json")
+    headers = {"Inference-Header-Content-Length": str(json_length)}
+    return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 def _known(has: Context, name: str, version: str) -> None:

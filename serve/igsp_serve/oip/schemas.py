@@ -9,6 +9,12 @@ from igsp_serve.oip.infer import MAX_TOP_K, TOP_K
 from igsp_serve.oip.model import INPUTS, OUTPUTS, VERSION
 
 
+class Error(BaseModel):
+    """What was wrong, and what to do."""
+
+    error: str
+
+
 class ServerMetadata(BaseModel):
     """The server."""
 

@@ -1,15 +1,18 @@
 """Tensors of the Open Inference Protocol as both transports have them: named, typed, shaped, row by row."""
 
+import asyncio
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igsp_serve.failures import RequestError
+
+T = TypeVar("T")
 
 DATATYPES: dict[str, Any] = {
     "UINT8": np.uint8,
@@ -19,6 +22,8 @@ DATATYPES: dict[str, Any] = {
 """Datatypes of the inputs and outputs that there are, and what numpy calls them. BYTES are arrays of `bytes`."""
 NAMES = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 MAX_DIMENSIONS = 8
+_LARGE = 2**18
+"""Bytes of a request from which it is read in a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,16 @@ class InferRequest:
     inputs: dict[str, NDArray[Any]]
     outputs: tuple[str, ...] | None
     parameters: dict[str, Any]
+
+
+async def read_aside(size: int, read: Callable[[], T]) -> T:
+    """What `read` gives, without holding up others: millions of numbers in a list take seconds to become a tensor.
+
+    Args:
+        size: bytes of the request.
+        read: reads it.
+    """
+    return read() if size < _LARGE else await asyncio.to_thread(read)
 
 
 def check_input(name: Any, datatype: Any, shape: Any, expected: Mapping[str, str]) -> tuple[str, str, tuple[int, ...]]:

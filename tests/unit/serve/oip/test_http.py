@@ -1,8 +1,10 @@
 """`/v2`: what the server says of itself, the parameters it takes, tasks by name while they come and go."""
 
+import asyncio
 import base64
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+
+from igsp_serve.oip.tensors import read_aside
 
 Ask = Callable[..., TestClient]
 ADMIN = {"Authorization": "Bearer boss"}
@@ -245,6 +249,37 @@ def _untyped(schema: Any, at: str = "") -> list[str]:
         for index, value in enumerate(schema):
             found += _untyped(value, f"{at}[{index}]")
     return found
+
+
+def _titles(schema: Any) -> list[str]:
+    """Titles of schemas that stand in place, not by reference: a generator makes a class of each."""
+    if isinstance(schema, list):
+        return [title for value in schema for title in _titles(value)]
+    if not isinstance(schema, dict):
+        return []
+    own = [schema["title"]] if schema.get("type") == "object" and isinstance(schema.get("title"), str) else []
+    return own + _titles([value for key, value in schema.items() if key not in ("example", "examples")])
+
+
+def test_no_class_of_an_operation_is_described_twice(ask: Ask) -> None:
+    for path, methods in ask().get("/openapi.json").json()["paths"].items():
+        for operation in methods.values():
+            titles = _titles(operation)
+            assert len(titles) == len(set(titles)), path
+
+
+def test_many_numbers_become_tensors_in_a_thread() -> None:
+    """Where they are read, not how fast: the thread's name tells."""
+
+    def where() -> str:
+        return threading.current_thread().name
+
+    async def ask() -> tuple[str, str]:
+        return await read_aside(1000, where), await read_aside(2**20, where)
+
+    small, large = asyncio.run(ask())
+    assert small == threading.current_thread().name
+    assert large != small
 
 
 def test_the_document_types_the_infer_call_to_its_last_item(ask: Ask, photo: bytes) -> None:
