@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "igsp_train.commands.data",
     "report": "igsp_train.commands.report",
     "export": "igsp_export.commands.export",
+    "push": "igsp_export.commands.push",
     "verify": "igsp_deploy.cli.verify",
     "inspect": "igsp_deploy.cli.inspect",
     "predict": "igsp_deploy.cli.predict",

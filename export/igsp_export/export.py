@@ -14,6 +14,7 @@ from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import (
     CLASSES,
     EXPERTS,
+    MANIFEST,
     REFERENCE,
     SELECTOR,
     TOKENIZER,
@@ -21,9 +22,11 @@ from igsp_deploy.bundle.manifest import (
     BundleTask,
     Manifest,
     Variant,
+    check_files,
     list_files,
+    read_manifest,
 )
-from igsp_deploy.errors import UsageError
+from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
@@ -38,7 +41,7 @@ from igsp_export.images import CheckImages, check_images
 from igsp_export.model_card import model_card
 from igsp_export.onnx_file import OPSETS
 from igsp_export.parity import check_parity, make_reference
-from igsp_export.shapes import add_adapters
+from igsp_export.shapes import ADAPTERS, add_adapters
 from igsp_export.tokenizer import write_tokenizer
 
 STORED: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
@@ -106,13 +109,65 @@ def export_bundle(
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         manifest = _with_files(manifest, scratch)
         manifest.write(scratch)
+    return _result(bundle_path, manifest)
+
+
+def reopen_bundle(
+    model_path: Path,
+    bundle_path: Path,
+    *,
+    precision: Sequence[str],
+    opset: int,
+    adapters: bool,
+    experts: str | None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """What `export_bundle` gave for a bundle that is there already, to go on from.
+
+    Args:
+        model_path: the model folder.
+        bundle_path: the bundle; compared with its checksums.
+        precision: as for `export_bundle`, like all that follows; the bundle must have been made so.
+        opset: ONNX opset.
+        adapters: whether it holds `.onnx_adapter` files.
+        experts: what experts are stored in.
+        console: where progress goes; stderr by default.
+
+    Raises:
+        UserError: what is there is no bundle, damaged, or of another model or other options.
+    """
+    stored = _check_options(precision, opset, experts)
+    if not (bundle_path / MANIFEST).is_file():
+        raise UserError(f"{bundle_path} exists already and is no bundle. Choose another name or remove it first.")
+    folder, manifest = ModelFolder.open(model_path), read_manifest(bundle_path)
+    check_files(bundle_path, manifest)
+    tasks = [folder.fingerprint(t) for t in range(len(folder.tasks))]
+    compared = {
+        "backbone": (str(folder.identity["weight_hash"]), manifest.backbone.weight_hash),
+        "tasks": (tasks, [task.fingerprint for task in manifest.tasks]),
+        "precision": (sorted(precision), sorted(variant.precision for variant in manifest.variants)),
+        "opset": (opset, manifest.opset),
+        "precision of the experts": (stored, manifest.experts_precision),
+        ".onnx_adapter files": (adapters, any(name.startswith(f"{ADAPTERS}/") for name in manifest.files)),
+    }
+    other = [what for what, (ours, theirs) in compared.items() if ours != theirs]
+    if other:
+        raise UserError(
+            f"{bundle_path} exists already, with other {' and other '.join(other)} than asked for. Choose another name "
+            "or remove it first."
+        )
+    _say(console or Console(stderr=True), f"{bundle_path} is there already, of this model: taking it as it is")
+    return _result(bundle_path, manifest)
+
+
+def _result(bundle_path: Path, manifest: Manifest) -> dict[str, Any]:
     return {
         "bundle": str(bundle_path),
         "tasks": manifest.task_names(),
         "task_bytes": {task.name: task.size_bytes for task in manifest.tasks},
-        "opset": opset,
+        "opset": manifest.opset,
         "size_bytes": {name: file.size_bytes for name, file in manifest.files.items()},
-        "parity": parity,
+        "parity": manifest.parity,
     }
 
 

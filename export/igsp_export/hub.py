@@ -1,4 +1,4 @@
-"""A bundle on the Hugging Face Hub: `igsp export MODEL BUNDLE --push USER/NAME`.
+"""A bundle on the Hugging Face Hub: `igsp push BUNDLE USER/NAME`, `igsp export MODEL BUNDLE --push USER/NAME`.
 
 The bundle's `README.md` is the model card there; what users of the Hub search by is at its top.
 """
@@ -6,6 +6,8 @@ The bundle's `README.md` is the model card there; what users of the Hub search b
 import glob
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def push(
     """Upload a bundle as a model repository, which is made if it is not there.
 
     Only the files that the manifest names are uploaded, with the manifest. Files of the same names are replaced, others
-    in the repository stay. An interrupted upload goes on when it is repeated.
+    in the repository stay. An interrupted upload goes on when it is repeated, whichever command began it.
 
     Args:
         bundle: compared with its checksums before anything is sent.
@@ -43,7 +45,37 @@ def push(
     check_repo_id(repo_id)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    return _push(bundle, sorted([MANIFEST, *manifest.files]), repo_id, private, token, endpoint)
+    with _hub(repo_id, token, endpoint) as api:
+        _check(api, repo_id, private)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise _public(repo_id)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=bundle,
+            allow_patterns=[glob.escape(name) for name in sorted([MANIFEST, *manifest.files])],
+            commit_message="Upload bundle",
+        )
+    return str(url)
+
+
+def check_push(repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None) -> None:
+    """Find out what would stop `push`, before a long export instead of after it. Nothing is made on the Hub.
+
+    Args:
+        repo_id: as for `push`.
+        private: as for `push`.
+        token: as for `push`.
+        endpoint: as for `push`.
+
+    Raises:
+        UsageError: `repo_id` is not of that form.
+        UserError: the Hub cannot be reached, there is no token or it may not write there, or the repository is public
+            though `private` was asked for.
+    """
+    check_repo_id(repo_id)
+    with _hub(repo_id, token, endpoint) as api:
+        _check(api, repo_id, private)
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -57,11 +89,13 @@ def check_repo_id(repo_id: str) -> None:
     if not named or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
         raise UsageError(
             f"a repository on the Hub is USER/NAME, of letters, digits, single -, _ and . and at most 96 characters, "
-            f"got {repo_id!r}. Example: --push me/shoes"
+            f"got {repo_id!r}. Example: me/shoes"
         )
 
 
-def _push(bundle: Path, files: list[str], repo_id: str, private: bool, token: str | None, endpoint: str | None) -> str:
+@contextmanager
+def _hub(repo_id: str, token: str | None, endpoint: str | None) -> Iterator[Any]:
+    """huggingface_hub's `HfApi`, whose errors become ones that say what to do."""
     try:
         from httpx2 import TransportError
         from huggingface_hub import HfApi, get_token
@@ -82,18 +116,7 @@ def _push(bundle: Path, files: list[str], repo_id: str, private: bool, token: st
     if quiet:
         disable_progress_bars()
     try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
-            raise UserError(
-                f"{repo_id} is there already and public; --private was asked for. Nothing was uploaded. "
-                "Choose another name, or make it private in its settings."
-            )
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=bundle,
-            allow_patterns=[glob.escape(name) for name in files],
-            commit_message="Upload bundle",
-        )
+        yield api
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it to push.") from error
     except HfHubHTTPError as error:
@@ -103,7 +126,37 @@ def _push(bundle: Path, files: list[str], repo_id: str, private: bool, token: st
     finally:
         if quiet:
             enable_progress_bars()
-    return str(url)
+
+
+def _check(api: Any, repo_id: str, private: bool) -> None:
+    """Whose token it is, whether it may write there, and whether what is there may take the bundle."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    account, owner = api.whoami(), repo_id.split("/")[0]
+    role = account.get("auth", {}).get("accessToken", {}).get("role")
+    owners = [account["name"], *(organisation["name"] for organisation in account.get("orgs", []))]
+    # Fine-grained tokens may name other owners, and say so only when they are used.
+    if role == "read" or (role != "fineGrained" and owner.lower() not in map(str.lower, owners)):
+        reason = "it is one for reading" if role == "read" else f"it is of {', '.join(owners)}"
+        raise _no_right(repo_id, reason)
+    try:
+        there = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return
+    if private and not there.private:
+        raise _public(repo_id)
+
+
+def _public(repo_id: str) -> UserError:
+    return UserError(
+        f"{repo_id} is there already and public; --private was asked for. Nothing was uploaded. "
+        "Choose another name, or make it private in its settings."
+    )
+
+
+def _no_right(repo_id: str, reason: str) -> UserError:
+    owner = repo_id.split("/")[0]
+    return UserError(f"the token may not write to {repo_id} ({reason}). Use a token with write access to {owner}.")
 
 
 def _refused(error: Any, repo_id: str) -> UserError:
@@ -112,9 +165,7 @@ def _refused(error: Any, repo_id: str) -> UserError:
     if status == 401:
         return UserError(f"the Hub does not accept the token ({said}). {LOGIN}")
     if status == 403:
-        return UserError(
-            f"the token may not write to {repo_id} ({said}). Use a token with write access to {repo_id.split('/')[0]}."
-        )
+        return _no_right(repo_id, said)
     if status == 404:
         return UserError(
             f"{repo_id} is not a model repository that this token can see: the name belongs to another kind of "

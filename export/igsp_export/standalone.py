@@ -30,6 +30,15 @@ def bake(graph: Path, stacks: Stacks, out: Path) -> None:
     Raises:
         UserError: the stacks are of another graph, or the file cannot be written.
     """
+    save_model(baked(graph, stacks), out)
+
+
+def baked(graph: Path, stacks: Stacks) -> ir.Model:
+    """What `bake` writes.
+
+    Raises:
+        UserError: the stacks are of another graph.
+    """
     model = ir.load(graph)
     values = {str(value.name): value for value in model.graph.inputs if is_stack(str(value.name))}
     sizes = _check(graph, values, stacks)
@@ -40,7 +49,16 @@ def bake(graph: Path, stacks: Stacks, out: Path) -> None:
         value.const_value = ir.tensor(np.ascontiguousarray(stacks[name]), name=name)
         value.shape = ir.Shape(stacks[name].shape)
         model.graph.register_initializer(value)
-    _set_sizes(model.graph, sizes)
+    set_sizes(model.graph, sizes)
+    return model
+
+
+def save_model(model: ir.Model, out: Path) -> None:
+    """Write a model, its weights beside it where they are too large for one file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     try:
         ir.save(model, out, external_data=f"{out.name}.data" if weights > LARGEST_FILE else None)
@@ -75,7 +93,7 @@ def _written(shape: ir.Shape) -> str:
     return f"[{', '.join(str(d.value if isinstance(d, ir.SymbolicDim) else d) for d in shape)}]"
 
 
-def _set_sizes(graph: Any, sizes: dict[str, int]) -> None:
+def set_sizes(graph: Any, sizes: dict[str, int]) -> None:
     """Put numbers for named dimensions, wherever the graph writes down a shape."""
     outputs = [value for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs]
     for value in (*graph.inputs, *graph.outputs, *outputs):

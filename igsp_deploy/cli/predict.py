@@ -12,11 +12,13 @@ igsp predict bundle photo.jpg
 
 igsp predict bundle photos/ --task flowers --top-k 3 --json
 
+igsp predict hf:me/shoes@v2 photo.jpg
+
 igsp predict bundle photo.jpg --prompts "a photo of a cat, a photo of a dog" """
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     task: Annotated[
         str, typer.Option(metavar="auto|NAME|none", help="Choose the task for each image, name it, or use plain CLIP.")
@@ -38,12 +40,13 @@ def predict(
 
     chosen = check_provider(provider)
 
+    from igsp_deploy.bundle.fetch import local_bundle
     from igsp_deploy.errors import UserError
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
 
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
-    classifier = Classifier.open(bundle, chosen)
+    classifier = Classifier.open(local_bundle(bundle), chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
     for text in classifier.cut_prompts(texts) if texts else ():

@@ -13,7 +13,7 @@ igsp verify bundle --provider cpu --json"""
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
     provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -26,10 +26,11 @@ def verify(
 
     from rich.console import Console
 
+    from igsp_deploy.bundle.fetch import local_bundle
     from igsp_deploy.cli.bundle_report import print_verification
     from igsp_deploy.runtime.verify import require, verify_bundle
 
-    report = verify_bundle(bundle, chosen)
+    report = verify_bundle(local_bundle(bundle), chosen)
     if json:
         print(json_format.dumps(report, indent=2))
     else:

@@ -239,9 +239,7 @@ class Classifier:
             top_k: labels to return; fewer where there are fewer.
         """
         candidates = labels.of(used)
-        logits = self.manifest.backbone.logit_scale * (candidates.embeddings @ features).astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
+        shares = softmax(candidates.embeddings @ features, self.manifest.backbone.logit_scale)
         best = np.argsort(-shares, kind="stable")[:top_k]
         names = labels.known.tasks.names()
         # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
@@ -286,3 +284,11 @@ class LabelSets:
             tasks=tuple(task.name for task in tasks.tasks for _ in task.classes),
             embeddings=np.concatenate(tasks.plain_embeddings),
         )
+
+
+def softmax(cosines: NDArray[np.float32], logit_scale: float) -> NDArray[np.float64]:
+    """Probabilities `[C]` of classes from an image's cosines with them."""
+    logits = logit_scale * cosines.astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    result: NDArray[np.float64] = shares / shares.sum()
+    return result

@@ -1,7 +1,7 @@
 """Bundles that several tests of serving need, each exported once a process."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.bundle.preprocess import load_image, to_uint8
 from igsp_deploy.config import ModelConfig
+from tests.fake_hub import FakeHub, running_hub
 
 DEBUG = ModelConfig(backbone="debug", rank=2, vision_blocks=2)
 Export = Callable[..., Path]
@@ -42,3 +43,10 @@ def images(bundled: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Test images of both tasks, eight each."""
     spec = read_manifest(bundled.bundle).preprocess
     return np.stack([to_uint8(load_image(p), spec) for p in [*bundled.images("colors"), *bundled.images("stripes")]])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    """A Hub on this machine."""
+    with running_hub(monkeypatch, tmp_path_factory.mktemp("hub")) as fake:
+        yield fake

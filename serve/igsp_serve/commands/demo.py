@@ -17,7 +17,7 @@ igsp demo bundle --write-space space"""
 
 
 def demo(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
     model: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Model folder of the bundle: shows its example images.")
     ] = None,
@@ -46,10 +46,11 @@ def demo(
     The page needs no other host: fonts and scripts come from here. It has no password; keep it on your own machine, or
     put it behind a proxy that asks for one.
     """
+    from igsp_deploy.bundle.fetch import local_bundle
     from igsp_deploy.cli.options import check_provider
     from igsp_deploy.errors import UserError
 
-    chosen = check_provider(provider)
+    chosen, bundle = check_provider(provider), local_bundle(bundle)
     if evaluation is not None and not evaluation.is_file():
         raise UserError(f"{evaluation} does not exist. Make it with: igsp evaluate MODEL --json > {evaluation}")
 

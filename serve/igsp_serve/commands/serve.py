@@ -14,6 +14,8 @@ EXAMPLES = """Examples:
 
 igsp serve bundle
 
+igsp serve hf:me/shoes@v2
+
 igsp serve bundle --host 0.0.0.0 --port 80 --api-key-file keys.txt --max-batch 64
 
 igsp serve bundle --config serve.yaml
@@ -26,15 +28,16 @@ def serve(bundle: Path, **options: Any) -> None:
 
     Each option may also come from the environment as IGSP_OPTION, for example IGSP_MAX_BATCH, or from a YAML file.
     """
+    from igsp_deploy.bundle.fetch import local_bundle
     from igsp_serve.http.server import serve as run
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    run(bundle, Settings.read(given))
+    run(local_bundle(bundle), Settings.read(given))
 
 
 def _parameters() -> list[inspect.Parameter]:
     """BUNDLE, and an option for each field of `Settings`. Their texts are read by `Settings`, all errors at once."""
-    bundle = typer.Argument(metavar="BUNDLE", help="Bundle folder.", envvar="IGSP_BUNDLE")
+    bundle = typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].", envvar="IGSP_BUNDLE")
     config = typer.Option(
         "--config", metavar="FILE", help="YAML file of options, as `max_batch: 64`.", envvar="IGSP_CONFIG"
     )

@@ -1,155 +1,26 @@
-"""Pushing a bundle, to a hub that this test runs. It speaks the requests of huggingface_hub without Xet storage."""
+"""Pushing a bundle, to a hub that this test runs."""
 
-import base64
 import hashlib
-import json
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from huggingface_hub import constants
 
 from igsp_deploy.bundle.manifest import list_files
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.runtime.engine import Engine
-from igsp_export.hub import push
+from igsp_export.hub import check_push, push
+from tests.fake_hub import TOKEN, FakeHub
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled
 
 # huggingface_hub sends files to storage in a way that its own HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-TOKEN = "hf_write"
-
-
-@dataclass
-class FakeHub:
-    """Repositories in memory: name -> path -> bytes."""
-
-    address: str = ""
-    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    private: dict[str, bool] = field(default_factory=dict)
-    elsewhere: set[str] = field(default_factory=set)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
-    cards: list[dict[str, Any]] = field(default_factory=list)
-    broken_uploads: bool = False
-
-    def answer(self, method: str, path: str, token: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of a request."""
-        self.requests.append(f"{method} {path}")
-        if method == "PUT":  # storage, reached by a signed address instead of a token
-            assert path.startswith("/storage/")
-            if self.broken_uploads:
-                return 400, {"error": "storage says no"}
-            assert hashlib.sha256(body).hexdigest() == path.removeprefix("/storage/")
-            self.objects[path.removeprefix("/storage/")] = body
-            return 200, {}
-        if path == "/api/validate-yaml":
-            text = json.loads(body)["content"]
-            self.cards.append(yaml.safe_load(text.split("---\n")[1]))
-            return 200, {"errors": [], "warnings": []}
-        if token != f"Bearer {TOKEN}":
-            return 401, {"error": "Invalid username or password."}
-        if path == "/api/repos/create":
-            return self.create(json.loads(body))
-        if path.endswith(".git/info/lfs/objects/batch"):
-            return 200, {"transfer": "basic", "objects": [self.slot(o) for o in json.loads(body)["objects"]]}
-        repo = "/".join(path.removeprefix("/api/models/").split("/")[:2])
-        if repo not in self.repos:
-            return 404, {"error": "Repository not found"}
-        if path == f"/api/models/{repo}":
-            return 200, {"id": repo, "private": self.private[repo], "sha": "0" * 40}
-        if path == f"/api/models/{repo}/preupload/main":
-            return 200, {"files": [self.mode(file) for file in json.loads(body)["files"]]}
-        assert path == f"/api/models/{repo}/commit/main"
-        for line in map(json.loads, body.splitlines()):
-            value = line["value"]
-            if line["key"] == "file":
-                self.repos[repo][value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                self.repos[repo][value["path"]] = self.objects[value["oid"]]
-            else:
-                assert line["key"] == "header"
-        return 200, {"commitUrl": f"{self.address}/{repo}/commit/{'1' * 40}", "commitOid": "1" * 40}
-
-    def create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        repo = f"{asked['organization']}/{asked['name']}"
-        assert asked.get("type") in (None, "model")
-        if asked["organization"] == "somebody":
-            return 403, {"error": "You don't have the rights to create a model under this namespace"}
-        if repo in self.repos or repo in self.elsewhere:
-            return 409, {"error": "You already created this repo", "url": f"{self.address}/{repo}"}
-        self.repos[repo], self.private[repo] = {}, asked.get("visibility") == "private"
-        return 200, {"url": f"{self.address}/{repo}"}
-
-    def slot(self, asked: dict[str, Any]) -> dict[str, Any]:
-        href = f"{self.address}/storage/{asked['oid']}"
-        known = asked["oid"] in self.objects
-        return {**asked, **({} if known else {"actions": {"upload": {"href": href}}})}
-
-    def mode(self, file: dict[str, Any]) -> dict[str, Any]:
-        large = not file["path"].endswith((".md", ".json"))
-        return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub on this machine, with the client's settings made as on a user's one."""
-    fake = FakeHub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def reply(self) -> None:
-            body = self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else self._plain()
-            try:
-                status, value = fake.answer(self.command, self.path, self.headers.get("Authorization", ""), body)
-            except Exception as error:
-                status, value = 418, {"error": repr(error)}
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_PUT = reply
-
-        def _plain(self) -> bytes:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-        def _chunks(self) -> bytes:
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    fake.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield fake
-    server.shutdown()
-    server.server_close()
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -291,7 +162,7 @@ def _broken(hub: FakeHub) -> None:
     ("prepare", "repo_id", "token", "message"),
     [
         (None, "me/shoes", None, r"no token of the Hub .*hf auth login.*HF_TOKEN"),
-        (None, "me/shoes", "hf_wrong", r"does not accept the token \(Invalid username or password\.\)\. Log in"),
+        (None, "me/shoes", "hf_wrong", r"does not accept the token \(Invalid user token\)\. Log in"),
         (
             None,
             "somebody/shoes",
@@ -332,3 +203,83 @@ def test_offline_mode_is_named(hub: FakeHub, bundled: "Bundled", monkeypatch: py
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         push(bundled.bundle, "me/shoes", token=TOKEN, endpoint=hub.address)
     assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("role", "repo_id", "message"),
+    [
+        ("read", "me/shoes", r"may not write to me/shoes \(it is one for reading\)"),
+        ("write", "somebody/shoes", r"may not write to somebody/shoes \(it is of me, My-Org, 1\)"),
+    ],
+)
+def test_what_would_stop_a_push_is_found_without_making_anything(
+    hub: FakeHub, role: str, repo_id: str, message: str
+) -> None:
+    hub.role = role
+    with pytest.raises(UserError, match=message):
+        check_push(repo_id, token=TOKEN, endpoint=hub.address)
+    assert not hub.repos
+    assert not [request for request in hub.requests if not request.startswith("GET")]
+
+
+def test_a_token_that_may_write_anywhere_is_tried(hub: FakeHub) -> None:
+    for role, repo_id in (("write", "me/shoes"), ("write", "my-org/shoes"), ("fineGrained", "somebody/shoes")):
+        hub.role = role
+        check_push(repo_id, token=TOKEN, endpoint=hub.address)
+    assert not hub.repos
+
+
+ENVIRONMENT = {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"HF_TOKEN": "hf_wrong"}, "does not accept the token"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Check the network and the address"),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_an_export_that_could_not_push_does_not_begin(
+    hub: FakeHub,
+    bundled: "Bundled",
+    igsp: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, str],
+    message: str,
+) -> None:
+    for name, value in {"HF_ENDPOINT": hub.address, **ENVIRONMENT, **change}.items():
+        monkeypatch.setenv(name, value)
+    done = igsp("export", bundled.model, tmp_path / "bundle", "--push", "me/shoes")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "writing the graphs" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_command_began_another_one_finishes(
+    hub: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export whose upload breaks off, `igsp push`, and the same export again, which makes no second bundle."""
+    for name, value in {"HF_ENDPOINT": hub.address, **ENVIRONMENT}.items():
+        monkeypatch.setenv(name, value)
+    bundle = tmp_path / "bundle"
+    hub.broken_uploads = True
+    begun = igsp("export", bundled.model, bundle, "--no-latency", "--push", "me/shoes")
+    assert begun.returncode == 1
+    assert f"Whole and left where they are: {bundle}. Repeat the command to make the rest." in begun.stderr
+    hub.broken_uploads = False
+    manifest = (bundle / "manifest.json").stat()
+    done = igsp("push", bundle, "me/shoes")
+    assert (done.returncode, done.stdout) == (0, f"{hub.address}/me/shoes\n"), done.stderr
+    uploads = len([request for request in hub.requests if request.startswith("PUT")])
+    again = igsp("export", bundled.model, bundle, "--no-latency", "--push", "me/shoes", "--web", tmp_path / "web")
+    assert again.returncode == 0, again.stderr
+    assert "is there already, of this model" in again.stderr
+    assert (bundle / "manifest.json").stat() == manifest
+    assert uploads == len([request for request in hub.requests if request.startswith("PUT")])
+    assert (tmp_path / "web" / "model.onnx").is_file()
+    other = igsp("export", bundled.model, bundle, "--opset", 18, "--push", "me/shoes")
+    assert other.returncode == 1
+    assert "exists already, with other opset than asked for" in other.stderr

@@ -1,0 +1,110 @@
+"""What lies beside a graph that is used without this project: its labels, how a picture becomes its input, a README."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from igsp_deploy import __version__
+from igsp_deploy.bundle.manifest import CLASSES, TOKENIZER, Manifest
+from igsp_deploy.files import explain_os_error, write_json
+
+LABELS, PREPROCESS, README = "labels.json", "preprocess.json", "README.md"
+FORMAT = 1
+"""Of `labels.json` and `preprocess.json`."""
+
+_STANDALONE = """\
+# Graphs with their tasks inside
+
+Made by {created_by} from a bundle of {backbone}, with the tasks {tasks}.
+Any ONNX runtime runs them; they need no other file.
+
+| file | what |
+| --- | --- |
+{graphs}
+| `labels.json` | `tasks` by index, and every label with its task, in the order of the class vectors |
+| `preprocess.json` | how a picture becomes `images` |
+| `classes.safetensors` | class vectors: `task.0` `[C, D]` under the task's experts, `plain.0` under plain CLIP |
+| `tokenizer.json` | CLIP's byte-pair encoding, for the text graph |
+
+{inputs}
+
+`task` is a task's index, -1 to choose (in the graph that gives `used_task`), -2 for plain CLIP; any other number gives
+NaN. The probabilities of an image of task t are the softmax of {scale:.6g} times the products of its `features` with
+the rows of `task.t`; those of an image of no task (-2), the same over the rows of all `plain.*`, one under the other.
+A graph in which this is done already: `igsp export MODEL BUNDLE --web DIR`.
+
+OpenVINO: ask for float32 (`INFERENCE_PRECISION_HINT: f32`). On processors with bf16 its default is bf16, which is off
+by far more than rounding.
+"""
+_ONE_PASS = (
+    "The image graph takes `images` (uint8 `[B, {size}, {size}, 3]`) and `task` (int64 `[B]`) and gives `features`, "
+    "`used_task` and `task_scores`."
+)
+_TWO_PASSES = (
+    "The select graph takes `images` (uint8 `[B, {size}, {size}, 3]`) and gives `used_task`; the image graph takes "
+    "`images` and that as `task` (int64 `[B]`) and gives `features`."
+)
+
+
+def labels(manifest: Manifest) -> dict[str, Any]:
+    """Content of `labels.json`: task names by index, and every label with its task."""
+    found = [
+        {"label": label, "display_name": shown, "task": task.name}
+        for task in manifest.tasks
+        for label, shown in zip(task.classes, task.display_names, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "created_by": f"igsp-deploy {__version__}",
+        "tasks": manifest.task_names(),
+        "labels": found,
+    }
+
+
+def preprocess(manifest: Manifest, *, inside: bool) -> dict[str, Any]:
+    """Content of `preprocess.json`.
+
+    Args:
+        manifest: of the bundle.
+        inside: the graph resizes and cuts itself.
+    """
+    spec = manifest.preprocess
+    return {
+        "format": FORMAT,
+        "decode": "first frame, EXIF orientation applied, alpha on white, RGB, 8 bits, no colour profile",
+        "resize": "shortest side to size, the long one size * long / short rounded down",
+        "interpolation": spec.interpolation,
+        "antialias": True,
+        "crop": "center, halves rounded to the even number",
+        "size": spec.size,
+        "resize_and_crop_in_graph": inside,
+        "normalization": "in graph",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "input": {"type": "uint8", "layout": "HWC" if inside else "BHWC"},
+    }
+
+
+def write_handout(folder: Path, bundle: Path, manifest: Manifest, graphs: list[str]) -> None:
+    """Write what belongs to standalone graphs into their folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_json(folder / LABELS, labels(manifest))
+    write_json(folder / PREPROCESS, preprocess(manifest, inside=False))
+    pass_text = _ONE_PASS if manifest.selector_place == "trunk" else _TWO_PASSES
+    text = _STANDALONE.format(
+        created_by=manifest.created_by,
+        backbone=manifest.backbone.name,
+        tasks=", ".join(f"`{name}`" for name in manifest.task_names()),
+        graphs="\n".join(f"| `{name}` | the {name.split('.')[0]} graph, {name.split('.')[1]} |" for name in graphs),
+        inputs=pass_text.format(size=manifest.preprocess.size),
+        scale=manifest.backbone.logit_scale,
+    )
+    try:
+        (folder / README).write_text(text, encoding="utf-8")
+        for name in (CLASSES, TOKENIZER):
+            shutil.copyfile(bundle / name, folder / name)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
