@@ -33,6 +33,13 @@ class FakeHub:
     broken_uploads: bool = False
     role: str = "write"
 
+    def use(self, monkeypatch: pytest.MonkeyPatch, token: str = TOKEN) -> None:
+        """Be the Hub of this process, as HF_ENDPOINT and HF_TOKEN make it for another one."""
+        monkeypatch.setattr(constants, "ENDPOINT", self.address)
+        template = self.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("HF_TOKEN", token)
+
     def answer(self, method: str, path: str, token: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and JSON of a request."""
         self.requests.append(f"{method} {path}")

@@ -28,7 +28,7 @@ Any ONNX runtime runs them; they need no other file.
 
 {inputs}
 
-`task` is a task's index, -1 to choose (in the graph that gives `used_task`), -2 for plain CLIP; any other number gives
+`task` is a task's index, -1 to choose (images alone), -2 for plain CLIP; any other number gives
 NaN. The probabilities of an image of task t are the softmax of {scale:.6g} times the products of its `features` with
 the rows of `task.t`; those of an image of no task (-2), the same over the rows of all `plain.*`, one under the other.
 A graph in which this is done already: `igsp export MODEL BUNDLE --web DIR`.
@@ -36,13 +36,9 @@ A graph in which this is done already: `igsp export MODEL BUNDLE --web DIR`.
 OpenVINO: ask for float32 (`INFERENCE_PRECISION_HINT: f32`). On processors with bf16 its default is bf16, which is off
 by far more than rounding.
 """
-_ONE_PASS = (
+_INPUTS = (
     "The image graph takes `images` (uint8 `[B, {size}, {size}, 3]`) and `task` (int64 `[B]`) and gives `features`, "
     "`used_task` and `task_scores`."
-)
-_TWO_PASSES = (
-    "The select graph takes `images` (uint8 `[B, {size}, {size}, 3]`) and gives `used_task`; the image graph takes "
-    "`images` and that as `task` (int64 `[B]`) and gives `features`."
 )
 
 
@@ -72,6 +68,7 @@ def preprocess(manifest: Manifest, *, inside: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "decode": "first frame, EXIF orientation applied, alpha on white, RGB, 8 bits, no colour profile",
+        "decoding": spec.decoding,
         "resize": "shortest side to size, the long one size * long / short rounded down",
         "interpolation": spec.interpolation,
         "antialias": True,
@@ -93,13 +90,12 @@ def write_handout(folder: Path, bundle: Path, manifest: Manifest, graphs: list[s
     """
     write_json(folder / LABELS, labels(manifest))
     write_json(folder / PREPROCESS, preprocess(manifest, inside=False))
-    pass_text = _ONE_PASS if manifest.selector_place == "trunk" else _TWO_PASSES
     text = _STANDALONE.format(
         created_by=manifest.created_by,
         backbone=manifest.backbone.name,
         tasks=", ".join(f"`{name}`" for name in manifest.task_names()),
         graphs="\n".join(f"| `{name}` | the {name.split('.')[0]} graph, {name.split('.')[1]} |" for name in graphs),
-        inputs=pass_text.format(size=manifest.preprocess.size),
+        inputs=_INPUTS.format(size=manifest.preprocess.size),
         scale=manifest.backbone.logit_scale,
     )
     try:

@@ -3,7 +3,6 @@
 Shapes: H, W sides of the picture, S side of the model's input, D embedding width, T tasks, N labels of all tasks.
 """
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
-from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.names import PLAIN
 from igsp_export.standalone import set_sizes
 
 OUTPUTS = ("probabilities", "used_task", "task_scores", "features")
@@ -22,11 +21,10 @@ MASKED = -1e30
 
 def picture_graph(
     image: ir.Model,
-    select: ir.Model | None,
     classes: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
     spec: PreprocessSpec,
 ) -> ir.Model:
-    """Build the graph out of baked ones, which it takes over.
+    """Build the graph out of a baked one, which it takes over.
 
     `image` (uint8 `[H, W, 3]`) and `task` (int64 `[1]`: index, -1 to choose, -2 for plain CLIP) -> `probabilities`
     `[1, N]`, 0 for labels of other tasks than the one used; `used_task` `[1]`, `task_scores` `[1, T]`, `features`
@@ -34,30 +32,20 @@ def picture_graph(
 
     Args:
         image: the image graph with its tasks inside.
-        select: the graph that chooses, where there is one.
         classes: of every label the vector under its task's experts, the one under plain CLIP (both `[N, D]`, times the
             logit scale) and the index of its task.
         spec: how the picture becomes the model's input.
     """
     graph, outputs = image.graph, {value.name: value for value in image.graph.outputs}
     images, task = (next(value for value in graph.inputs if value.name == name) for name in ("images", "task"))
-    first, asked = graph[0], tuple(task.uses())
     picture = ir.val("image", ir.DataType.UINT8, ["height", "width", 3])
-    begin, choice, end = Tape(), Tape(), Tape()
+    begin, end = Tape(), Tape()
     pixels = _resized(begin, picture, spec)
     ir.convenience.replace_all_uses_with(images, pixels)
-    graph.insert_before(first, begin.nodes)
-    if select is not None:
-        outputs |= _take_over(graph, first, select, pixels)
-        chooses = choice.op("Equal", [task, _numbers(choice, "auto", [AUTO])])
-        used = choice.op("Where", [chooses, outputs["used_task"], task])
-        for node, place in asked:
-            node.replace_input_with(place, used)
-        outputs["used_task"] = _output(used, "used_task", ir.DataType.INT64, [1])
-        graph.insert_before(first, choice.nodes)
+    graph.insert_before(graph[0], begin.nodes)
     outputs["probabilities"] = _probabilities(end, outputs["features"], outputs["used_task"], classes)
     graph.extend(end.nodes)
-    for value in (*begin.initializers, *choice.initializers, *end.initializers):
+    for value in (*begin.initializers, *end.initializers):
         graph.register_initializer(value)
     graph.inputs.clear()
     graph.inputs.extend([picture, task])
@@ -89,40 +77,6 @@ def _resized(tape: Tape, picture: ir.Value, spec: PreprocessSpec) -> ir.Value:
     cut = _op(tape, "Slice", [resized, start, _op(tape, "Add", [start, size]), _numbers(tape, "sides", [2, 3])])
     pixels = _op(tape, "Transpose", [cut], perm=[0, 2, 3, 1])
     return _output(pixels, "pixels", ir.DataType.UINT8, [1, spec.size, spec.size, 3])
-
-
-def _take_over(graph: ir.Graph, first: ir.Node, select: ir.Model, pixels: ir.Value) -> dict[str | None, ir.Value]:
-    """Move the nodes of the graph that chooses; weights that both have stay once. Returns its outputs but one."""
-    theirs = select.graph
-    outputs = {value.name: value for value in theirs.outputs if value.name != "features"}
-    ir.convenience.replace_all_uses_with(theirs.inputs[0], pixels)
-    theirs.inputs.clear()
-    theirs.outputs.clear()
-    known = {_content(value): value for value in graph.initializers.values()}
-    for name, value in list(theirs.initializers.items()):
-        del theirs.initializers[name]
-        same = known.get(_content(value))
-        if same is not None:
-            ir.convenience.replace_all_uses_with(value, same)
-        else:
-            value.name = f"select.{name}"
-            graph.register_initializer(value)
-    nodes = list(theirs)
-    theirs.remove(nodes)
-    for node in nodes:
-        node.name = f"select.{node.name}"
-        for value in node.outputs:
-            value.name = f"select.{value.name}"
-    outputs["task_scores"].name = "task_scores"
-    graph.insert_before(first, nodes)
-    return outputs
-
-
-def _content(value: ir.Value) -> tuple[Any, ...]:
-    """What two weights have in common only if they are the same."""
-    tensor = value.const_value
-    assert tensor is not None
-    return tensor.dtype, tuple(tensor.shape.numpy()), hashlib.sha256(tensor.tobytes()).digest()
 
 
 def _probabilities(

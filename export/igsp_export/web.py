@@ -55,10 +55,8 @@ def write_web(bundle: Path, out: Path) -> list[str]:
     variant = min(fitting, key=lambda v: ["fp32", "int8"].index(v.precision))
     tasks = read_tasks(bundle, manifest, variant)
     with new_folder(out) as scratch:
-        selector = tasks.selector.stacks()
-        image = baked(bundle / variant.image, tasks.image if variant.select else tasks.image | selector)
-        select = baked(bundle / variant.select, selector) if variant.select else None
-        model = picture_graph(image, select, _classes(tasks, manifest), manifest.preprocess)
+        image = baked(bundle / variant.image, tasks.image | tasks.selector.stacks())
+        model = picture_graph(image, _classes(tasks, manifest), manifest.preprocess)
         save_model(model, scratch / MODEL)
         if (scratch / f"{MODEL}.data").exists():
             raise UserError(

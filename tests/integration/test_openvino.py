@@ -41,7 +41,13 @@ def test_openvino_gives_in_float32_what_the_engine_gives(bundled: "Bundled", sta
 
 
 def test_the_error_of_its_default_is_measured_beside_that_of_float32(bundled: "Bundled") -> None:
-    command = [sys.executable, "-m", "tests.bench.openvino_error", bundled.bundle, *bundled.images("stripes")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.openvino_error",
+        str(bundled.bundle),
+        *map(str, bundled.images("stripes")),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

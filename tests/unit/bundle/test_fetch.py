@@ -97,11 +97,9 @@ def test_a_folder_is_taken_as_it_is(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_predict_and_verify_take_the_name_of_a_repository(
-    published: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"HF_ENDPOINT": published.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    published.use(monkeypatch)
     picture = bundled.images("stripes")[0]
     done = igsp("predict", f"hf:me/shoes@{OLD}", picture, "--provider", "cpu")
     assert done.returncode == 0, done.stderr
@@ -114,13 +112,11 @@ def test_predict_and_verify_take_the_name_of_a_repository(
 
 
 def test_serve_and_demo_take_the_name_of_a_repository(
-    published: FakeHub, igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: FakeHub, igsp: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They fetch before anything else, so a damaged one is refused with the file's name."""
     published.commits["me/shoes"][NEW]["selector.safetensors"] += b"!"
-    environment = {"HF_ENDPOINT": published.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    published.use(monkeypatch)
     for command in ("serve", "demo"):
         done = igsp(command, "hf:me/shoes", "--port", 0)
         assert done.returncode == 1

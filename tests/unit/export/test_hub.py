@@ -70,9 +70,7 @@ def test_the_address_and_the_token_of_the_environment_are_used(
 def test_an_export_pushes_from_the_command_line(
     hub: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    hub.use(monkeypatch)
     done = igsp("export", bundled.model, tmp_path / "bundle", "--no-latency", "--push", "me/shoes", "--private")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == [f"{hub.address}/me/shoes", str(tmp_path / "bundle")]
@@ -229,15 +227,12 @@ def test_a_token_that_may_write_anywhere_is_tried(hub: FakeHub) -> None:
     assert not hub.repos
 
 
-ENVIRONMENT = {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("token", "change", "message"),
     [
-        ({"HF_TOKEN": "hf_wrong"}, "does not accept the token"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Check the network and the address"),
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ("hf_wrong", {}, "does not accept the token"),
+        (TOKEN, {"ENDPOINT": "http://127.0.0.1:9"}, "Check the network and the address"),
+        (TOKEN, {"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE is set"),
     ],
 )
 def test_an_export_that_could_not_push_does_not_begin(
@@ -246,11 +241,13 @@ def test_an_export_that_could_not_push_does_not_begin(
     igsp: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, str],
+    token: str,
+    change: dict[str, Any],
     message: str,
 ) -> None:
-    for name, value in {"HF_ENDPOINT": hub.address, **ENVIRONMENT, **change}.items():
-        monkeypatch.setenv(name, value)
+    hub.use(monkeypatch, token)
+    for name, value in change.items():
+        monkeypatch.setattr(constants, name, value)
     done = igsp("export", bundled.model, tmp_path / "bundle", "--push", "me/shoes")
     assert done.returncode == 1
     assert message in done.stderr
@@ -262,8 +259,7 @@ def test_what_one_command_began_another_one_finishes(
     hub: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export whose upload breaks off, `igsp push`, and the same export again, which makes no second bundle."""
-    for name, value in {"HF_ENDPOINT": hub.address, **ENVIRONMENT}.items():
-        monkeypatch.setenv(name, value)
+    hub.use(monkeypatch)
     bundle = tmp_path / "bundle"
     hub.broken_uploads = True
     begun = igsp("export", bundled.model, bundle, "--no-latency", "--push", "me/shoes")
