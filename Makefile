@@ -15,7 +15,7 @@ help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
 	@echo "make quickstart  learn, export and classify small real tasks offline; writes $(OUT)/"
 	@echo "make test        ruff, mypy, deptry and pytest"
-	@echo "make browser     Debian's chromium and nginx for the tests of pages and of proxies (make test calls it)"
+	@echo "make browser     chromium, nginx and node of Debian and npm's onnxruntime, for tests (make test calls it)"
 	@echo "make lint        ruff, mypy and deptry alone"
 	@echo "make lowest      the fast tests at the lowest versions that pyproject.toml allows (make test calls it)"
 	@echo "make format      let ruff format the code"
