@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.clip import Clip, MlpParts, route
-from igsp_deploy.model.experts import Experts, SiteExperts
+from igsp_deploy.model.clip import Clip, MlpParts
+from igsp_deploy.model.experts import Experts, SiteExperts, route
 from igsp_deploy.sites import Site
 from igsp_export.image_graph import Pixels, image_features
 

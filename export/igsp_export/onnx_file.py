@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from igsp_deploy import __version__
 from igsp_deploy.bundle.stacks import is_stack
-from igsp_deploy.model.clip import attention_nodes
+from igsp_deploy.model.kernels import attention_nodes
 
 OPSETS = (18, 23)
 """Opsets to choose from: 23 knows `Attention`, 18 is for older consumers."""

@@ -11,11 +11,9 @@ by open_clip's own code instead, so that without a task its features are open_cl
 Shapes: B samples, n tokens, d width, S image side, D embedding width, N texts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from open_clip.model import CLIP
@@ -23,44 +21,11 @@ from open_clip.transformer import QuickGELU, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from igsp_deploy.config import RouterInput
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.experts import BesideMlp
+from igsp_deploy.model.experts import BesideMlp, Trace, route
+from igsp_deploy.model.kernels import pick, quick_gelu_mlp, self_attention
 from igsp_deploy.sites import Site, Tower
-
-_SLOPE = 1.702
-"""Quick GELU is `x sigmoid(1.702 x)`, which is `silu(1.702 x) / 1.702`."""
-
-
-_ATTENTION_NODES: ContextVar[bool] = ContextVar("attention as one node", default=False)
-
-
-@contextmanager
-def attention_nodes(wanted: bool) -> Iterator[None]:
-    """Write self-attention as opset 23's `Attention`, heads and all, while a module is traced.
-
-    The node takes `[B, n, d]` and splits the heads itself: six nodes a block less than an explicit layout, and the one
-    that flash attention on CUDA wants.
-    """
-    token = _ATTENTION_NODES.set(wanted)
-    try:
-        yield
-    finally:
-        _ATTENTION_NODES.reset(token)
-
-
-@dataclass(kw_only=True)
-class Trace:
-    """What a pass saw in the blocks that have experts, attached to the autograd graph.
-
-    Attributes:
-        gates: routing probabilities, `[B, K]`, or `[1, K]` where they are static.
-        hidden: input of the MLP, `[B, n, d]`; n is 1 in a last block that is computed at one token only.
-    """
-
-    gates: dict[Site, Tensor] = field(default_factory=dict)
-    hidden: dict[Site, Tensor] = field(default_factory=dict)
 
 
 class Block(nn.Module):
@@ -94,19 +59,18 @@ class Block(nn.Module):
             The residual stream and the MLP's input, `[B, n, d]`; n is 1 with `rows`.
         """
         kept = x if rows is None else pick(x, rows)
-        residual = kept + self.inner.ls_1(self._attention(self.inner.ln_1(x), mask, rows))
+        attention, normed = self.inner.attn, self.inner.ln_1(x)
+        weights = (attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.weight, attention.out_proj.bias)
+        residual = kept + self.inner.ls_1(self_attention(normed, *weights, attention.num_heads, mask, rows))
         return residual, self.inner.ln_2(residual)
 
     def mlp(self, hidden: Tensor) -> Tensor:
         """The MLP of `hidden` `[B, n, d]`."""
         mlp: Any = self.inner.mlp if self.replaced is None else self.replaced
-        y: Tensor
         if self.replaced is None and isinstance(mlp.gelu, QuickGELU) and not torch.compiler.is_exporting():
             up, down = mlp.c_fc, mlp.c_proj
-            y = _FrozenQuickGeluMlp.apply(hidden, up.weight, up.bias, down.weight, down.bias)
-        else:
-            y = mlp(hidden)
-        return y
+            return quick_gelu_mlp(hidden, up.weight, up.bias, down.weight, down.bias)
+        return cast(Tensor, mlp(hidden))
 
     def close(self, residual: Tensor, y: Tensor) -> Tensor:
         """The block's output from the residual stream and what stands in it for the MLP's output."""
@@ -147,48 +111,8 @@ class Block(nn.Module):
         if w is not None:
             delta = delta * w.view(-1, 1, 1)
         if trace is not None:
-            trace.hidden[self.site] = hidden
-            if gates is not None:
-                trace.gates[self.site] = gates
+            trace.see(self.site, hidden, gates)
         return self.close(residual, self.mlp(hidden) + delta)
-
-    def _attention(self, normed: Tensor, mask: Tensor | None, rows: Tensor | None) -> Tensor:
-        """Self-attention of `normed` `[B, n, d]`: one product for query, key and value, one scaled-dot-product call."""
-        attention: Any = self.inner.attn
-        batch, tokens, width = normed.shape
-        heads = attention.num_heads
-        weight, bias, out = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj
-        if rows is None:
-            query, key, value = F.linear(normed, weight, bias).chunk(3, dim=-1)
-        else:
-            query = F.linear(pick(normed, rows), weight[:width], bias[:width])
-            key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-            mask = None if mask is None else mask[rows].view(batch, 1, 1, tokens)
-
-        mask = None if mask is None else mask.to(query.dtype)
-        if _ATTENTION_NODES.get():
-            mixed = torch.onnx.ops.attention(query, key, value, mask, q_num_heads=heads, kv_num_heads=heads)[0]
-        else:
-            query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-        return F.linear(mixed, out.weight, out.bias)
-
-
-def route(hidden: Tensor, router_input: RouterInput, prefix: int) -> Tensor | None:
-    """The vector of each sample that a router reads, `[B, d]`; None for a static gate.
-
-    The class token, or the mean of the other tokens; where there is no class token, the mean of all.
-
-    Args:
-        hidden: input of the block's MLP, `[B, n, d]`.
-        router_input: what the router reads.
-        prefix: tokens in front that are no positions.
-    """
-    if router_input == "static":
-        return None
-    if router_input == "mean_token" or not prefix:
-        return hidden[:, prefix:].mean(dim=1)
-    return hidden[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,31 +122,6 @@ class MlpParts:
     expand: nn.Linear
     activation: nn.Module
     contract: nn.Linear
-
-
-class _FrozenQuickGeluMlp(torch.autograd.Function):
-    """`W2 quick_gelu(W1 h + b1) + b2` with frozen weights; keeps one tensor of the hidden layer for the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
-        scaled = F.linear(hidden, w1, b1).mul_(_SLOPE)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(scaled, w1, w2)
-            ctx.dtype = hidden.dtype
-            return F.linear(F.silu(scaled).mul_(1 / _SLOPE), w2, b2)
-        return F.linear(F.silu(scaled, inplace=True).mul_(1 / _SLOPE), w2, b2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        scaled, w1, w2 = ctx.saved_tensors
-        # The slope of the inner product and its inverse of the outer one cancel.
-        inner = torch.ops.aten.silu_backward(grads[0].to(scaled.dtype) @ w2.to(scaled.dtype), scaled)
-        return (inner @ w1.to(scaled.dtype)).to(ctx.dtype), None, None, None, None
-
-
-def pick(x: Tensor, rows: Tensor) -> Tensor:
-    """Token `rows[b]` of each sample b of `x` `[B, n, d]`: `[B, 1, d]`."""
-    return x[torch.arange(len(x), device=x.device), rows].unsqueeze(1)
 
 
 class _ImageEnds(nn.Module):
@@ -254,12 +153,6 @@ class _ImageEnds(nn.Module):
         pooled, _ = self.visual._pool(x)
         features: Tensor = pooled @ self.visual.proj if self.visual.proj is not None else pooled
         return features
-
-    def tail(self) -> Iterable[nn.Parameter]:
-        """Weights above the blocks."""
-        yield from self.visual.ln_post.parameters()
-        if self.visual.proj is not None:
-            yield self.visual.proj
 
 
 class _TextEnds(nn.Module):
@@ -306,20 +199,6 @@ class _TextEnds(nn.Module):
         if projection is not None:
             x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
         return x
-
-    def tail(self) -> Iterable[nn.Parameter]:
-        """Weights above the blocks."""
-        yield from self.text.ln_final.parameters()
-        if isinstance(self.text.text_projection, nn.Parameter):
-            yield self.text.text_projection
-
-    def crop(self, ids: Tensor) -> Tensor:
-        """Token ids without the padding after the longest text.
-
-        The tower is causal and reads its end token, so embeddings are the same up to rounding, at a fraction of the
-        cost. The end token has the highest id; id 0 is padding, but a text may hold it as well ("!" before a symbol).
-        """
-        return ids[:, : int(ids.argmax(dim=1).max()) + 1] if self.pool_type in ("argmax", "eos") else ids
 
 
 class ClipTower(nn.Module):
@@ -475,10 +354,13 @@ class Clip(nn.Module):
         return F.normalize(self.vision(tokens, tokens, experts, w=w, trace=trace).float(), dim=-1)
 
     def crop(self, ids: Tensor) -> Tensor:
-        """Token ids `[N, ctx]` without columns that change no embedding, up to rounding."""
-        ends = self.text.ends
-        assert isinstance(ends, _TextEnds)
-        return ends.crop(ids)
+        """Token ids `[N, ctx]` without the padding after the longest text.
+
+        The tower is causal and reads its end token, so embeddings are the same up to rounding, at a fraction of the
+        cost. Id 0 is padding, but a text may hold it as well ("!" before a symbol).
+        """
+        ends = self.text.ends.rows(ids, None)
+        return ids if ends is None else ids[:, : int(ends.max()) + 1]
 
     def embed_text(
         self,
@@ -512,11 +394,7 @@ class Clip(nn.Module):
 
     def tail(self) -> list[nn.Parameter]:
         """All weights of both towers from the first adapted block on."""
-        found: list[nn.Parameter] = []
-        for tower in (self.vision, self.text):
-            for block in tower.blocks[tower.first :]:
-                assert isinstance(block, Block)
-                found += block.inner.parameters()
-            assert isinstance(tower.ends, (_ImageEnds, _TextEnds))
-            found += tower.ends.tail()
-        return found
+        visual, text = cast(Any, self.vision.ends).visual, cast(Any, self.text.ends).text
+        blocks = [cast(Block, b).inner for tower in (self.vision, self.text) for b in tower.blocks[tower.first :]]
+        found = [p for part in (*blocks, visual.ln_post, text.ln_final) for p in part.parameters()]
+        return found + [p for p in (visual.proj, text.text_projection) if isinstance(p, nn.Parameter)]

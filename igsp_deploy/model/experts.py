@@ -6,6 +6,7 @@ task's, with the same two functions: `gates` of what the router reads, and `delt
 Shapes in this file: B samples, n tokens, d width, K experts of rank r, R = K r, T tasks.
 """
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -15,6 +16,42 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.sites import Site
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What a pass saw in the blocks that have experts, attached to the autograd graph.
+
+    Attributes:
+        gates: routing probabilities, `[B, K]`, or `[1, K]` where they are static.
+        hidden: input of the MLP, `[B, n, d]`; n is 1 in a last block that is computed at one token only.
+    """
+
+    gates: dict[Site, Tensor] = field(default_factory=dict)
+    hidden: dict[Site, Tensor] = field(default_factory=dict)
+
+    def see(self, site: Site, hidden: Tensor, gates: Tensor | None) -> None:
+        """Note what one block saw; `gates` is None where they are folded in already."""
+        self.hidden[site] = hidden
+        if gates is not None:
+            self.gates[site] = gates
+
+
+def route(hidden: Tensor, router_input: RouterInput, prefix: int) -> Tensor | None:
+    """The vector of each sample that a router reads, `[B, d]`; None for a static gate.
+
+    The class token, or the mean of the other tokens; where there is no class token, the mean of all.
+
+    Args:
+        hidden: input of the block's MLP, `[B, n, d]`.
+        router_input: what the router reads.
+        prefix: tokens in front that are no positions.
+    """
+    if router_input == "static":
+        return None
+    if router_input == "mean_token" or not prefix:
+        return hidden[:, prefix:].mean(dim=1)
+    return hidden[:, 0]
 
 
 class BesideMlp(Protocol):

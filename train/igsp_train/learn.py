@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.clip import Clip, Trace
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import Trace
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.sites import Site, read_site, site_name
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from igsp_deploy.model.clip import Trace
-from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up, frozen, new_experts
+from igsp_deploy.model.experts import Experts, SiteExperts, Trace, concatenate_down, concatenate_up, frozen, new_experts
 from igsp_deploy.sites import Site
 from igsp_train.optimiser import TEXT_GATE_RATE
 from igsp_train.research.baselines.training import train_on

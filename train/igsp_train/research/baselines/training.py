@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.config import LearnConfig
-from igsp_deploy.model.clip import Clip, Trace
-from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.experts import SiteExperts, Trace
 from igsp_train.data.order import batch_indices
 from igsp_train.optimiser import MAX_GRAD_NORM, WEIGHT_DECAY, learning_rate_factor, set_learning_rate
 from igsp_train.research.study.tokens import TaskTokens
