@@ -1,15 +1,20 @@
 """`igsp bench`: latency and throughput of a bundle on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from igsp_deploy.runtime.providers import Provider
 
 EXAMPLES = """Examples:
 
 igsp bench bundle
 
 igsp bench bundle --model model --out bench-out
+
+igsp bench bundle --photos holiday
 
 igsp bench bundle --model model --batch 1 --batch 64 --seconds 60 --compile --profile"""
 
@@ -41,6 +46,13 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also say which nodes ran where, and for how long.")
     ] = False,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measure how long these photos take to be prepared instead: plain Pillow beside scaled decoding.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
@@ -59,6 +71,10 @@ def bench(
         raise UsageError(f"--out must be a folder, {out} is a file.")
 
     from rich.console import Console
+
+    if photos:
+        _photos(bundle, photos, chosen, json)
+        return
 
     from igsp_export.bench.report import print_bench, to_text, write_report
     from igsp_export.bench.run import BATCHES, SECONDS, run_bench
@@ -85,3 +101,20 @@ def bench(
     print_bench(found, console if console.is_terminal else Console(width=120))
     if out is not None:
         print(out)
+
+
+def _photos(bundle: Path, places: list[Path], provider: "Provider", json: bool) -> None:
+    import dataclasses
+    import json as json_format
+
+    from rich.console import Console
+
+    from igsp_export.bench.photos import measure_photos, photo_table
+
+    progress = Console(stderr=True)
+    rows = measure_photos(bundle, places, provider, lambda text: progress.print(text, markup=False, highlight=False))
+    if json:
+        print(json_format.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(photo_table(rows))
