@@ -5,7 +5,7 @@ import difflib
 import os
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -44,6 +44,8 @@ _EXPECTED = {
     "list_type": "a list",
     "literal_error": "one of {expected}",
     "string_type": "text",
+    "too_long": "at most {max_length} in number",
+    "too_short": "at least {min_length} in number",
     "tuple_type": "a list",
 }
 """Type of pydantic's error -> what was expected, in our words."""
@@ -56,7 +58,17 @@ def checked(cls: type[T]) -> type[T]:
     Raises:
         UsageError: (when an instance is made) unknown names or values that do not fit; says all of them at once.
     """
-    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    return _checked(cls, "forbid")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def stored(cls: type[T]) -> type[T]:
+    """As `checked`, for what lies in a file: keys of later versions are passed over."""
+    return _checked(cls, "ignore")
+
+
+def _checked(cls: type[T], extra: Literal["forbid", "ignore"]) -> type[T]:
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra=extra))(cls)
     take = made.__init__
 
     def __init__(self: Any, **values: Any) -> None:
@@ -75,7 +87,7 @@ def build(cls: type[T], values: Any, where: str, *, kind: type[UserError] = Usag
     Args:
         cls: made by `checked`, for example `RunConfig`.
         values: nested mapping; what is absent keeps its default.
-        where: file or option the values came from, for the message.
+        where: file or option the values came from, for the message; empty for none.
         kind: error to raise.
 
     Raises:
@@ -84,7 +96,7 @@ def build(cls: type[T], values: Any, where: str, *, kind: type[UserError] = Usag
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise kind(f"{where}: {explain(error, cls)}") from None
+        raise kind(f"{where}: {explain(error, cls)}" if where else explain(error, cls)) from None
 
 
 def explain(error: ValidationError, cls: Any) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from rich.console import Console
@@ -252,7 +252,7 @@ def _manifest(
         opset=opset,
         variants=tuple(variants),
         experts=expert_layout(folder),
-        experts_precision=stored,
+        experts_precision=cast(Literal["fp32", "fp16"], stored),
         parity=parity,
     )
 

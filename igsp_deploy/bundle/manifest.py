@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.checked import Count, Flag, Number, Positive, build, stored
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
@@ -24,26 +26,36 @@ TOKENIZER = "tokenizer.json"
 REFERENCE = "examples/reference.safetensors"
 REMEDY = "Copy the bundle again or make it anew with `igsp export`."
 
-T = TypeVar("T")
+
+def _inside(name: str) -> str:
+    """A bundle from elsewhere must not make us read other files."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise ValueError(f"must be a file of the bundle, got {name!r}")
+    return name
 
 
-@dataclass(frozen=True, kw_only=True)
+FileName = Annotated[str, AfterValidator(_inside)]
+"""A path inside the bundle."""
+
+
+@stored
 class BundleTask:
     """One task of a bundle; its index is its position."""
 
     name: str
     """Its name."""
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     """Labels, in the order of the class embeddings."""
     display_names: tuple[str, ...]
     """What stands for each class in a prompt."""
     templates: tuple[str, ...]
     """Prompt templates with one `{}`."""
-    experts: int = 0
+    experts: Count = 0
     """Experts its routers use, in all blocks together."""
-    experts_new: int = 0
+    experts_new: Count = 0
     """Those of them that came with this task; the others are reused from earlier ones."""
-    size_bytes: int = 0
+    size_bytes: Count = 0
     """What it adds to the bundle: experts no earlier task uses, its routers, its classes' embeddings."""
     fingerprint: str = ""
     """SHA-256 of what was learned: equal in two bundles of one model."""
@@ -51,7 +63,7 @@ class BundleTask:
     """SHA-256 of the experts and routers it uses, as they are stored; empty in bundles made before there was one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class BundleBackbone:
     """The frozen CLIP inside."""
 
@@ -61,29 +73,29 @@ class BundleBackbone:
     """open_clip tag, if it was loaded by one."""
     weight_hash: str
     """SHA-256 over its weights."""
-    embed_dim: int
+    embed_dim: Positive
     """Width of an embedding."""
-    context_length: int
+    context_length: Positive
     """Token ids a text."""
-    logit_scale: float
+    logit_scale: Number
     """Factor on cosines before the softmax."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class ExpertLayout:
     """Where the graphs take experts, and of what size."""
 
-    rank: int
+    rank: Positive
     """Rank r of one expert."""
-    vision_blocks: tuple[int, ...]
+    vision_blocks: tuple[Count, ...]
     """Adapted blocks of the image tower."""
-    text_blocks: tuple[int, ...]
+    text_blocks: tuple[Count, ...]
     """Adapted blocks of the text tower."""
-    vision_width: int
+    vision_width: Positive
     """Width d of a block of the image tower."""
-    text_width: int
+    text_width: Positive
     """Width d of a block of the text tower."""
-    routed: bool
+    routed: Flag
     """The image tower's gates depend on the image; else they are folded into the experts."""
 
     def width(self, tower: str) -> int:
@@ -91,15 +103,15 @@ class ExpertLayout:
         return self.vision_width if tower == "vision" else self.text_width
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class Variant:
     """One precision of the graphs."""
 
     precision: str
     """`fp32`, `fp16`, `bf16` or `int8`."""
-    image: str
+    image: FileName
     """File of the image graph."""
-    text: str
+    text: FileName
     """File of the text graph."""
     providers: tuple[str, ...]
     """onnxruntime execution providers it may run on; others can fail or crash on it."""
@@ -109,17 +121,17 @@ class Variant:
         return self.image, self.text
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class BundleFile:
     """One file of the bundle."""
 
     sha256: str
     """Hex SHA-256 of its bytes."""
-    size_bytes: int
+    size_bytes: Count
     """Its size."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class Manifest:
     """All of `manifest.json`."""
 
@@ -129,21 +141,21 @@ class Manifest:
     """The frozen CLIP inside."""
     preprocess: PreprocessSpec
     """How an image becomes its input."""
-    tasks: tuple[BundleTask, ...]
+    tasks: Annotated[tuple[BundleTask, ...], Field(min_length=1)]
     """Tasks, in the order they were learned."""
-    opset: int
+    opset: Positive
     """ONNX opset of the graphs."""
-    variants: tuple[Variant, ...]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     """The graphs, a precision each."""
     experts: ExpertLayout
     """What the graphs take besides images and texts: experts and routers, as inputs with a default."""
-    experts_precision: str = "fp32"
+    experts_precision: Literal["fp32", "fp16"] = "fp32"
     """What experts are stored in, `fp32` or `fp16`, whatever the graphs are in: these take them in their own."""
     parity: dict[str, Any] = field(default_factory=dict)
     """Largest differences from PyTorch found at export, by precision."""
-    files: dict[str, BundleFile] = field(default_factory=dict)
+    files: dict[FileName, BundleFile] = field(default_factory=dict)
     """Every other file of the bundle."""
-    format_version: int = FORMAT_VERSION
+    format_version: Positive = FORMAT_VERSION
     """Version of this layout."""
 
     def task_names(self) -> list[str]:
@@ -198,11 +210,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} chooses tasks by plain CLIP's embedding, in a graph of its own, which chose worse at the cost "
             "of a second pass, and is gone. Learn its tasks again with `igsp train` and export that model."
         )
+    if isinstance(values.get("variants"), list):
+        # Bundles made before this was said: in half precision where their graphs were.
+        half = all(isinstance(v, dict) and v.get("precision") == "fp16" for v in values["variants"])
+        values.setdefault("experts_precision", "fp16" if half else "fp32")
     try:
-        return _manifest(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is damaged: {reason}. {REMEDY}") from error
+        manifest = build(Manifest, values, "", kind=UserError)
+        _need_consistent(manifest)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}. {REMEDY}") from None
+    return manifest
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
@@ -248,131 +265,18 @@ def _some(manifest: Manifest, names: Collection[str] | None) -> dict[str, Bundle
     return {name: file for name, file in manifest.files.items() if names is None or name in names}
 
 
-def _manifest(values: dict[str, Any]) -> Manifest:
-    backbone, preprocess = values["backbone"], values["preprocess"]
-    variants = _each(_variant, values["variants"])
-    # Bundles made before this was said: in half precision where their graphs were.
-    stored = "fp16" if all(variant.precision == "fp16" for variant in variants) else "fp32"
-    manifest = Manifest(
-        created_by=_text(values["created_by"]),
-        backbone=BundleBackbone(
-            name=_text(backbone["name"]),
-            pretrained=None if backbone["pretrained"] is None else _text(backbone["pretrained"]),
-            weight_hash=_text(backbone["weight_hash"]),
-            embed_dim=_positive(backbone["embed_dim"], "embed_dim"),
-            context_length=_positive(backbone["context_length"], "context_length"),
-            logit_scale=_number(backbone["logit_scale"]),
-        ),
-        preprocess=PreprocessSpec(
-            size=_positive(preprocess["size"], "preprocess.size"),
-            mean=_each(_number, preprocess["mean"]),
-            std=_each(_number, preprocess["std"]),
-            interpolation=_one_of(preprocess["interpolation"], ("bicubic", "bilinear")),
-            resize_mode=_one_of(preprocess["resize_mode"], ("shortest",)),
-            # Bundles from before there was a choice were measured with plain decoding.
-            decoding=_one_of(preprocess.get("decoding", "plain"), ("plain", "scaled")),
-        ),
-        tasks=_each(_task, values["tasks"]),
-        opset=_positive(values["opset"], "opset"),
-        variants=variants,
-        experts=_layout(values["experts"]),
-        experts_precision=_one_of(values.get("experts_precision", stored), ("fp32", "fp16")),
-        parity=dict(values["parity"]),
-        files={
-            _file(name): BundleFile(sha256=_text(file["sha256"]), size_bytes=int(file["size_bytes"]))
-            for name, file in values["files"].items()
-        },
-        format_version=values["format_version"],
-    )
-    if len(manifest.preprocess.mean) != 3 or len(manifest.preprocess.std) != 3:
-        raise ValueError("preprocess.mean and preprocess.std must have one number for each of three channels")
-    if not manifest.tasks or not manifest.variants:
-        raise ValueError("it names no task or no graph")
+def _need_consistent(manifest: Manifest) -> None:
+    """What no field alone can say: names that differ, and a checksum for every file that is read.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
     names = manifest.task_names()
     if len(set(names)) < len(names):
         raise ValueError(f"two tasks are called {next(name for name in names if names.count(name) > 1)!r}")
+    for task in manifest.tasks:
+        if len(task.classes) != len(task.display_names):
+            raise ValueError(f"task {task.name!r} must have a display name for each of its classes")
     needed = {CLASSES, EXPERTS, SELECTOR, TOKENIZER} | {name for v in manifest.variants for name in v.files()}
     if not needed <= set(manifest.files):
         raise ValueError(f"it has no checksum for {', '.join(sorted(needed - set(manifest.files)))}")
-    return manifest
-
-
-def _task(values: dict[str, Any]) -> BundleTask:
-    task = BundleTask(
-        name=_text(values["name"]),
-        classes=_each(_text, values["classes"]),
-        display_names=_each(_text, values["display_names"]),
-        templates=_each(_text, values["templates"]),
-        experts=int(values["experts"]),
-        experts_new=int(values["experts_new"]),
-        size_bytes=int(values["size_bytes"]),
-        fingerprint=_text(values["fingerprint"]),
-        experts_sha256=_text(values.get("experts_sha256", "")),
-    )
-    if not task.classes or len(task.classes) != len(task.display_names):
-        raise ValueError(f"task {task.name!r} must have a display name for each of its classes")
-    return task
-
-
-def _layout(values: dict[str, Any]) -> ExpertLayout:
-    return ExpertLayout(
-        rank=_positive(values["rank"], "experts.rank"),
-        vision_blocks=_each(_block, values["vision_blocks"]),
-        text_blocks=_each(_block, values["text_blocks"]),
-        vision_width=_positive(values["vision_width"], "experts.vision_width"),
-        text_width=_positive(values["text_width"], "experts.text_width"),
-        routed=bool(values["routed"]),
-    )
-
-
-def _block(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"expected the number of a block, got {value!r}")
-    return value
-
-
-def _variant(values: dict[str, Any]) -> Variant:
-    return Variant(
-        precision=_text(values["precision"]),
-        image=_file(values["image"]),
-        text=_file(values["text"]),
-        providers=_each(_text, values["providers"]),
-    )
-
-
-def _each(read: Callable[[Any], T], values: Any) -> tuple[T, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"expected a list, got {values!r}")
-    return tuple(read(value) for value in values)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {value!r}")
-    return value
-
-
-def _file(value: Any) -> str:
-    """A path inside the bundle: a bundle from elsewhere must not make us read other files."""
-    path = PurePosixPath(_text(value))
-    if path.is_absolute() or ".." in path.parts or "\\" in value or not path.parts:
-        raise ValueError(f"{value!r} is not a file of the bundle")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
-
-
-def _positive(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TypeError(f"{what} must be a positive integer, got {value!r}")
-    return value
-
-
-def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"expected one of {', '.join(allowed)}, got {value!r}")
-    return value

@@ -6,16 +6,17 @@ import threading
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from pydantic import Field
 
 from igsp_deploy.bundle.deep_grey import is_deep, to_8_bit, white_is_zero
 from igsp_deploy.bundle.image_formats import is_heif, register_heif, without_texts
+from igsp_deploy.checked import Number, Positive, stored
 from igsp_deploy.errors import UserError
 
 MAX_PIXELS = 64_000_000
@@ -66,15 +67,18 @@ class ImageError(UserError):
         self.kind = kind
 
 
-@dataclass(frozen=True, kw_only=True)
+Channels = Annotated[tuple[Number, ...], Field(min_length=3, max_length=3)]
+
+
+@stored
 class PreprocessSpec:
     """How the backbone wants its images."""
 
-    size: int
+    size: Positive
     """Side of the square input, in pixels."""
-    mean: tuple[float, ...]
+    mean: Channels
     """Mean of each channel, for pixels in [0, 1]."""
-    std: tuple[float, ...]
+    std: Channels
     """Standard deviation of each channel."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """How it is resized."""

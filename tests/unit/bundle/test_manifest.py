@@ -70,26 +70,34 @@ def test_what_is_written_is_read(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("tasks"), "lacks 'tasks'"),
-        (lambda v: v.update(tasks=[]), "no task"),
+        (lambda v: v.pop("tasks"), "damaged: tasks is missing"),
+        (lambda v: v.update(tasks=[]), "tasks must be at least 1 in number, got "),
         (lambda v: v["tasks"][0].update(display_names=["one"]), "display name"),
-        (lambda v: v["preprocess"].update(size=0), "preprocess.size must be a positive integer, got 0"),
-        (lambda v: v["preprocess"].update(mean=[0.5]), "three channels"),
-        (lambda v: v["backbone"].update(logit_scale="big"), "expected a number, got 'big'"),
-        (lambda v: v["variants"][0].update(image="../../etc/passwd"), "not a file of the bundle"),
+        (lambda v: v["preprocess"].update(size=0), "preprocess.size must be at least 1, got 0"),
+        (lambda v: v["preprocess"].update(mean=[0.5]), "preprocess.mean must be at least 3 in number"),
+        (lambda v: v["backbone"].update(logit_scale="big"), "backbone.logit_scale must be a number, got 'big'"),
+        (
+            lambda v: v["variants"][0].update(image="../../etc/passwd"),
+            "variants.0.image must be a file of the bundle, got",
+        ),
         (lambda v: v["variants"][0].update(image="other.onnx"), "no checksum for other.onnx"),
-        (lambda v: v["files"].update({"/etc/passwd": v["files"]["i.onnx"]}), "not a file of the bundle"),
+        (
+            lambda v: v["files"].update({"/etc/passwd": v["files"]["i.onnx"]}),
+            "files./etc/passwd must be a file of the bundle",
+        ),
         (lambda v: v.update(format_version="1"), "no format_version"),
         (lambda v: v.update(format_version=5), "format 5; this version reads up to 4. Upgrade"),
         (
             lambda v: v.update(format_version=1),
             "format 1, of an earlier version; this one reads formats 2 to 4",
         ),
-        (lambda v: v["experts"].update(rank=0), "experts.rank must be a positive integer, got 0"),
-        (lambda v: v["experts"].update(vision_blocks=[-1]), "number of a block, got -1"),
+        (lambda v: v["experts"].update(rank=0), "experts.rank must be at least 1, got 0"),
+        (lambda v: v["experts"].update(vision_blocks=[-1]), "experts.vision_blocks.0 must be at least 0, got -1"),
         (lambda v: v["tasks"].append(v["tasks"][0]), "two tasks are called 'a'"),
         (lambda v: v.update(selector_place="embedding"), "by plain CLIP's embedding.* Learn its tasks again"),
-        (lambda v: v.update(files=[]), "damaged"),
+        (lambda v: v.update(files=[]), "damaged: files must be a mapping, got "),
+        (lambda v: v.update(opset="23", created_by=3), "created_by must be text, got 3; opset must be a whole number"),
+        (lambda v: v["tasks"][0].update(name=None), "tasks.0.name must be text, got None"),
         (lambda v: v.update(experts_precision="int4"), "fp32.*fp16.*int4"),
     ],
 )
@@ -120,6 +128,12 @@ def test_what_is_no_manifest_is_refused(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json"):
         read_manifest(bundle)
+
+
+def test_keys_of_later_versions_are_passed_over(bundle: Path) -> None:
+    before = read_manifest(bundle)
+    edit(bundle, lambda v: (v.update(more=1), v["variants"][0].update(select=None), v["tasks"][0].update(colour="red")))
+    assert read_manifest(bundle) == before
 
 
 def test_files_are_compared_in_size_and_checksum(bundle: Path) -> None:
