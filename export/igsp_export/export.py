@@ -98,17 +98,14 @@ def export_bundle(
         make_reference(learned).write(scratch / REFERENCE)
         manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
-        images = [
-            check_images(record, learned.backbone, console, check_limit, folder.split(record.index))
-            for record in folder.tasks
-        ]
+        backbone = learned.backbone
+        images = [check_images(r, backbone, console, check_limit, folder.split(r.index)) for r in folder.tasks]
         if adapters:
             add_adapters(scratch, manifest)
         parity = {v.precision: _check(learned, scratch, v, images, console) for v in variants}
         manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
-        manifest = _with_files(manifest, scratch)
-        manifest.write(scratch)
+        (manifest := _with_files(manifest, scratch)).write(scratch)
     return _result(bundle_path, manifest)
 
 

@@ -19,8 +19,10 @@ from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.reference import FEATURE_TOLERANCE, largest_difference
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder, write_json, write_sums
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
+from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, choose_provider
 from igsp_deploy.runtime.tasks import find_task
@@ -130,40 +132,13 @@ def fold(
     """
     console = console or Console(stderr=True)
     precision = check_options([precision], opset, batch)
-    backbone, record, experts = learned.backbone, folder.tasks[task], learned.tasks[task].experts
-    classes = learned.class_vectors(task)
+    backbone, record = learned.backbone, folder.tasks[task]
     with new_folder(out) as scratch:
-        size, length = backbone.preprocess.size, backbone.context_length
-        example = torch.zeros(batch or EXAMPLES, size, size, 3, dtype=torch.uint8)
-        image = FoldedImage(backbone, experts, classes, backbone.logit_scale)
-        inputs, outputs = {"images": example}, ["features", "probabilities"]
-        write_folded(image, inputs, outputs, scratch / IMAGE, precision=precision, opset=opset, fixed=batch is not None)
-        if with_text:
-            ids = torch.zeros(EXAMPLES, length, dtype=torch.int64)
-            text = FoldedText(backbone, experts)
-            write_folded(
-                text, {"ids": ids}, ["embeddings"], scratch / TEXT, precision=precision, opset=opset, fixed=False
-            )
-            write_tokenizer(backbone.tokenizer, scratch / TOKENIZER)
+        _write_graphs(learned, task, scratch, precision=precision, opset=opset, batch=batch, with_text=with_text)
         images = check_images(record, backbone, console, check_limit, folder.split(record.index))
         parity = check_folded(learned, task, scratch, images, precision=precision, batch=batch)
-        spec = backbone.preprocess
-        about = {
-            "format": FORMAT,
-            "created_by": f"igsp-deploy {__version__}",
-            "task": record.name,
-            "labels": list(record.classes),
-            "display_names": list(record.display_names),
-            "templates": list(record.templates),
-            "backbone": backbone.name,
-            "precision": precision,
-            "opset": opset,
-            "batch": batch,
-            "image": {"size": spec.size, "layout": "BHWC", "type": "uint8", "interpolation": spec.interpolation},
-            "logit_scale": backbone.logit_scale,
-            "parity": parity,
-        }
-        write_json(scratch / LABELS, about)
+        made = {"precision": precision, "opset": opset, "batch": batch, "parity": parity}
+        write_json(scratch / LABELS, _about(record, backbone) | made)
         write_sums(scratch)
     return {
         "folder": str(out),
@@ -171,6 +146,37 @@ def fold(
         "size_bytes": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
         "parity": parity,
     }
+
+
+def _about(record: TaskRecord, backbone: Backbone) -> dict[str, Any]:
+    spec = backbone.preprocess
+    return {
+        "format": FORMAT,
+        "created_by": f"igsp-deploy {__version__}",
+        "task": record.name,
+        "labels": list(record.classes),
+        "display_names": list(record.display_names),
+        "templates": list(record.templates),
+        "backbone": backbone.name,
+        "image": {"size": spec.size, "layout": "BHWC", "type": "uint8", "interpolation": spec.interpolation},
+        "logit_scale": backbone.logit_scale,
+    }
+
+
+def _write_graphs(
+    learned: LearnedClip, task: int, folder: Path, *, precision: str, opset: int, batch: int | None, with_text: bool
+) -> None:
+    backbone, experts = learned.backbone, learned.tasks[task].experts
+    size, length = backbone.preprocess.size, backbone.context_length
+    example = torch.zeros(batch or EXAMPLES, size, size, 3, dtype=torch.uint8)
+    image = FoldedImage(backbone, experts, learned.class_vectors(task), backbone.logit_scale)
+    inputs, outputs = {"images": example}, ["features", "probabilities"]
+    write_folded(image, inputs, outputs, folder / IMAGE, precision=precision, opset=opset, fixed=batch is not None)
+    if with_text:
+        ids = torch.zeros(EXAMPLES, length, dtype=torch.int64)
+        text = FoldedText(backbone, experts)
+        write_folded(text, {"ids": ids}, ["embeddings"], folder / TEXT, precision=precision, opset=opset, fixed=False)
+        write_tokenizer(backbone.tokenizer, folder / TOKENIZER)
 
 
 def write_folded(
