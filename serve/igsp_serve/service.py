@@ -16,29 +16,27 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
-from igsp_deploy.bundle.preprocess import ImageError
-from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_deploy.runtime.classifier import Classifier, LabelSets, Prediction
+from igsp_deploy.runtime.classifier import Classifier, LabelSets
 from igsp_deploy.runtime.engine import Engine
-from igsp_deploy.runtime.providers import Provider
-from igsp_serve.batcher import Batcher, Job, Rows
-from igsp_serve.cpus import model_threads, usable_cpus
-from igsp_serve.decode import decode, known_formats
-from igsp_serve.failures import DeadlineExceeded, Overloaded, RequestError, TooLarge, Unavailable
+from igsp_serve.answers import Classified, Embedded, ModelVersion, Ran, Timings, ms, timings
+from igsp_serve.batcher import Batcher, Rows
+from igsp_serve.cpus import usable_cpus
+from igsp_serve.deadlines import before, until
+from igsp_serve.decoding import Decoding
+from igsp_serve.failures import DeadlineExceeded, RequestError, TooLarge, Unavailable
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
+from igsp_serve.texts import TextRoom, check_texts
 from igsp_serve.tracing import record_span
 from igsp_serve.watchers import ImageSource, Sample, Watchers
 
@@ -46,75 +44,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_TEXT_LENGTH = 2000
-"""Characters of one prompt or text; CLIP reads some 300 of them."""
 _INLINE = 8
 """Images of one answer that are labelled where the request is served rather than in a thread."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelVersion:
-    """What answered."""
-
-    name: str
-    """Name the server was given for its model."""
-    version: str
-    """Changes whenever the graphs or the tasks do; equal on every machine that has the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timings:
-    """Where the time of a request went, in ms."""
-
-    queue_ms: float
-    """Longest wait of one of its decoded images for the model."""
-    decode_ms: float
-    """Decoding and resizing, of all its images together."""
-    inference_ms: float
-    """Calls of the model that held its images, together."""
-    total_ms: float
-    """From its start in the service to its answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classified:
-    """Answer of `Service.classify`: a prediction for each image, in order."""
-
-    model: ModelVersion
-    results: tuple[Prediction, ...]
-    timings: Timings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """Answer of `Service.embed_images` and `Service.embed_texts`.
-
-    Attributes:
-        model: what answered.
-        embeddings: L2-normalised, float32 `[n, D]`.
-        tasks: task whose experts were used for each; None for plain CLIP.
-        timings: where the time went.
-    """
-
-    model: ModelVersion
-    embeddings: NDArray[np.float32]
-    tasks: tuple[str | None, ...]
-    timings: Timings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """Answer of `Service.run`: the model's own outputs, before any label.
-
-    Attributes:
-        snapshot: what answered; task indices refer to it.
-        rows: the outputs.
-        timings: where the time went.
-    """
-
-    snapshot: Snapshot
-    rows: Rows
-    timings: Timings
 
 
 class Service:
@@ -123,7 +54,6 @@ class Service:
     Attributes:
         settings: limits and sizes.
         batcher: the queue before the model.
-        formats: image formats that are decoded.
         decode_pool: the threads that do it.
         watchers: told of every batch and image.
     """
@@ -134,11 +64,8 @@ class Service:
         self.watchers = Watchers()
         self._snapshot = Snapshot(classifier, classifier.engine.tasks)
         self._changing = threading.Lock()
-        self.formats = known_formats()
         self._warm = False
         self._draining = False
-        self._counting = threading.Lock()
-        self._texts_waiting = 0
         self._decoders = usable_cpus()
         self.decode_pool = concurrent.futures.ThreadPoolExecutor(self._decoders, "igsp-decode")
         # Text towers, labels of large requests, changes of tasks: apart, so that no image waits for them to be decoded.
@@ -148,8 +75,9 @@ class Service:
             max_wait_s=self.settings.max_wait_ms / 1000,
             queue=self.settings.queue,
             observer=self.watchers,
-            probe=self._probe,
+            probe=lambda: self._snapshot.probe(),
         )
+        self._text_room = TextRoom(self.settings.queue, self.batcher.retry_after_s)
 
     @classmethod
     def open(cls, bundle: Path, settings: Settings | None = None) -> "Service":
@@ -159,7 +87,7 @@ class Service:
             UserError: the bundle is missing or damaged, or the provider cannot be had.
         """
         settings = settings or Settings()
-        return cls(_open(bundle, settings), settings)
+        return cls(Snapshot.open(bundle, settings).classifier, settings)
 
     # What it is, and how it is.
 
@@ -217,7 +145,7 @@ class Service:
         Raises:
             Exception: the model does not run.
         """
-        await self._aside(self._warm_up, self.snapshot())
+        await self._aside(self.snapshot().warm_up, self.settings.max_batch)
         self._warm = True
 
     def drain(self) -> None:
@@ -269,16 +197,16 @@ class Service:
         snapshot = self.snapshot()
         # Before anything is made for each of them.
         top_k = min(top_k, len(prompts) if prompts is not None else snapshot.num_labels)
-        index = _task_index(snapshot, task, len(images))
-        texts = None if prompts is None else self._check_texts(prompts, "prompts")
+        index = snapshot.task_index(task, len(images))
+        texts = None if prompts is None else check_texts(prompts, "prompts", self.settings.max_texts)
         deadline = self._deadline(start, timeout_s)
-        async with _until(deadline):
+        async with until(deadline):
             rows, decode_s = await self._run(snapshot, images, index, deadline)
             labels = snapshot.labels if texts is None else LabelSets(snapshot.classifier, snapshot.known, texts)
-            label = partial(_label, snapshot, rows, labels, top_k)
+            label = partial(snapshot.label, rows, labels, top_k)
             if texts is not None:
-                with self._text_slots(len(texts) * len(set(rows.task.tolist()))):
-                    results = await self._aside(self._before(deadline, label))
+                with self._text_room.take(len(texts) * len(set(rows.task.tolist()))):
+                    results = await self._aside(before(deadline, label))
             elif len(images) > _INLINE:
                 results = await self._aside(label)
             else:
@@ -293,7 +221,7 @@ class Service:
                     request_id=request_id,
                 )
             )
-        return Classified(model=self._model(snapshot), results=tuple(results), timings=_timings(start, rows, decode_s))
+        return Classified(model=self._model(snapshot), results=tuple(results), timings=timings(start, rows, decode_s))
 
     async def embed_images(
         self,
@@ -306,15 +234,15 @@ class Service:
         start = time.monotonic()
         self._check_ready()
         snapshot = self.snapshot()
-        index = _task_index(snapshot, task, len(images))
+        index = snapshot.task_index(task, len(images))
         deadline = self._deadline(start, timeout_s)
-        async with _until(deadline):
+        async with until(deadline):
             rows, decode_s = await self._run(snapshot, images, index, deadline)
         return Embedded(
             model=self._model(snapshot),
             embeddings=rows.features,
             tasks=tuple(snapshot.name_of(used) for used in rows.task.tolist()),
-            timings=_timings(start, rows, decode_s),
+            timings=timings(start, rows, decode_s),
         )
 
     async def embed_texts(
@@ -324,25 +252,25 @@ class Service:
         start = time.monotonic()
         self._check_ready()
         snapshot = self.snapshot()
-        (index,) = _task_index(snapshot, task, 1).tolist()
+        (index,) = snapshot.task_index(task, 1).tolist()
         if index == AUTO:
             raise RequestError("a task is chosen from images, not from texts. Give task none or the name of a task.")
-        given = self._check_texts(texts, "texts")
+        given = check_texts(texts, "texts", self.settings.max_texts)
         deadline = self._deadline(start, timeout_s)
 
         def embed() -> NDArray[np.float32]:
             return snapshot.classifier.embed_text(given, index, tasks=snapshot.known)
 
-        async with _until(deadline):
-            with self._text_slots(len(given)):
+        async with until(deadline):
+            with self._text_room.take(len(given)):
                 began = time.monotonic()
-                embeddings = await self._aside(self._before(deadline, embed))
+                embeddings = await self._aside(before(deadline, embed))
         now = time.monotonic()
         return Embedded(
             model=self._model(snapshot),
             embeddings=embeddings,
             tasks=(snapshot.name_of(index),) * len(given),
-            timings=Timings(queue_ms=0.0, decode_ms=0.0, inference_ms=_ms(now - began), total_ms=_ms(now - start)),
+            timings=Timings(queue_ms=0.0, decode_ms=0.0, inference_ms=ms(now - began), total_ms=ms(now - start)),
         )
 
     async def run(
@@ -368,9 +296,9 @@ class Service:
         if len(wrong):
             raise RequestError(f"there is no task {wrong[0]}: the model has tasks 0 to {len(snapshot.names) - 1}.")
         deadline = self._deadline(start, timeout_s)
-        async with _until(deadline):
+        async with until(deadline):
             rows, decode_s = await self._run(snapshot, images, task, deadline)
-        return Ran(snapshot=snapshot, rows=rows, timings=_timings(start, rows, decode_s))
+        return Ran(snapshot=snapshot, rows=rows, timings=timings(start, rows, decode_s))
 
     # How it changes.
 
@@ -400,9 +328,8 @@ class Service:
         """
 
         def swap() -> None:
-            classifier = _open(bundle, self.settings)
-            snapshot = Snapshot(classifier, classifier.engine.tasks)
-            self._warm_up(snapshot)
+            snapshot = Snapshot.open(bundle, self.settings)
+            snapshot.warm_up(self.settings.max_batch)
             self._snapshot = snapshot
 
         return await self._change(swap)
@@ -428,7 +355,14 @@ class Service:
         if len(images) > self.settings.max_images:
             raise TooLarge(f"a request may hold {self.settings.max_images} images, got {len(images)}. Send several.")
         job = self.batcher.open(snapshot, task, deadline)
-        decoding = _Decoding(self, snapshot, images, job)
+        decoding = Decoding(
+            images,
+            job,
+            spec=snapshot.classifier.manifest.preprocess,
+            max_pixels=self.settings.max_pixels,
+            batcher=self.batcher,
+            pool=self.decode_pool,
+        )
         try:
             decoding.start(min(len(images), self._decoders))
             rows = await asyncio.wrap_future(job.future)
@@ -441,38 +375,9 @@ class Service:
         record_span("infer", rows.began_at, rows.ended_at)
         return rows, decoding.seconds
 
-    def _warm_up(self, snapshot: Snapshot) -> None:
-        size = snapshot.size
-        sizes = {1, self.settings.max_batch} | {2**k for k in range(1, 12) if 2**k < self.settings.max_batch}
-        for count in sorted(sizes):
-            images = np.zeros((count, size, size, 3), np.uint8)
-            snapshot.run(images, np.full(count, AUTO, np.int64))
-        for used in (PLAIN, *range(len(snapshot.names))):
-            snapshot.labels.of(used)
-        # One text and several, short and long, plain and with experts: what the first prompts would wait for.
-        long = "a photo of something, " * snapshot.classifier.manifest.backbone.context_length
-        for texts in (["a photo"], ["a photo", long]):
-            for used in (PLAIN, 0):
-                snapshot.classifier.embed_text(texts, used, tasks=snapshot.known)
-
-    def _probe(self) -> None:
-        size = self._snapshot.size
-        self._snapshot.run(np.zeros((1, size, size, 3), np.uint8), np.array([AUTO], np.int64))
-
     def _check_ready(self) -> None:
         if not self._warm:
             raise Unavailable("The server is warming up. Try again in a moment.")
-
-    def _check_texts(self, texts: Sequence[str], what: str) -> list[str]:
-        given = [text.strip() for text in texts if text.strip()]
-        if not given:
-            raise RequestError(f'{what} must hold at least one text, for example "a photo of a cat".')
-        if len(given) > self.settings.max_texts:
-            raise TooLarge(f"{what} may hold {self.settings.max_texts} texts, got {len(given)}. Send several requests.")
-        longest = max(len(text) for text in given)
-        if longest > MAX_TEXT_LENGTH:
-            raise TooLarge(f"a text may have {MAX_TEXT_LENGTH} characters, got {longest}. Shorten it.")
-        return given
 
     def _deadline(self, start: float, timeout_s: float | None) -> float:
         most = self.settings.timeout_s
@@ -482,149 +387,8 @@ class Service:
             raise RequestError(f"timeout_s must be more than 0, got {timeout_s}.")
         return start + min(timeout_s, most)
 
-    @contextmanager
-    def _text_slots(self, count: int) -> Iterator[None]:
-        """Room for texts before the text tower: as many as images before the image tower."""
-        with self._counting:
-            if self._texts_waiting and self._texts_waiting + count > self.settings.queue:
-                raise Overloaded(self.batcher.retry_after_s())
-            self._texts_waiting += count
-        try:
-            yield
-        finally:
-            with self._counting:
-                self._texts_waiting -= count
-
-    def _before(self, deadline: float, work: Callable[[], T]) -> Callable[[], T]:
-        """`work`, unless its time has run out when a thread is free for it."""
-
-        def run() -> T:
-            if time.monotonic() >= deadline:
-                raise DeadlineExceeded("The request's time ran out before its texts were embedded.")
-            return work()
-
-        return run
-
     async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._side_pool, work, *arguments)
 
     def _model(self, snapshot: Snapshot) -> ModelVersion:
         return ModelVersion(name=self.settings.name, version=snapshot.version)
-
-
-class _Decoding:
-    """The images of one request being decoded: a few at a time, each image a turn of its own in the pool.
-
-    So a request of many images takes turns with those that came after it.
-    """
-
-    def __init__(self, service: Service, snapshot: Snapshot, images: Sequence[ImageSource], job: Job) -> None:
-        self._service = service
-        self._spec = snapshot.classifier.manifest.preprocess
-        self._images = images
-        self._job = job
-        self._next = iter(range(len(images)))
-        self._lock = threading.Lock()
-        self.seconds = 0.0
-        self.began_at = self.ended_at = 0.0
-
-    def start(self, turns: int) -> None:
-        for _ in range(turns):
-            self._turn()
-
-    def _turn(self) -> None:
-        with self._lock:
-            index = next(self._next, None)
-        if index is None or self._job.done:
-            return
-        try:
-            self._service.decode_pool.submit(self._decode, index)
-        except RuntimeError:  # the pool is closed
-            self._service.batcher.fail(self._job, Unavailable("The server is shutting down."))
-
-    def _decode(self, index: int) -> None:
-        job, service = self._job, self._service
-        if job.done:
-            return
-        if time.monotonic() >= job.deadline:
-            service.batcher.fail(job, DeadlineExceeded("The request's time ran out."), "expired")
-            return
-        began = time.monotonic()
-        try:
-            pixels = decode(
-                self._images[index],
-                self._spec,
-                max_pixels=service.settings.max_pixels,
-                formats=service.formats,
-            )
-        except ImageError as error:
-            where = f"images[{index}]: " if len(self._images) > 1 else ""
-            service.batcher.fail(job, RequestError(f"{where}{error}"), "refused")
-            return
-        except Exception as error:
-            logger.exception("an image could not be decoded")
-            service.batcher.fail(job, error, "failed")
-            return
-        with self._lock:
-            self.ended_at = time.monotonic()
-            self.began_at = self.began_at or began
-            self.seconds += self.ended_at - began
-        service.batcher.put(job, index, pixels)
-        self._turn()
-
-
-def _open(bundle: Path, settings: Settings) -> Classifier:
-    engine = Engine.open(
-        bundle,
-        cast(Provider, settings.provider),
-        allow_fallback=settings.allow_fallback,
-        precision=settings.precision,
-        num_threads=settings.threads or model_threads(),
-        spinning=settings.spinning,
-        batch_sizes=settings.batch_sizes,
-        cuda_graph=settings.cuda_graph,
-        engine_cache=settings.engine_cache,
-    )
-    classifier = Classifier(engine)
-    classifier.open_text()
-    return classifier
-
-
-def _task_index(snapshot: Snapshot, task: str | Sequence[str], count: int) -> NDArray[np.int64]:
-    tasks = [task] * count if isinstance(task, str) else list(task)
-    if len(tasks) != count:
-        raise RequestError(f"give one task for all images or one each: got {len(tasks)} for {count} images.")
-    try:
-        return np.array([snapshot.known.tasks.index(name) for name in tasks], np.int64)
-    except UserError as error:
-        raise RequestError(str(error)) from error
-
-
-def _label(snapshot: Snapshot, rows: Rows, labels: LabelSets, top_k: int) -> list[Prediction]:
-    return [
-        snapshot.classifier.predict(features, int(used), evidence, labels, top_k)
-        for features, used, evidence in zip(rows.features, rows.task, rows.task_scores, strict=True)
-    ]
-
-
-def _timings(start: float, rows: Rows, decode_s: float) -> Timings:
-    return Timings(
-        queue_ms=_ms(rows.queue_s),
-        decode_ms=_ms(decode_s),
-        inference_ms=_ms(rows.inference_s),
-        total_ms=_ms(time.monotonic() - start),
-    )
-
-
-def _ms(seconds: float) -> float:
-    return round(1000 * seconds, 3)
-
-
-@asynccontextmanager
-async def _until(deadline: float) -> AsyncIterator[None]:
-    """Cancel what is inside at `deadline` (on the clock of `time.monotonic`) and say so."""
-    try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded("The request's time ran out.") from None

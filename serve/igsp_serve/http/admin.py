@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 
 from igsp_deploy.errors import UserError
+from igsp_serve.answers import ModelVersion
 from igsp_serve.failures import RequestError
 from igsp_serve.http.context import Context, Has, problems
 from igsp_serve.http.inputs import BadInput
 from igsp_serve.http.problems import request_id
 from igsp_serve.http.schemas import AddTask, Changed, Model, ReplaceBundle
-from igsp_serve.service import ModelVersion
 
 router = APIRouter(tags=["admin"])
 

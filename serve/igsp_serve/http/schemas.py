@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from igsp_serve.service import Classified, Embedded, ModelVersion, Timings
+from igsp_serve.answers import Classified, Embedded, ModelVersion, Timings
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDAxMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
 """A PNG of 2 x 2 red pixels in base64: the image of the examples."""

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO
 from igsp_deploy.runtime.classifier import Prediction
+from igsp_serve.answers import Ran
 from igsp_serve.failures import RequestError, TooLarge
 from igsp_serve.oip.model import OUTPUTS
 from igsp_serve.oip.statistics import Statistics
 from igsp_serve.oip.tensors import InferRequest, check_parameters, short
-from igsp_serve.service import Ran, Service
+from igsp_serve.service import Service
 from igsp_serve.snapshot import Snapshot
 from igsp_serve.watchers import ImageSource, Sample
 

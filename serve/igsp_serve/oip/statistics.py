@@ -4,8 +4,9 @@ import threading
 import time
 from typing import Any
 
+from igsp_serve.answers import Timings
 from igsp_serve.oip.model import VERSION
-from igsp_serve.service import Service, Timings
+from igsp_serve.service import Service
 from igsp_serve.watchers import Sample
 
 PARTS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")

@@ -1,0 +1,94 @@
+"""What the service answers: plain values, whoever asked.
+
+Shapes: n images or texts, D embedding width, T tasks.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igsp_deploy.runtime.classifier import Prediction
+from igsp_serve.batcher import Rows
+from igsp_serve.snapshot import Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """What answered."""
+
+    name: str
+    """Name the server was given for its model."""
+    version: str
+    """Changes whenever the graphs or the tasks do; equal on every machine that has the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the time of a request went, in ms."""
+
+    queue_ms: float
+    """Longest wait of one of its decoded images for the model."""
+    decode_ms: float
+    """Decoding and resizing, of all its images together."""
+    inference_ms: float
+    """Calls of the model that held its images, together."""
+    total_ms: float
+    """From its start in the service to its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """Answer of `Service.classify`: a prediction for each image, in order."""
+
+    model: ModelVersion
+    results: tuple[Prediction, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Answer of `Service.embed_images` and `Service.embed_texts`.
+
+    Attributes:
+        model: what answered.
+        embeddings: L2-normalised, float32 `[n, D]`.
+        tasks: task whose experts were used for each; None for plain CLIP.
+        timings: where the time went.
+    """
+
+    model: ModelVersion
+    embeddings: NDArray[np.float32]
+    tasks: tuple[str | None, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """Answer of `Service.run`: the model's own outputs, before any label.
+
+    Attributes:
+        snapshot: what answered; task indices refer to it.
+        rows: the outputs.
+        timings: where the time went.
+    """
+
+    snapshot: Snapshot
+    rows: Rows
+    timings: Timings
+
+
+def timings(start: float, rows: Rows, decode_s: float) -> Timings:
+    """Of a request that began at `start` (on the clock of `time.monotonic`) and whose decoding took `decode_s`."""
+    return Timings(
+        queue_ms=ms(rows.queue_s),
+        decode_ms=ms(decode_s),
+        inference_ms=ms(rows.inference_s),
+        total_ms=ms(time.monotonic() - start),
+    )
+
+
+def ms(seconds: float) -> float:
+    """Seconds in ms, to the microsecond."""
+    return round(1000 * seconds, 3)
