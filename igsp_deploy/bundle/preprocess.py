@@ -89,8 +89,11 @@ class PreprocessSpec:
 
     @property
     def decoded_side(self) -> int | None:
-        """Shortest side, in pixels, that decoding may scale an image down to: twice the input; None for no scaling."""
-        return 2 * self.size if self.decoding == "scaled" else None
+        """Shortest side, in pixels, that decoding may scale an image down to; None for no scaling.
+
+        Three times the input: at twice, features of nano moved further (`igsp bench --photos` shows how far).
+        """
+        return 3 * self.size if self.decoding == "scaled" else None
 
 
 def read_pixels(

@@ -61,7 +61,7 @@ class TrainViews:
         self._resample = Image.Resampling[spec.interpolation.upper()]
         # A crop of the smallest share is still at least twice as large as a view.
         self._longest_needed = math.ceil(2 * spec.size / math.sqrt(scale[0]))
-        self._least = self._longest_needed if spec.decoding == "scaled" else None
+        self._least = max(self._longest_needed, spec.decoded_side) if spec.decoded_side else None
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self.skipped: list[Skipped] = []
         kept: list[int] = []
