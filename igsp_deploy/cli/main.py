@@ -121,6 +121,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no text at all
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform == "win32":
+        print("error: igsp runs on Linux and macOS; on Windows run it in WSL 2, which is a Linux.", file=sys.stderr)
+        sys.exit(1)
     try:
         app()
     except UserError as error:

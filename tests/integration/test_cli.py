@@ -200,3 +200,17 @@ def test_every_command_that_runs_graphs_says_which_onnxruntime_to_install(bundle
     )
     assert result.stderr.splitlines() == [wanted] * len(commands)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_is_told_where_igsp_runs() -> None:
+    """Before anything is imported that Windows does not have."""
+    result = python(
+        "import sys\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "import igsp_deploy.cli.main as m\n"
+        "sys.platform = 'win32'\n"
+        "sys.argv = ['igsp', 'doctor']\n"
+        "m.main()"
+    )
+    assert result.returncode == 1
+    assert result.stderr == "error: igsp runs on Linux and macOS; on Windows run it in WSL 2, which is a Linux.\n"
