@@ -19,6 +19,7 @@ Precision = Literal["fp32", "bf16"]
 AboveZero = Annotated[Number, Field(gt=0)]
 FromZero = Annotated[Number, Field(ge=0)]
 BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+Seed = Annotated[Whole, Field(ge=-(1 << 53), le=1 << 53)]
 SplitShare = Annotated[Number, Field(ge=0, le=0.9)]
 
 
@@ -91,7 +92,7 @@ class LearnConfig:
     """Arithmetic of the steps: `bf16` runs products in bfloat16 (autocast); parameters, loss and selector stay fp32."""
     checkpoint_every: Positive = 50
     """Steps between resumable checkpoints."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of initialisation, order of the images and augmentation."""
 
     @field_validator("phase1_max_share")
@@ -134,7 +135,7 @@ class DataConfig:
     """Processes that decode and augment training images; 0 does it in the learning process. The images are the same."""
     cache_mib: Count = 512
     """Memory for decoded training images, in MiB; what does not fit is decoded anew whenever it is needed."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of the splits and of the choice of shots."""
 
 

@@ -97,3 +97,11 @@ def test_a_file_may_ask_for_an_error_of_its_own() -> None:
     with pytest.raises(UserError) as told:
         build(ModelConfig, {"rank": 0}, "model/config.json", kind=UserError)
     assert type(told.value) is UserError
+
+
+@pytest.mark.parametrize("section", ["learn", "data"])
+@pytest.mark.parametrize("seed", [1 << 63, -(1 << 53) - 1, 10**40])
+def test_a_seed_that_no_generator_takes_is_refused(section: str, seed: int) -> None:
+    with pytest.raises(UsageError, match=rf"{section}\.seed must be"):
+        build(RunConfig, {section: {"seed": seed}}, "x")
+    assert build(RunConfig, {section: {"seed": 1 << 53}}, "x")

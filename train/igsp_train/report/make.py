@@ -77,7 +77,7 @@ def make_report(
         made=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
-    write_bytes_atomic(out, render(values).encode())
+    write_bytes_atomic(out, render(values).encode("utf-8", "backslashreplace"))
     return out
 
 
