@@ -18,6 +18,7 @@ from igsp_deploy.bundle.deep_grey import is_deep, to_8_bit, white_is_zero
 from igsp_deploy.bundle.image_formats import is_heif, register_heif, without_texts
 from igsp_deploy.checked import Number, Positive, stored
 from igsp_deploy.errors import UserError
+from igsp_deploy.installed import install_command
 
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded, in pixels; larger ones are refused from their header."""
@@ -188,7 +189,7 @@ def _decode(data: bytes, name: str, max_pixels: int, formats: Sequence[str] | No
 def _unknown_format(data: bytes, name: str) -> ImageError:
     if is_heif(data):
         return ImageError(
-            f"{name} is HEIC, which needs a package more: pip install 'igsp-deploy[heic]'. Or save it as JPEG.",
+            f"{name} is HEIC, which needs a package more: {install_command('heic')}. Or save it as JPEG.",
             "HEIC",
         )
     return ImageError(f"{name} is not an image of a known format. Save it as JPEG or PNG.", "no image")
