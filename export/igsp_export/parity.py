@@ -160,7 +160,7 @@ def check_parity(learned: LearnedClip, engine: Engine, images: list[CheckImages]
     report: dict[str, Any] = {"tolerance": tolerance, "tasks": {}}
     counts = {name: _Counts() for name in ("plain", "mixed", "auto")}
     classes = _class_lists(learned, engine)
-    for t, (name_of, check) in enumerate(zip(engine.tasks.tasks.names(), images, strict=True)):
+    for t, (name_of, check) in enumerate(zip(engine.tasks.task_set.names(), images, strict=True)):
         own = _Counts()
         for start in range(0, len(check.images), CHUNK):
             batch = check.images[start : start + CHUNK]
@@ -198,7 +198,7 @@ def _class_lists(learned: LearnedClip, engine: Engine) -> Callable[[int], NDArra
     Raises:
         UserError: those in the bundle are not PyTorch's.
     """
-    tasks = engine.tasks.tasks
+    tasks = engine.tasks.task_set
     found = {PLAIN: np.concatenate(tasks.plain_embeddings)}
     for t, name in enumerate(tasks.names()):
         found[t] = learned.class_vectors(t).numpy()

@@ -127,7 +127,7 @@ class Classifier:
         Raises:
             UserError: unknown; suggests the nearest.
         """
-        return self.engine.tasks.tasks.index(task)
+        return self.engine.tasks.task_set.index(task)
 
     def load(self, source: str | Path | bytes | Image.Image) -> NDArray[np.uint8]:
         """Decode and cut one image: uint8 `[S, S, 3]`.
@@ -189,7 +189,7 @@ class Classifier:
         if prompts is not None and not any(prompt.strip() for prompt in prompts):
             raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
         known = self.engine.tasks
-        index = np.array([known.tasks.index(name) for name in tasks], dtype=np.int64)
+        index = np.array([known.task_set.index(name) for name in tasks], dtype=np.int64)
         if prompts is not None:
             given = [prompt.strip() for prompt in prompts if prompt.strip()]
             check_distinct(given, self._open_tokenizer()(given))
@@ -241,7 +241,7 @@ class Classifier:
         candidates = labels.of(used)
         shares = softmax(candidates.embeddings @ features, self.manifest.backbone.logit_scale)
         best = np.argsort(-shares, kind="stable")[:top_k]
-        names = labels.known.tasks.names()
+        names = labels.known.task_set.names()
         # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
         finite = np.nan_to_num(evidence, posinf=1e30, neginf=-1e30).tolist()
         return Prediction(
@@ -274,14 +274,14 @@ class LabelSets:
         if self._prompts is not None:
             embeddings = self._classifier.embed_text(self._prompts, used, tasks=self.known)
             return Labels(names=self._prompts, tasks=(None,) * len(self._prompts), embeddings=embeddings)
-        tasks = self.known.tasks
+        tasks = self.known.task_set
         if used != PLAIN:
-            task = tasks.tasks[used]
+            task = tasks.entries[used]
             names: tuple[str | None, ...] = (task.name,) * len(task.classes)
             return Labels(names=task.classes, tasks=names, embeddings=tasks.class_embeddings[used])
         return Labels(
-            names=tuple(name for task in tasks.tasks for name in task.classes),
-            tasks=tuple(task.name for task in tasks.tasks for _ in task.classes),
+            names=tuple(name for task in tasks.entries for name in task.classes),
+            tasks=tuple(task.name for task in tasks.entries for _ in task.classes),
             embeddings=np.concatenate(tasks.plain_embeddings),
         )
 

@@ -58,13 +58,13 @@ class LoadedTasks:
     """A task set with its stacks on the device: what task indices refer to.
 
     Attributes:
-        tasks: the task set.
+        task_set: it.
         image: stacks of the image graph.
         text: stacks of the text graph; empty until a text comes.
         batches: fixed batches of the image graph, where they are used.
     """
 
-    tasks: TaskSet
+    task_set: TaskSet
     image: Values
     text: Values
     batches: FixedBatches | None
@@ -186,7 +186,7 @@ class Engine:
                 self.require_unchanged((self.variant.text,))
                 self._text = text
             if not tasks.text:
-                tasks.text.update(self._text.bind(tasks.tasks.text))
+                tasks.text.update(self._text.bind(tasks.task_set.text))
             return self._text
 
     def require_unchanged(self, names: Collection[str]) -> None:
@@ -224,11 +224,11 @@ class Engine:
         with self._changing:
             manifest = self._compatible(bundle)
             find_task(name, manifest.task_names())
-            tasks = self._loaded.tasks
+            tasks = self._loaded.task_set
             present = tasks.names()
             if name in present:
                 raise UserError(f"the engine already has a task {name!r}. Remove it first to take another version.")
-            self._same_tasks(bundle, manifest, tasks.tasks)
+            self._same_tasks(bundle, manifest, tasks.entries)
             self._check_count(len(present) + 1)
             if self._checked and tasks.is_part_of(manifest) and _says_experts(manifest, name):
                 check_sizes(bundle, manifest, TASK_FILES)
@@ -248,7 +248,7 @@ class Engine:
             UserError: unknown, or the only one; the engine is as it was.
         """
         with self._changing:
-            self._loaded = self._load(self._loaded.tasks.without(name))
+            self._loaded = self._load(self._loaded.task_set.without(name))
 
     def replace_tasks(self, bundle: Path) -> None:
         """Take all tasks of another bundle for the same graphs instead, in one step.
@@ -287,7 +287,7 @@ class Engine:
         text = self._text.bind(tasks.text) if self._text is not None else {}
         if self._batch_sizes:
             batches = FixedBatches(self._image, image, self._batch_sizes, capture=self._settings.cuda_graph)
-        return LoadedTasks(tasks=tasks, image=image, text=text, batches=batches)
+        return LoadedTasks(task_set=tasks, image=image, text=text, batches=batches)
 
     def _compatible(self, bundle: Path) -> Manifest:
         """The manifest of a bundle whose tasks fit this engine's graphs."""
@@ -356,7 +356,7 @@ class Engine:
             UserError: wrong type or shape, or no such task.
         """
         tasks = tasks or self._loaded
-        size, total = self.manifest.preprocess.size, len(tasks.tasks.tasks)
+        size, total = self.manifest.preprocess.size, len(tasks.task_set.entries)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise UserError(
                 f"images must be uint8 [B, {size}, {size}, 3], got {images.dtype} {list(images.shape)}. "
@@ -369,7 +369,7 @@ class Engine:
                 task=np.zeros(0, np.int64),
                 task_scores=np.zeros((0, total), np.float32),
             )
-        slots = tasks.tasks.image_slots
+        slots = tasks.task_set.image_slots
         inputs: dict[str, NDArray[Any]] = {"images": images, "task": slots.slot(task)}
         run = tasks.batches.run(inputs) if tasks.batches is not None else self._image.run(inputs, tasks.image)
         features, used, scores = run
@@ -395,14 +395,14 @@ class Engine:
         length = self.manifest.backbone.context_length
         if ids.dtype != np.int64 or ids.ndim != 2 or ids.shape[1] != length:
             raise UserError(f"token ids must be int64 [N, {length}], got {ids.dtype} {list(ids.shape)}.")
-        _check_task(task, len(ids), len(tasks.tasks.tasks), PLAIN)
+        _check_task(task, len(ids), len(tasks.task_set.entries), PLAIN)
         if not len(ids):
             return np.zeros((0, self.manifest.backbone.embed_dim), np.float32)
         text = self._open_text(tasks)
         # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
         # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
         longest = max(2, int(ids.argmax(axis=1).max()) + 1)
-        (result,) = text.run({"ids": ids[:, :longest], "task": tasks.tasks.text_slots.slot(task)}, tasks.text)
+        (result,) = text.run({"ids": ids[:, :longest], "task": tasks.task_set.text_slots.slot(task)}, tasks.text)
         return result
 
 

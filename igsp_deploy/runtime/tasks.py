@@ -35,7 +35,7 @@ class TaskSet:
     """Some tasks of one bundle; a task's index is its position.
 
     Attributes:
-        tasks: what the manifest says of each.
+        entries: what the manifest says of each.
         image_slots: stacks of the image graph, with room for more tasks.
         text_slots: stacks of the text graph, with room for more tasks.
         selector: the selector over these tasks.
@@ -43,7 +43,7 @@ class TaskSet:
         plain_embeddings: of each task's classes under plain CLIP, `[C, D]` each.
     """
 
-    tasks: tuple[BundleTask, ...]
+    entries: tuple[BundleTask, ...]
     image_slots: Slots
     text_slots: Slots
     selector: SelectorTable
@@ -94,7 +94,7 @@ class TaskSet:
 
     def names(self) -> list[str]:
         """Names of the tasks, in order."""
-        return [task.name for task in self.tasks]
+        return [task.name for task in self.entries]
 
     def index(self, name: str) -> int:
         """Index of the task called `name`; `auto` gives `AUTO`, `none` gives `PLAIN`.
@@ -110,7 +110,7 @@ class TaskSet:
         Then its stacks would be those that are here. Bundles of earlier versions do not say.
         """
         theirs = {task.name: task.experts_sha256 for task in manifest.tasks}
-        return all(task.experts_sha256 and theirs.get(task.name) == task.experts_sha256 for task in self.tasks)
+        return all(task.experts_sha256 and theirs.get(task.name) == task.experts_sha256 for task in self.entries)
 
     def plus(self, folder: Path, manifest: Manifest, name: str) -> "TaskSet":
         """These tasks and another one, as the bundle has them, reading of its experts only that task's.
@@ -151,12 +151,12 @@ class TaskSet:
             UserError: unknown, or the only one.
         """
         gone = find_task(name, self.names())
-        if len(self.tasks) == 1:
+        if len(self.entries) == 1:
             raise UserError(f"{name!r} is the only task: it cannot be removed. Add another one first.")
-        kept = [t for t in range(len(self.tasks)) if t != gone]
+        kept = [t for t in range(len(self.entries)) if t != gone]
         return dataclasses.replace(
             self,
-            tasks=tuple(self.tasks[t] for t in kept),
+            entries=tuple(self.entries[t] for t in kept),
             image_slots=self.image_slots.without(gone),
             text_slots=self.text_slots.without(gone),
             selector=self.selector.only(kept),
@@ -190,7 +190,7 @@ def _shared(folder: Path, manifest: Manifest, picked: Sequence[int]) -> dict[str
     selector = SelectorTable.read(folder / SELECTOR, len(manifest.tasks))
     own, plain = _class_embeddings(folder / CLASSES, manifest)
     return {
-        "tasks": tuple(manifest.tasks[t] for t in picked),
+        "entries": tuple(manifest.tasks[t] for t in picked),
         "selector": selector if list(picked) == list(range(len(manifest.tasks))) else selector.only(picked),
         "class_embeddings": tuple(own[t] for t in picked),
         "plain_embeddings": tuple(plain[t] for t in picked),

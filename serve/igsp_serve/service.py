@@ -106,7 +106,7 @@ class Service:
 
     def tasks(self) -> tuple[BundleTask, ...]:
         """The tasks known now, in order."""
-        return self.snapshot().known.tasks.tasks
+        return self.snapshot().known.task_set.entries
 
     @property
     def manifest(self) -> Manifest:

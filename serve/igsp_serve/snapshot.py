@@ -67,12 +67,12 @@ class Snapshot:
     @cached_property
     def names(self) -> list[str]:
         """Names of the tasks, in order."""
-        return self.known.tasks.names()
+        return self.known.task_set.names()
 
     @cached_property
     def num_labels(self) -> int:
         """Classes of all tasks: more labels than these there are not for an image."""
-        return sum(len(task.classes) for task in self.known.tasks.tasks)
+        return sum(len(task.classes) for task in self.known.task_set.entries)
 
     def name_of(self, used: int) -> str | None:
         """Name of a task; None for plain CLIP."""
@@ -130,10 +130,10 @@ class Snapshot:
 
 
 def _version(classifier: Classifier, known: LoadedTasks) -> str:
-    engine, tasks = classifier.engine, known.tasks
+    engine, tasks = classifier.engine, known.task_set
     files = {name: engine.manifest.files[name].sha256 for name in engine.variant.files()}
     described = [
-        [task.name, task.fingerprint, task.classes, task.display_names, task.templates] for task in tasks.tasks
+        [task.name, task.fingerprint, task.classes, task.display_names, task.templates] for task in tasks.entries
     ]
     digest = hashlib.sha256(json.dumps([files, described]).encode())
     for arrays in (tasks.selector.stacks().values(), tasks.class_embeddings, tasks.plain_embeddings):

@@ -42,7 +42,7 @@ def main() -> None:
 
     worker = threading.Thread(target=classify)
     worker.start()
-    name, adding = engine.tasks.tasks.names()[-1], []
+    name, adding = engine.tasks.task_set.names()[-1], []
     time.sleep(5)
     for _ in range(options.times):
         engine.remove_task(name)
@@ -56,9 +56,9 @@ def main() -> None:
     worker.join()
     machine = describe_machine(engine.provider, options.threads)
     print(machine)
-    total = len(engine.tasks.tasks.tasks)
+    total = len(engine.tasks.task_set.entries)
     took = [end - begin for begin, end in adding]
-    print(f"{total} tasks, {engine.tasks.tasks.num_bytes() / 2**20:.0f} MiB of stacks")
+    print(f"{total} tasks, {engine.tasks.task_set.num_bytes() / 2**20:.0f} MiB of stacks")
     print(f"adding a task: median {statistics.median(took):.2f} s, longest {max(took):.2f} s, {len(took)} times")
     during = [e - b for b, e in calls if any(b < end and e > begin for begin, end in adding)]
     alone = [e - b for b, e in calls if not any(b < end and e > begin for begin, end in adding)]

@@ -51,7 +51,7 @@ def profile_images(
     Returns:
         Longest first.
     """
-    tasks, name = engine.tasks.tasks, engine.variant.image
+    tasks, name = engine.tasks.task_set, engine.variant.image
     inputs: dict[str, NDArray[Any]] = {"images": images, "task": task}
     with tempfile.TemporaryDirectory() as folder:
         graph = Graph(engine.folder / name, replace(settings, profile=str(Path(folder) / "profile")))

@@ -67,7 +67,7 @@ class ClassifierBackend:
 
     def tasks(self) -> tuple[BundleTask, ...]:
         """The tasks known now, in order."""
-        return self._classifier.engine.tasks.tasks.tasks
+        return self._classifier.engine.tasks.task_set.entries
 
     async def classify(
         self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int

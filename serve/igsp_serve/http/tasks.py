@@ -24,7 +24,7 @@ async def tasks(has: Has) -> TasksAnswer:
                 size_bytes=task.size_bytes,
                 fingerprint=task.fingerprint,
             )
-            for task in snapshot.known.tasks.tasks
+            for task in snapshot.known.task_set.entries
         ],
     )
 

@@ -149,7 +149,7 @@ def _tasks(snapshot: Snapshot, asked: InferRequest, count: int) -> NDArray[np.in
     else:
         names = [name.decode("utf-8", "replace") for name in given.reshape(-1).tolist()]
     try:
-        return np.array([snapshot.known.tasks.index(name) for name in names], np.int64)
+        return np.array([snapshot.known.task_set.index(name) for name in names], np.int64)
     except UserError as error:
         raise RequestError(str(error)) from error
 

@@ -44,12 +44,12 @@ def ask(engine: Engine, images: Images, task: int) -> Any:
 
 
 def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
-    for task in (AUTO, PLAIN, *range(len(theirs.tasks.tasks.tasks))):
+    for task in (AUTO, PLAIN, *range(len(theirs.tasks.task_set.entries))):
         a, b = ask(ours, images, task), ask(theirs, images, task)
         for name in ("features", "task", "task_scores"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     ids = np.ones((2, 24), np.int64)
-    texts = np.arange(2) % len(theirs.tasks.tasks.tasks)
+    texts = np.arange(2) % len(theirs.tasks.task_set.entries)
     np.testing.assert_array_equal(ours.embed_text(ids, texts), theirs.embed_text(ids, texts))
 
 
@@ -66,7 +66,7 @@ def test_a_task_added_while_running_is_as_if_it_had_been_there(
     engine.embed_text(np.ones((1, 24), np.int64), np.array([0]))  # its text graph is loaded already
     before = ask(engine, images, AUTO)
     engine.add_task(bundled.bundle, "stripes")
-    assert engine.tasks.tasks.names() == ["colors", "stripes"]
+    assert engine.tasks.task_set.names() == ["colors", "stripes"]
     assert_same(engine, both, images)
     assert (before.task[8:] != 1).all()
     assert (ask(engine, images, AUTO).task[8:] == 1).all()
@@ -117,10 +117,10 @@ def test_of_the_experts_only_the_new_tasks_are_read(
     engine = Engine.open(bundled.bundle, "cpu", num_threads=1)
     engine.remove_task("stripes")
     opened = list(whole_tables)
-    arrays = engine.tasks.tasks.image
+    arrays = engine.tasks.task_set.image
     engine.add_task(other, "stripes")
     assert whole_tables == opened
-    assert all(np.shares_memory(arrays[name], stack) for name, stack in engine.tasks.tasks.image.items())
+    assert all(np.shares_memory(arrays[name], stack) for name, stack in engine.tasks.task_set.image.items())
     assert_same(engine, both, images)
 
 
@@ -168,7 +168,7 @@ def test_tasks_may_come_and_go_for_long(bundled: "Bundled", images: Images, whol
             held, before = engine.tasks, ask(engine, images, AUTO)
             engine.remove_task(name)
             engine.add_task(bundle, name)
-            assert engine.tasks.tasks.names() == ["colors", "stripes"]
+            assert engine.tasks.task_set.names() == ["colors", "stripes"]
             earlier = [*earlier[-3:], held] if count < 15 else []
             if count % 5 == 0:
                 assert_same(engine, fresh, images)
@@ -176,7 +176,7 @@ def test_tasks_may_come_and_go_for_long(bundled: "Bundled", images: Images, whol
                 for part in ("features", "task", "task_scores"):
                     np.testing.assert_array_equal(getattr(before, part), getattr(after, part))
         assert_same(engine, fresh, images)
-        assert engine.tasks.tasks.image_slots.slots != (0, 1)
+        assert engine.tasks.task_set.image_slots.slots != (0, 1)
         assert len(whole_tables) == opened
 
 
@@ -185,7 +185,7 @@ def test_a_removed_task_is_not_chosen_and_the_others_stay_as_they_are(bundled: "
     named = ask(engine, images, STRIPES).features
     held = engine.tasks
     engine.remove_task("colors")
-    assert engine.tasks.tasks.names() == ["stripes"]
+    assert engine.tasks.task_set.names() == ["stripes"]
     np.testing.assert_array_equal(ask(engine, images, 0).features, named)
     auto = ask(engine, images, AUTO)
     assert set(auto.task.tolist()) <= {0, PLAIN}
@@ -195,7 +195,7 @@ def test_a_removed_task_is_not_chosen_and_the_others_stay_as_they_are(bundled: "
     old = engine.run_images(images, np.full(16, STRIPES), tasks=held)
     np.testing.assert_array_equal(old.features, named)
     engine.add_task(bundled.bundle, "colors")
-    assert engine.tasks.tasks.names() == ["colors", "stripes"]
+    assert engine.tasks.task_set.names() == ["colors", "stripes"]
     np.testing.assert_array_equal(ask(engine, images, STRIPES).features, named)
 
 
@@ -343,7 +343,7 @@ def test_more_tasks_than_allowed_are_refused(first_only: Path, bundled: "Bundled
     engine = Engine.open(first_only, "cpu", max_tasks=1)
     with pytest.raises(UserError, match="2 tasks are more than the 1"):
         engine.add_task(bundled.bundle, "stripes")
-    assert engine.tasks.tasks.names() == ["colors"]
+    assert engine.tasks.task_set.names() == ["colors"]
 
 
 def test_a_graph_for_stacks_of_another_rank_is_refused(bundled: "Bundled", other_rank: Path, tmp_path: Path) -> None:
