@@ -77,7 +77,7 @@ def write_web(bundle: Path, out: Path) -> list[str]:
 
 def _classes(tasks: TaskSet, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     scale = np.float32(manifest.backbone.logit_scale)
-    counts = [len(task.classes) for task in tasks.tasks]
+    counts = [len(task.classes) for task in tasks.entries]
     own, plain = (np.concatenate(rows) * scale for rows in (tasks.class_embeddings, tasks.plain_embeddings))
     return own, plain, np.repeat(np.arange(len(counts)), counts)
 
@@ -94,7 +94,7 @@ def _check(bundle: Path, variant: Variant, graph: Path) -> None:
     sets, options = classifier.learned(engine.tasks), onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=[CPU])
-    scale, label_task = engine.manifest.backbone.logit_scale, _classes(engine.tasks.tasks, engine.manifest)[2]
+    scale, label_task = engine.manifest.backbone.logit_scale, _classes(engine.tasks.task_set, engine.manifest)[2]
     places = {PLAIN: label_task >= 0} | {t: label_task == t for t in range(len(engine.manifest.tasks))}
     rows = np.linspace(0, len(reference.task) - 1, min(CHECKED, len(reference.task))).astype(int)
     images = reference.images[reference.image_index[rows]]

@@ -88,7 +88,7 @@ class Snapshot:
         if len(tasks) != count:
             raise RequestError(f"give one task for all images or one each: got {len(tasks)} for {count} images.")
         try:
-            return np.array([self.known.tasks.index(name) for name in tasks], np.int64)
+            return np.array([self.known.task_set.index(name) for name in tasks], np.int64)
         except UserError as error:
             raise RequestError(str(error)) from error
 
