@@ -52,7 +52,7 @@ lowest: install
 
 # After a change of a lower bound.
 lowest-versions: install
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml tests/installs/lowest.in --extra all --extra cpu \
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml tests/installs/lowest.in --extra all --extra cpu --extra otel \
 	  --resolution lowest-direct --override tests/installs/no_torch.txt --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lowest-versions" --output-file tests/installs/lowest.txt
 
