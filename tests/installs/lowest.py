@@ -15,7 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = Path(__file__).with_name("lowest.txt")
 SHARED = ("torch", "torchvision", "torchgen", "functorch", "triton", "nvidia", "cuda")
 """How the names of torch's packages begin."""
-FAST = ("runtime", "bundle", "deploy", "serve/http", "serve/test_client.py", "export/test_graphs.py")
+FAST = (
+    "runtime",
+    "bundle",
+    "deploy",
+    "serve/http",
+    "serve/test_client.py",
+    "serve/test_tracing.py",
+    "export/test_graphs.py",
+)
 
 
 def make_environment(folder: Path) -> Path:
