@@ -357,7 +357,7 @@ def _post(
     target: str, value: Any, allowed: frozenset[int] = REFUSED, headers: Mapping[str, str] | None = None
 ) -> Hostile:
     raw = request("POST", target, json.dumps(value).encode(), JSON, headers)
-    return Hostile(what=f"{target[:40]} {str(value)[:80]!r}", raw=raw, allowed=allowed)
+    return Hostile(what=f"{target[:40]} {str(value)[:160]!r}", raw=raw, allowed=allowed)
 
 
 def _tensors(secrets: Secrets) -> Iterator[Hostile]:

@@ -51,6 +51,10 @@ def make_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
+LONGEST_S = 30.0
+"""Time after which a server that answered nobody is broken."""
+
+
 def engine_alone(bundle: Path, images: Path, core: int, batches: Sequence[int], seconds: float) -> dict[int, float]:
     """Batch size -> images per second, on one core."""
     command = _on_core(core, [sys.executable, "-m", "tests.load.engine_alone", str(bundle), "--images", str(images)])
@@ -65,6 +69,8 @@ def load(url: str, images: Path, core: int, clients: int, seconds: float, tasks:
     command += ["--clients", str(clients), "--seconds", str(seconds), "--warm-s", "1.5", "--tasks", tasks]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seen: dict[str, Any] = json.loads(done.stdout)
+    if not seen["statuses"] and seconds < LONGEST_S:  # so slow a machine that nobody was answered in time
+        return load(url, images, core, clients, 4 * seconds, tasks)
     if set(seen["statuses"]) != {"200"}:
         raise SystemExit(f"not all were answered: {seen['statuses']}")
     return seen

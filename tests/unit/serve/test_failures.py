@@ -41,7 +41,7 @@ def test_an_image_that_breaks_its_decoder_is_logged_without_a_trace(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("/usr/lib/codec.so failed")
 
-    monkeypatch.setattr("igsp_serve.decode.to_uint8", fail)
+    monkeypatch.setattr("igsp_serve.decode.read_pixels", fail)
     spec = PreprocessSpec(size=32, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", resize_mode="shortest")
     with caplog.at_level(logging.INFO), pytest.raises(ImageError):
         decode(Image.new("RGB", (40, 40)), spec, max_pixels=10_000, formats=known_formats())
