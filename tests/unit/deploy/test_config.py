@@ -1,7 +1,7 @@
 """Settings that are misspelt, of the wrong kind or out of range, wherever they are made."""
 
 import dataclasses
-import pickle
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,10 @@ def test_a_whole_number_is_kept_as_a_float_where_a_float_is_wanted() -> None:
 
 def test_settings_are_frozen_and_travel_to_other_processes() -> None:
     made = RunConfig(learn=LearnConfig(steps=7))
-    assert pickle.loads(pickle.dumps(made)) == made
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        here.send(made)
+        assert there.recv() == made
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.learn.steps = 8  # type: ignore[misc]
 
