@@ -438,11 +438,20 @@ class TestLimits:
         error = fails(server, request(photo), timeout=0.5)
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert time.monotonic() - start < 6
-        # Triton's own parameter, in µs.
+        # The caller leaves at its deadline: the server sees its own clock run out, or the caller go, whichever is first.
+        self.settles(server, "igsp_queue_images 0.0")
+        self.sums(server, 1.0, *(f'igsp_dropped_images_total{{why="{why}"}}' for why in ("expired", "cancelled")))
+        ends = ("DEADLINE_EXCEEDED", "CANCELLED")
+        self.sums(server, 1.0, *(f'igsp_requests_total{{route="{INFER}",status="{end}"}}' for end in ends))
+        assert "igsp_batch_images_count 0.0" in server.has.metrics.text().decode()
+
+    def test_tritons_timeout_is_the_batchers(self, serving: Serving, photo: bytes) -> None:
+        """In µs."""
+        server = serving(max_wait_ms=8000.0, max_batch=7)
         error = fails(server, request(photo, parameters={"timeout": {"int64_param": 300_000}}))
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        self.settles(server, 'igsp_dropped_images_total{why="expired"} 2.0', "igsp_queue_images 0.0")
-        self.settles(server, f'igsp_requests_total{{route="{INFER}",status="DEADLINE_EXCEEDED"}} 2.0')
+        self.settles(server, 'igsp_dropped_images_total{why="expired"} 1.0', "igsp_queue_images 0.0")
+        self.settles(server, f'igsp_requests_total{{route="{INFER}",status="DEADLINE_EXCEEDED"}} 1.0')
         assert "igsp_batch_images_count 0.0" in server.has.metrics.text().decode()
 
     def test_a_cancelled_call_leaves_the_queue(self, serving: Serving, photo: bytes) -> None:
@@ -541,6 +550,16 @@ class TestLimits:
         end = time.monotonic() + 30
         while not all(line in server.has.metrics.text().decode() for line in lines):
             assert time.monotonic() < end, server.has.metrics.text().decode()
+            time.sleep(0.02)
+
+    def sums(self, server: Running, total: float, *names: str) -> None:
+        """Of several counts, of which some may not be there yet."""
+        end = time.monotonic() + 30
+        while True:
+            lines = [line.rpartition(" ") for line in server.has.metrics.text().decode().splitlines()]
+            if sum(float(value) for name, _, value in lines if name in names) == total:
+                return
+            assert time.monotonic() < end, lines
             time.sleep(0.02)
 
 
