@@ -9,7 +9,7 @@ OUT ?= quickstart-out
 # Which onnxruntime: `gpu` brings CUDA too, and exists for Linux on x86-64 and Windows alone. Its tests need no GPU.
 RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 
-.PHONY: help install quickstart test lint lowest lowest-versions format browser clean
+.PHONY: help install quickstart test lint lowest lowest-versions format browser dist clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint        ruff, mypy and deptry alone"
 	@echo "make lowest      the fast tests at the lowest versions that pyproject.toml allows (make test calls it)"
 	@echo "make format      let ruff format the code"
+	@echo "make dist        source archive and wheel in dist/, checked as PyPI checks them"
 	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
 
 install: $(STAMP)
@@ -59,6 +60,11 @@ lowest-versions: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf build dist $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,25 +2,50 @@
 
 import importlib.metadata
 import re
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from twine.commands.check import check
 
+from igsp_deploy import __version__
 from igsp_deploy.cli.main import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("wheel")
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    return str(next(WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])))
+
+
+@pytest.fixture(scope="module")
+def wheel_names(wheel: str) -> list[str]:
     return zipfile.ZipFile(wheel).namelist()
+
+
+def test_pypi_would_take_both_archives(wheel: str, tmp_path: Path) -> None:
+    sdist = str(next(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    assert check([wheel, sdist], strict=True) is False, "twine found a fault"
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    assert f"igsp_deploy-{__version__}/tests/unit/test_package.py" in names
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.groups() == (__version__, str(citation["date-released"]))
 
 
 def test_wheel_has_exactly_our_top_level_names(wheel_names: list[str]) -> None:
