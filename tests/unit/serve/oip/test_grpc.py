@@ -438,7 +438,7 @@ class TestLimits:
         error = fails(server, request(photo), timeout=0.5)
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert time.monotonic() - start < 6
-        # The caller leaves at its deadline: the server sees its own clock run out, or the caller go, whichever is first.
+        # The caller leaves at its deadline: the server sees its own clock run out, or the caller go, which comes first.
         self.settles(server, "igsp_queue_images 0.0")
         self.sums(server, 1.0, *(f'igsp_dropped_images_total{{why="{why}"}}' for why in ("expired", "cancelled")))
         ends = ("DEADLINE_EXCEEDED", "CANCELLED")
