@@ -140,11 +140,14 @@ class Model:
         folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet))
         return folder.tasks[folder.task_index(name)]
 
-    def evaluate(self, sources: Mapping[str, str | Path] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, sources: Mapping[str, str | Path] | None = None, *, errors: str | Path | None = None
+    ) -> dict[str, Any]:
         """Measure all tasks on their test images, with the task given and with the task chosen.
 
         Args:
             sources: task -> where its test images are now; by default where it was learned from.
+            errors: CSV file that gets a row for each test image that is wrong.
 
         Returns:
             What `igsp evaluate --json` prints.
@@ -154,7 +157,8 @@ class Model:
         """
         from igsp_train.evaluate import evaluate_model
 
-        return evaluate_model(self.path, {name: str(source) for name, source in (sources or {}).items()} or None)
+        places = {name: str(source) for name, source in (sources or {}).items()} or None
+        return evaluate_model(self.path, places, errors=None if errors is None else Path(errors))
 
     def export(
         self, bundle: str | Path, *, precision: tuple[str, ...] = ("fp32",), quiet: bool = True, **options: Any

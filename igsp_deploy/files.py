@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, folder commits, checksums."""
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -51,6 +52,19 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
     )
 
 
+def check_place(out: Path) -> None:
+    """See that a file can be written at `out`, before anything long is done.
+
+    Raises:
+        UserError: it is a folder, or lies in something that is none.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder. Give the name of a file, for example {out / 'result'}.")
+    above = next((path for path in out.absolute().parents if path.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place.")
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old file or the new one, never a part.
 
@@ -65,7 +79,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even its folder is none
+            temporary.unlink(missing_ok=True)
         raise explain_os_error(error, path) from error
 
 

@@ -92,6 +92,14 @@ def eval_chunks(
     Raises:
         UserError: there are images and none can be read.
     """
+    for images, kept in read_chunks(items, spec, on_skip, size):
+        yield images, kept.labels
+
+
+def read_chunks(
+    items: Items, spec: PreprocessSpec, on_skip: Report | None = None, size: int = EVAL_CHUNK
+) -> Iterator[tuple[NDArray[np.uint8], Items]]:
+    """As `eval_chunks`, with the items in place of their labels."""
     skipped: list[Skipped] = []
     for start in range(0, len(items), size):
         part = items.subset(range(start, min(start + size, len(items))))
@@ -104,7 +112,7 @@ def eval_chunks(
                 images.append(result)
                 kept.append(index)
         if kept:
-            yield np.stack(images), part.labels[np.array(kept, dtype=np.int64)]
+            yield np.stack(images), part.subset(kept)
     report_skipped(skipped, len(items), on_skip)
 
 

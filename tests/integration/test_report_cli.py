@@ -1,5 +1,6 @@
 """`igsp report` from the command line: a page, or one line that says what to do."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -131,3 +132,25 @@ def test_without_jinja2_the_extra_is_named(
         igsp_deploy.cli.main.main()
     assert leaving.value.code == 1
     assert f"Install it with: {install_command('train')}" in capsys.readouterr().err
+
+
+def test_evaluate_shows_classes_and_writes_mistakes(model: Path, igsp: Any, tmp_path: Path) -> None:
+    result = igsp("evaluate", model, "--per-class", "--errors", "deep/errors.csv", "--out", "e.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("Classes of stripes, task given", "Classes of colors, task given", "precision %", "calibration error"):
+        assert text in result.stdout
+    with (tmp_path / "deep" / "errors.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert f"deep/errors.csv: {len(rows)} images with a wrong answer" in result.stderr
+    assert all(Path(row["file"]).is_file() for row in rows)
+    values = json.loads((tmp_path / "e.json").read_text())
+    given = sum(row["images"] * row["recall"] for row in values["per_class"][0]) / values["test_images"][0]
+    assert given == pytest.approx(values["given"][-1][0], abs=0.02)
+
+
+@pytest.mark.parametrize("option", ["--errors", "--out"])
+def test_evaluate_looks_at_its_places_first(option: str, model: Path, igsp: Any, tmp_path: Path) -> None:
+    result = igsp("evaluate", model, option, tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "is a folder" in result.stderr

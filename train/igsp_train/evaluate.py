@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
-from igsp_deploy.data import eval_chunks
+from igsp_deploy.data import Items, read_chunks
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
+from igsp_deploy.files import check_place
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
+from igsp_train.answers import Answers, calibration, of_classes, write_mistakes
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 
@@ -55,10 +58,11 @@ class _Evaluation:
         selectors = [folder.selector(j + 1) for j in range(len(folder.tasks))]
         self.selectors = [selector.to(learned.device) for selector in selectors if selector is not None]
 
-    def count(self, task: int, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> _TaskCounts:
+    def count(self, task: int, images: NDArray[np.uint8], items: Items) -> tuple[_TaskCounts, Answers]:
         """Classify the test images of one task in every way the report needs."""
         folder, learned = self.folder, self.learned
-        total = len(folder.tasks)
+        total, labels = len(folder.tasks), items.labels
+        answers = Answers.blank(items.images, labels)
         counts = _TaskCounts(len(labels), 0, 0, *(np.zeros(total + more, np.int64) for more in (0, 0, 1)))
         plain_classes = learned.class_vectors(PLAIN)
         ends = np.cumsum([len(record.classes) for record in folder.tasks]).tolist()
@@ -67,6 +71,7 @@ class _Evaluation:
             target = torch.from_numpy(labels[rows]).to(tokens.device)
             read = learned.clip.summary(tokens)
             chosen = torch.stack([selector.choose(read) for selector in self.selectors])
+            answers.chosen[rows] = chosen[-1].cpu().numpy()
             for adapter in [PLAIN, *range(total)]:
                 picked = (chosen == adapter).any(0)
                 if adapter in (PLAIN, task):
@@ -74,11 +79,13 @@ class _Evaluation:
                 if not picked.any():
                     continue
                 features = learned.embed(tokens[picked], adapter)
-                right = (features @ learned.class_vectors(task, under=adapter).T).argmax(1) == target[picked]
+                scores = features @ learned.class_vectors(task, under=adapter).T
+                right = scores.argmax(1) == target[picked]
                 if adapter == PLAIN:
                     counts.zero_shot += int(right.sum())
                 if adapter == task:
                     counts.given += int(right.sum())
+                    answers.given[rows], answers.score[rows] = self._best(scores)
                 mine = chosen[:, picked] == adapter
                 counts.auto += (mine & right).sum(1).cpu().numpy()
                 counts.chosen[adapter if adapter != PLAIN else total] += int(mine[-1].sum())
@@ -89,7 +96,25 @@ class _Evaluation:
                     for j in range(task, total):
                         hit = similar[:, : ends[j]].argmax(1) == target + offset
                         counts.incremental[j] += int((mine[j] & hit).sum())
-        return counts
+                if mine[-1].any():
+                    at = np.arange(rows.start, rows.stop)[picked.cpu().numpy()][mine[-1].cpu().numpy()]
+                    self._answer(answers, at, features[mine[-1]], adapter)
+        return counts, answers
+
+    def _best(self, scores: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The best label of each row and its probability, `[B]` each, from cosines `[B, C]`."""
+        probability, label = (self.learned.clip.logit_scale * scores.double()).softmax(1).max(1)
+        return label.cpu().numpy(), probability.cpu().numpy()
+
+    def _answer(self, answers: Answers, at: NDArray[np.int64], features: Tensor, chosen: int) -> None:
+        """Fill in what is answered with nothing given on the images `at`, for which `chosen` was chosen."""
+        label, score = self._best(features @ self.learned.class_vectors(chosen).T)
+        answers.answer_score[at] = score
+        if chosen == PLAIN:
+            tasks = [(t, c) for t, record in enumerate(self.folder.tasks) for c in range(len(record.classes))]
+            answers.answer_task[at], answers.answer[at] = np.array(tasks, np.int64)[label].T
+        else:
+            answers.answer_task[at], answers.answer[at] = chosen, label
 
 
 def accuracies(
@@ -113,13 +138,18 @@ def accuracies(
 
 
 def evaluate_model(
-    model_path: Path, sources: dict[str, str] | None = None, *, console: Console | None = None
+    model_path: Path,
+    sources: dict[str, str] | None = None,
+    *,
+    errors: Path | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure a model on the test images of its tasks.
 
     Args:
         model_path: the model folder.
         sources: task name -> folder or manifest to use in place of the one it was learned from.
+        errors: CSV file that gets a row for each image that is wrong (see `write_mistakes`).
         console: where progress goes; stderr by default.
 
     Returns:
@@ -131,6 +161,7 @@ def evaluate_model(
         `open_last`: its last row;
         `zero_shot`, `selector_accuracy`, `left_to_plain`: per task; `confusion`: [task][chosen task..., plain] counts;
         `metrics`: Transfer, Average and Last of `given` and `auto`; Average and Last of `class_incremental`;
+        `per_class`: per task, see `answers.of_classes`; `calibration`: per task, see `answers.calibration`;
         `parameters`: trained, kept and reused per task.
 
     Raises:
@@ -142,17 +173,25 @@ def evaluate_model(
         raise UserError(f"{model_path} has no learned task yet; `igsp train {model_path} --task name=folder` adds one.")
     for name in sources or {}:
         folder.task_index(name)
+    if errors is not None:
+        check_place(errors)
     backbone = folder.load_backbone()
     if torch.cuda.is_available():
         backbone.to("cuda")
     evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
     counts: list[_TaskCounts] = []
+    answers: list[Answers] = []
     for record in folder.tasks:
         items = find_test_items(record, (sources or {}).get(record.name), folder.split(record.index), _say(console))
-        chunks = eval_chunks(items, backbone.preprocess, on_skip=_say(console))
-        counts.append(_total([evaluation.count(record.index, images, labels) for images, labels in chunks]))
+        chunks = read_chunks(items, backbone.preprocess, on_skip=_say(console))
+        parts = [evaluation.count(record.index, images, kept) for images, kept in chunks]
+        counts.append(_total([part for part, _ in parts]))
+        answers.append(Answers.joined([part for _, part in parts]))
         console.print(f"{record.name}: {counts[-1].images} test images", markup=False, highlight=False)
-    return _report(folder, counts)
+    if errors is not None:
+        rows = write_mistakes(errors, folder.tasks, answers)
+        console.print(f"{errors}: {rows} images with a wrong answer", markup=False, highlight=False)
+    return _report(folder, counts, answers)
 
 
 def _say(console: Console) -> Callable[[str], None]:
@@ -163,7 +202,7 @@ def _percent(values: NDArray[np.float64]) -> Any:
     return np.round(100.0 * values, 2).tolist()
 
 
-def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
+def _report(folder: ModelFolder, counts: list[_TaskCounts], answers: list[Answers]) -> dict[str, Any]:
     total = len(counts)
     images = np.array([c.images for c in counts], dtype=np.float64)
     given = np.zeros((total, total))
@@ -201,6 +240,8 @@ def _report(folder: ModelFolder, counts: list[_TaskCounts]) -> dict[str, Any]:
         "selector_accuracy": _percent(np.array([confusion[i, i] for i in range(total)]) / images),
         "left_to_plain": _percent(confusion[:, -1] / images),
         "confusion": confusion.tolist(),
+        "per_class": [of_classes(a, record.classes) for a, record in zip(answers, folder.tasks, strict=True)],
+        "calibration": [calibration(a) for a in answers],
         "metrics": rounded,
         "parameters": parameters,
     }

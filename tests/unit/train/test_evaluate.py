@@ -1,5 +1,6 @@
 """The accuracy matrix against a slow, image-by-image computation from the definitions."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,51 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
     expected = summary(100 * given / count)
     assert {k: pytest.approx(v, abs=0.01) for k, v in expected.items()} == result["metrics"]["given"]
     assert len({tuple(row) for row in result["auto"]}) > 1, "the test is too easy to tell selectors apart"
+
+
+def test_answers_are_those_of_the_final_model_image_by_image(model: Path, tmp_path: Path) -> None:
+    result = evaluate_model(model, errors=tmp_path / "errors.csv", console=QUIET)
+    with (tmp_path / "errors.csv").open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    folder = ModelFolder.open(model)
+    learned = LearnedClip.open(folder)
+    everything = [(i, c) for i, task in enumerate(folder.tasks) for c in range(len(task.classes))]
+    wrong = 0
+    for i, record in enumerate(folder.tasks):
+        test = load_task_data(record.name, record.source).test
+        images, labels, _ = read_eval_images(test, learned.backbone.preprocess)
+        confusion = np.zeros((3, 3), int)
+        for path, image, label in zip(test.paths, images, labels, strict=True):
+            x = learned.trunk(torch.from_numpy(image[None]))
+            given = learned.predict(x, i).softmax(1)[0]
+            confusion[label, int(given.argmax())] += 1
+            chosen = int(learned.choose(x)[0])
+            score, best = learned.predict(x, chosen).softmax(1)[0].max(0)
+            answer = everything[int(best)] if chosen == PLAIN else (chosen, int(best))
+            if int(given.argmax()) == label and answer == (i, label):
+                assert str(path) not in rows
+                continue
+            wrong += 1
+            row = rows[str(path)]
+            assert (row["task"], row["label"]) == (record.name, record.classes[label])
+            assert row["predicted"] == record.classes[int(given.argmax())]
+            assert float(row["score"]) == pytest.approx(float(given.max()), abs=1e-4)
+            assert row["task_chosen"] == ("" if chosen == PLAIN else folder.tasks[chosen].name)
+            assert (row["answer_task"], row["answer"]) == (
+                folder.tasks[answer[0]].name,
+                folder.tasks[answer[0]].classes[answer[1]],
+            )
+            assert float(row["answer_score"]) == pytest.approx(float(score), abs=1e-4)
+        assert [row["images"] for row in result["per_class"][i]] == confusion.sum(1).tolist()
+        expected = 100 * confusion.diagonal() / confusion.sum(1)
+        np.testing.assert_allclose([row["recall"] for row in result["per_class"][i]], expected, atol=0.006)
+    assert len(rows) == wrong > 0, "the test is too easy"
+    assert any(row["task_chosen"] not in ("", row["task"]) for row in rows.values()), "the test is too easy"
+
+
+def test_a_place_for_the_mistakes_is_looked_at_first(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        evaluate_model(model, errors=tmp_path, console=QUIET)
 
 
 def test_tasks_learned_earlier_keep_their_accuracy_exactly(model: Path) -> None:

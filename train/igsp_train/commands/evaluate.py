@@ -13,6 +13,8 @@ igsp evaluate model
 
 igsp evaluate model --task digits=data/new_digits --json
 
+igsp evaluate model --per-class --errors errors.csv
+
 igsp evaluate model --out bundle.evaluation.json"""
 
 
@@ -25,6 +27,12 @@ def evaluate(
     pretrained: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
     ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="A table of its classes for each task: recall, precision, mistakes.")
+    ] = False,
+    errors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV with a row for each test image that is wrong.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     out: Annotated[
         Path | None,
@@ -36,16 +44,22 @@ def evaluate(
 
     import json as json_format
 
-    from igsp_deploy import Model
-    from igsp_deploy.files import write_json
-    from igsp_deploy.model_path import weights_at
-    from igsp_train.commands.tables import print_evaluation, table_console
+    from rich.console import Console
 
+    from igsp_deploy import Model
+    from igsp_deploy.files import check_place, write_json
+    from igsp_deploy.model_path import weights_at
+    from igsp_train.commands.tables import print_classes, print_evaluation, table_console
+
+    if out is not None:
+        check_place(out)
     with weights_at(pretrained):
-        result = Model.open(model).evaluate(sources)
+        result = Model.open(model).evaluate(sources, errors=errors)
     if out is not None:
         write_json(out, result)
     if json:
         print(json_format.dumps(result, indent=2))
     else:
         print_evaluation(result, table_console(len(result["tasks"])))
+        if per_class:
+            print_classes(result, Console())

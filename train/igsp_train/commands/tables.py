@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -38,6 +39,10 @@ def _tasks(result: dict[str, Any]) -> Table:
         ("task chosen %", result["auto"][-1]),
         ("task chosen, all classes %", result["open_last"]),
         ("right task chosen %", result["selector_accuracy"]),
+        (
+            "calibration error, points",
+            [one["ece"] for one in result["calibration"]] if "calibration" in result else None,
+        ),
     ]
     for title, values in accuracies:
         if values is not None:
@@ -84,3 +89,18 @@ def print_evaluation(result: dict[str, Any], console: Console) -> None:
         )
     console.print(_tasks(result))
     console.print(_summary(result))
+
+
+def print_classes(result: dict[str, Any], console: Console) -> None:
+    """Print a table of its classes for each task, with the task given: those it gets wrong most often first."""
+    for task, rows in zip(result["tasks"], result["per_class"], strict=True):
+        table = Table(title=f"Classes of {escape(task)}, task given", title_justify="left")
+        table.add_column("class", overflow="fold")
+        for name in ("images", "recall %", "precision %", "F1 %"):
+            table.add_column(name, justify="right")
+        table.add_column("taken for", overflow="fold")
+        for row in sorted(rows, key=lambda row: 101 if row["recall"] is None else row["recall"]):
+            mistakes = ", ".join(f"{name} {count}" for name, count in row["taken_for"][:3])
+            figures = (_percent(row[key]) for key in ("recall", "precision", "f1"))
+            table.add_row(escape(row["class"]), _number(row["images"]), *figures, escape(mistakes))
+        console.print(table)

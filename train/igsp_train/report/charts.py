@@ -96,6 +96,32 @@ def convergence_chart(
     return _svg(height, f"{name}: {moved}{held}.", parts)
 
 
+def calibration_chart(name: str, bins: Sequence[Sequence[float]], error: float) -> Markup:
+    """How often the answers of a probability are right, beside the line on which both are the same.
+
+    Args:
+        name: of the task.
+        bins: `[images, mean probability, share that was right]`, the last two in percent.
+        error: expected calibration error, in points.
+    """
+    height, left, right, top, bottom = 200, 34, 10, 12, 32
+
+    def x(value: float) -> float:
+        return left + (WIDTH - left - right) * value / 100
+
+    def y(value: float) -> float:
+        return height - bottom - (height - top - bottom) * value / 100
+
+    parts = [_grid(100, left, WIDTH - right, y, lambda value: f"{value:.0f}")]
+    parts.append(_line([(x(0), y(0)), (x(100), y(100))], "b"))
+    points = [(x(probability), y(share)) for _, probability, share in bins]
+    parts += [_line(points, "a"), *(_mark(px, py, "a") for px, py in points)]
+    for value in (0, 50, 100):
+        parts.append(_text(x(value), height - bottom + 14, str(value), "end" if value == 100 else "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 4, "probability of the answer (%)", "middle"))
+    return _svg(height, f"{name}: probabilities are off by {error:.1f} points on average.", parts)
+
+
 def _svg(height: int, what: str, parts: Sequence[Markup]) -> Markup:
     head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>')
     return head.format(WIDTH, height, what, what) + Markup("").join(parts) + Markup("</svg>")

@@ -34,6 +34,9 @@ class Evaluation:
         confusion: images of each task given to each task, and last to plain CLIP, `[T][T + 1]`.
         metrics: `given` and `auto` -> Transfer, Average, Last; `class_incremental` -> Average, Last.
         test_images: images measured, `[T]`.
+        per_class: a row for each class of each task, see `igsp_train.answers.of_classes`; empty in evaluations from
+            before it was kept.
+        calibration: of each task, see `igsp_train.answers.calibration`; empty as well.
     """
 
     given: list[Row]
@@ -46,6 +49,8 @@ class Evaluation:
     confusion: list[list[int]]
     metrics: dict[str, dict[str, float | None]]
     test_images: list[int]
+    per_class: list[list[dict[str, Any]]]
+    calibration: list[dict[str, Any]]
 
 
 def load_evaluation(path: Path, records: list[TaskRecord]) -> Evaluation:
@@ -88,6 +93,8 @@ def check_evaluation(values: Any, records: list[TaskRecord], where: str) -> Eval
         confusion=_confusion(values.get("confusion"), total, where),
         metrics={kind: _metrics(values, kind, names, where) for kind, names in _METRICS.items()},
         test_images=_counts(values.get("test_images"), "test_images", total, where),
+        per_class=_per_class(values, records, where),
+        calibration=_calibration(values, total, where),
     )
     _check_sizes(values, records, where)
     return checked
@@ -138,7 +145,7 @@ def _matrix(values: dict[str, Any], key: str, total: int, where: str) -> list[Ro
 
 
 def _counts(values: Any, key: str, total: int, where: str) -> list[int]:
-    whole = isinstance(values, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
+    whole = isinstance(values, list) and all(map(_is_count, values))
     if not whole or len(values) != total:
         raise _damaged(where, key, f"{total} counts")
     return values
@@ -156,3 +163,52 @@ def _metrics(values: dict[str, Any], kind: str, names: tuple[str, ...], where: s
     if not isinstance(found, dict) or not all(_is_percent(found.get(name)) for name in names):
         raise _damaged(where, f"metrics.{kind}", f"{', '.join(names)} in percent")
     return {name: found.get(name) for name in names}
+
+
+def _per_class(values: dict[str, Any], records: list[TaskRecord], where: str) -> list[list[dict[str, Any]]]:
+    if "per_class" not in values:
+        return []
+    found = values["per_class"]
+    if not isinstance(found, list) or len(found) != len(records):
+        raise _damaged(where, "per_class", f"{len(records)} lists of classes")
+    for record, rows in zip(records, found, strict=True):
+        names = [row.get("class") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else []
+        if names != record.classes or not all(map(_is_class, rows)):
+            raise _damaged(where, "per_class", f"a row for each class of {record.name!r}")
+        for row in rows:
+            if not {name for name, _ in row["taken_for"]} <= set(names):
+                raise _damaged(where, "per_class", f"mistakes among the classes of {record.name!r}")
+    return found
+
+
+def _is_class(row: dict[str, Any]) -> bool:
+    taken = row.get("taken_for")
+    shares = all(_is_percent(row.get(key)) for key in ("recall", "precision", "f1"))
+    pairs = isinstance(taken, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and _is_count(pair[1]) for pair in taken
+    )
+    return shares and pairs and _is_count(row.get("images"))
+
+
+def _calibration(values: dict[str, Any], total: int, where: str) -> list[dict[str, Any]]:
+    if "calibration" not in values:
+        return []
+    found = values["calibration"]
+    good = isinstance(found, list) and len(found) == total and all(isinstance(one, dict) for one in found)
+    if not good or not all(_is_number(one.get("ece")) and _are_bins(one.get("bins")) for one in found):
+        raise _damaged(where, "calibration", f"{total} calibration errors with their bins")
+    return found
+
+
+def _are_bins(bins: Any) -> bool:
+    return isinstance(bins, list) and all(
+        isinstance(one, list) and len(one) == 3 and _is_count(one[0]) and all(map(_is_number, one[1:])) for one in bins
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and _is_percent(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

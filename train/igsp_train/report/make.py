@@ -8,7 +8,7 @@ from rich.console import Console
 
 from igsp_deploy import __version__
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import write_bytes_atomic
+from igsp_deploy.files import check_place, write_bytes_atomic
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_train.evaluate import evaluate_model
@@ -79,16 +79,3 @@ def make_report(
     )
     write_bytes_atomic(out, render(values).encode("utf-8", "backslashreplace"))
     return out
-
-
-def check_place(out: Path) -> None:
-    """See that a file can be written at `out`, before anything long is done.
-
-    Raises:
-        UserError: it is a folder, or lies in something that is none.
-    """
-    if out.is_dir():
-        raise UserError(f"{out} is a folder. Give the name of a file, for example --out {out / 'report.html'}")
-    above = next((path for path in out.absolute().parents if path.exists()), None)
-    if above is not None and not above.is_dir():
-        raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place with --out.")

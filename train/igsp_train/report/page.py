@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from igsp_train.report.charts import convergence_chart, growth_chart
+from igsp_train.report.charts import calibration_chart, convergence_chart, growth_chart
 from igsp_train.report.gather import ReportData, TaskFacts, mean
 from igsp_train.report.summary import about_phase1, in_short
 
@@ -16,6 +16,10 @@ _METRICS = (
     ("average", "Average", "over all tasks at all times"),
     ("last", "Last", "over all tasks after the last one"),
 )
+
+
+_MOST_COLUMNS = 40
+"""Classes of a task whose confusion is drawn as a table."""
 
 
 def render(data: ReportData) -> str:
@@ -40,6 +44,11 @@ def render(data: ReportData) -> str:
         seen=_seen(data),
         growth=growth_chart([t.kept for t in data.tasks], _isolated(data.tasks)),
         convergence=_convergence(data.tasks),
+        confusions=_confusions(data),
+        calibrations=[
+            (task, calibration_chart(task.name, one["bins"], one["ece"]))
+            for task, one in zip(data.tasks, data.evaluation.calibration, strict=False)
+        ],
         about_phase1=about_phase1(data),
         longest=max([t.seconds or 0 for t in data.tasks]),
         largest=max([t.peak_rss_bytes or 0 for t in data.tasks]),
@@ -70,6 +79,26 @@ def _seen(data: ReportData) -> list[tuple[str, int, float | None]]:
         classes += len(task.classes)
         rows.append((task.name, classes, mean(data.evaluation.incremental[j][: j + 1])))
     return rows
+
+
+Line = tuple[str, list[int]]
+"""A class, and how many of its images were taken for each class."""
+
+
+def _confusions(data: ReportData) -> list[tuple[TaskFacts, list[dict[str, Any]], list[Line]]]:
+    """Of each task: its classes, the worst first, and a line for each; no lines where a page has no room for them."""
+    result = []
+    for task, rows in zip(data.tasks, data.evaluation.per_class, strict=False):
+        place = {row["class"]: index for index, row in enumerate(rows)}
+        matrix = [[0] * len(rows) for _ in rows]
+        for i, row in enumerate(rows):
+            for name, images in row["taken_for"]:
+                matrix[i][place[name]] = images
+            matrix[i][i] = row["images"] - sum(matrix[i])
+        worst = sorted(rows, key=lambda row: 101 if row["recall"] is None else row["recall"])
+        lines = list(zip(place, matrix, strict=True)) if len(rows) <= _MOST_COLUMNS else []
+        result.append((task, worst, lines))
+    return result
 
 
 def _beside(tasks: Sequence[TaskFacts]) -> str:

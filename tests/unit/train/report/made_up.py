@@ -46,6 +46,21 @@ def make_evaluation(records: list[TaskRecord]) -> dict[str, Any]:
         "selector_accuracy": [75.0] * total,
         "left_to_plain": [25.0] * total,
         "confusion": [[15 if i == j else 0 for i in range(total)] + [5] for j in range(total)],
+        "per_class": [
+            [
+                {
+                    "class": name,
+                    "images": 10,
+                    "recall": 100.0 - 10 * (c % 3),
+                    "precision": None if c else 77.75,
+                    "f1": 88.5,
+                    "taken_for": [[record.classes[c - 1], c % 3]] if c % 3 else [],
+                }
+                for c, name in enumerate(record.classes)
+            ]
+            for record in records
+        ],
+        "calibration": [{"ece": 6.25, "bins": [[5, 55.5, 60.0], [15, 95.5, 80.0]]} for _ in records],
         "metrics": {
             kind: {"transfer": None if total == 1 else 12.5, "average": 50.5, "last": 80.25}
             for kind in ("given", "auto")

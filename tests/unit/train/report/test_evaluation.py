@@ -47,6 +47,16 @@ def _without(key: str) -> Callable[[dict[str, Any]], Any]:
         (lambda v: v["confusion"][1].__setitem__(0, -1), "expected confusion"),
         (lambda v: v["metrics"]["auto"].__setitem__("last", "much"), r"expected metrics\.auto"),
         (lambda v: v["tasks"].__setitem__(0, "other"), "about the tasks other, task-1, the model has task-0, task-1"),
+        (lambda v: v["per_class"].pop(), "expected per_class to be 2 lists"),
+        (lambda v: v["per_class"][0].pop(), "expected per_class to be a row for each class of 'task-0'"),
+        (lambda v: v["per_class"][1][0].__setitem__("class", "other"), "expected per_class to be a row for each class"),
+        (lambda v: v["per_class"][1][0].__setitem__("recall", 101), "expected per_class"),
+        (lambda v: v["per_class"][1][0].__setitem__("images", -1), "expected per_class"),
+        (lambda v: v["per_class"][1][0].__setitem__("taken_for", [["c1"]]), "expected per_class"),
+        (lambda v: v["per_class"].__setitem__(0, None), "expected per_class"),
+        (lambda v: v["calibration"].pop(), "expected calibration"),
+        (lambda v: v["calibration"][0].pop("ece"), "expected calibration"),
+        (lambda v: v["calibration"][0]["bins"][0].pop(), "expected calibration"),
         (lambda v: v["parameters"][1].__setitem__("kept", 7), "'task-1' kept 7 parameters there and 51 in the model"),
     ],
 )
@@ -58,6 +68,15 @@ def test_what_is_damaged_or_of_another_model_is_refused(change: Callable[[dict[s
         check_evaluation(values, records, "e.json")
     assert str(error.value).startswith("e.json")
     assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_from_before_classes_were_kept_is_taken() -> None:
+    records = make_records(2)
+    values = make_evaluation(records)
+    del values["per_class"], values["calibration"]
+    checked = check_evaluation(values, records, "e.json")
+    assert checked.per_class == []
+    assert checked.calibration == []
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:

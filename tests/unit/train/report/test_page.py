@@ -50,6 +50,26 @@ def test_accuracy_among_all_classes_is_told_for_every_moment() -> None:
     assert "as possible answers, it is right" not in "".join(Parts(render(make_data(1))).text)
 
 
+def test_classes_stand_with_the_worst_first_and_what_they_were_taken_for() -> None:
+    text = "|".join(part.strip() for part in Parts(render(make_data(1))).text if part.strip())
+    assert "|class|images|recall (%)|precision (%)|F1 (%)|taken for|c2|10|80.0|–|88.5|c1 (2)|c1|10|90.0" in text
+    assert "|image of|c0|c1|c2|c0|10|0|0|c1|1|9|0|c2|0|2|8|" in text
+    assert "task-0: 6.2 points" in text
+    many = "|".join(part.strip() for part in Parts(render(make_data(1, classes=41))).text if part.strip())
+    assert "image of" not in many
+    assert "|c40|" in many
+
+
+def test_without_classes_in_the_evaluation_there_is_no_section_of_them() -> None:
+    values = make_data(2)
+    values = dataclasses.replace(
+        values, evaluation=dataclasses.replace(values.evaluation, per_class=[], calibration=[])
+    )
+    parts = Parts(render(values))
+    assert "classes" not in parts.ids
+    assert "#classes" not in parts.addresses
+
+
 def test_forgetting_is_said_when_the_numbers_show_it() -> None:
     values = make_data(2)
     values.evaluation.given[-1][0] = 80.0
@@ -65,7 +85,9 @@ def test_what_users_named_is_escaped_wherever_it_stands() -> None:
     tasks = [
         dataclasses.replace(task, name=evil, classes=[evil], templates=[evil], source=evil) for task in values.tasks
     ]
-    values = dataclasses.replace(values, tasks=tasks, commands=[evil], model=evil)
+    row = {"class": evil, "images": 2, "recall": 50.0, "precision": 50.0, "f1": 50.0, "taken_for": [[evil, 1]]}
+    evaluation = dataclasses.replace(values.evaluation, per_class=[[row]] * 2)
+    values = dataclasses.replace(values, tasks=tasks, commands=[evil], model=evil, evaluation=evaluation)
     page = render(values)
     parts = Parts(page)
     assert "script" not in parts.tags
