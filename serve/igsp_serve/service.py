@@ -37,7 +37,7 @@ from igsp_serve.failures import DeadlineExceeded, RequestError, TooLarge, Unavai
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
 from igsp_serve.texts import TextRoom, check_texts
-from igsp_serve.tracing import record_span
+from igsp_serve.tracing import record_parts
 from igsp_serve.watchers import ImageSource, Sample, Watchers
 
 logger = logging.getLogger(__name__)
@@ -370,9 +370,13 @@ class Service:
             expired = time.monotonic() >= deadline
             self.batcher.fail(job, DeadlineExceeded(), "expired" if expired else "cancelled")
             raise
-        record_span("decode", decoding.began_at, decoding.ended_at)
-        record_span("queue", rows.ready_at, rows.began_at)
-        record_span("infer", rows.began_at, rows.ended_at)
+        record_parts(
+            {
+                "decode": (decoding.began_at, decoding.ended_at),
+                "queue": (rows.ready_at, rows.began_at),
+                "infer": (rows.began_at, rows.ended_at),
+            }
+        )
         return rows, decoding.seconds
 
     def _check_ready(self) -> None:

@@ -1,8 +1,8 @@
 """Traces: the caller's trace id in every log line, and OpenTelemetry spans where the environment says where to.
 
-With the extra `otel` and OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) set, each request is a
-span with `decode`, `queue` and `infer` below it. All else is OpenTelemetry's own variables: OTEL_SERVICE_NAME,
-OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, OTEL_SDK_DISABLED, ...
+With the extra `otel` and OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) set, each request over
+HTTP or gRPC is a span with `decode`, `queue` and `infer` below it. All else is OpenTelemetry's own variables:
+OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, OTEL_SDK_DISABLED, ...
 """
 
 import contextvars
@@ -84,31 +84,47 @@ def stop_tracing() -> None:
 
 
 @contextmanager
-def request_span(method: str, headers: Mapping[str, str]) -> Iterator["RequestSpan"]:
+def request_span(name: str, headers: Mapping[str, str], attributes: Mapping[str, Any]) -> Iterator["RequestSpan"]:
     """Around the service of one request; the trace id of its headers, or of its span, is the current one.
 
     Args:
-        method: HTTP method.
-        headers: at least `traceparent` and `tracestate`, where they came.
+        name: of the span, until it is named at its end.
+        headers: HTTP's headers or gRPC's metadata, at least `traceparent` and `tracestate` where they came.
+        attributes: what is known at its start, in OpenTelemetry's words.
     """
     if _spans.tracer is None:
-        token = current_trace.set(trace_id(headers.get("traceparent", "")))
-        try:
+        with _current(trace_id(headers.get("traceparent", ""))):
             yield RequestSpan()
-        finally:
-            current_trace.reset(token)
         return
     from opentelemetry.propagate import extract
     from opentelemetry.trace import SpanKind
 
-    with _spans.tracer.start_as_current_span(
-        method, context=extract(headers), kind=SpanKind.SERVER, attributes={"http.request.method": method}
-    ) as span:
-        token = current_trace.set(f"{span.get_span_context().trace_id:032x}")
-        try:
-            yield RequestSpan(span)
-        finally:
-            current_trace.reset(token)
+    with (
+        _spans.tracer.start_as_current_span(
+            name, context=extract(headers), kind=SpanKind.SERVER, attributes=attributes
+        ) as span,
+        _current(f"{span.get_span_context().trace_id:032x}"),
+    ):
+        yield RequestSpan(span)
+
+
+@contextmanager
+def message_span(name: str) -> Iterator["RequestSpan"]:
+    """Around the service of one message of a stream, below the span of the stream."""
+    if _spans.tracer is None:
+        yield RequestSpan()
+        return
+    with _spans.tracer.start_as_current_span(name) as span:
+        yield RequestSpan(span)
+
+
+@contextmanager
+def _current(trace: str) -> Iterator[None]:
+    token = current_trace.set(trace)
+    try:
+        yield
+    finally:
+        current_trace.reset(token)
 
 
 class RequestSpan:
@@ -118,34 +134,34 @@ class RequestSpan:
         """Take it."""
         self._span = span
 
-    def answered(self, method: str, route: str, status: int) -> None:
-        """Name it and say how it ended."""
+    def ended(self, name: str, attributes: Mapping[str, Any], *, failed: bool) -> None:
+        """Name it and say how it ended; `failed` where that is the server's fault."""
         if self._span is None:
             return
-        self._span.update_name(f"{method} {route}")
-        self._span.set_attributes({"http.route": route, "http.response.status_code": status})
-        if status >= 500:
+        self._span.update_name(name)
+        self._span.set_attributes(attributes)
+        if failed:
             from opentelemetry.trace import StatusCode
 
             self._span.set_status(StatusCode.ERROR)
 
 
-def record_span(name: str, start: float, end: float) -> None:
-    """A part of the current request that is over.
+def record_parts(parts: Mapping[str, tuple[float, float]]) -> None:
+    """Parts of the current request that are over.
 
     Args:
-        name: of the part.
-        start: on the clock of `time.monotonic`; 0 where it never began, which is no span.
-        end: on the same clock.
+        parts: name -> start and end on the clock of `time.monotonic`; a start of 0 never was, and is no span.
     """
-    if _spans.tracer is None or not start:
+    if _spans.tracer is None:
         return
     now, wall = time.monotonic(), time.time_ns()
 
     def since_1970(moment: float) -> int:
         return wall - round((now - moment) * 1e9)
 
-    _spans.tracer.start_span(name, start_time=since_1970(start)).end(end_time=since_1970(max(start, end)))
+    for name, (start, end) in parts.items():
+        if start:
+            _spans.tracer.start_span(name, start_time=since_1970(start)).end(end_time=since_1970(max(start, end)))
 
 
 def _wanted() -> bool:

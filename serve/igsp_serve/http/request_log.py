@@ -85,13 +85,15 @@ class RequestLog:
         answer = _Answer(send, identity, closing=self._draining, timeout_s=self._send_timeout_s)
         start = time.monotonic()
         self._active += 1
-        with request_span(scope["method"], headers) as span:
+        method = scope["method"]
+        with request_span(method, headers, {"http.request.method": method}) as span:
             try:
                 await self._serve(scope, receive, answer)
             finally:
                 self._active -= 1
                 route, status = self._route(scope), answer.status or CLIENT_LEFT
-                span.answered(scope["method"], route, status)
+                told = {"http.route": route, "http.response.status_code": status}
+                span.ended(f"{method} {route}", told, failed=status >= 500)
                 self._done(scope, route, status, time.monotonic() - start, answer.sent_bytes)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:

@@ -19,6 +19,7 @@ from igsp_serve.http.keys import KeyRing
 from igsp_serve.http.request_log import MAX_REQUESTS, REQUEST_ID, current_request
 from igsp_serve.oip.messages import HEALTH, SERVICE
 from igsp_serve.oip.model import UnknownModel
+from igsp_serve.tracing import RequestSpan, request_span
 
 logger = logging.getLogger("igsp_serve.access")
 errors = logging.getLogger("igsp_serve.errors")
@@ -28,6 +29,8 @@ QUIET = frozenset(
 )
 """Asked every few seconds by probes: they need no key and no place, and are in the log only when something is wrong."""
 Status = grpc.StatusCode
+_OURS = frozenset({Status.DEADLINE_EXCEEDED, Status.INTERNAL, Status.UNAVAILABLE})
+"""What is the server's fault in a trace, of what it answers; as OpenTelemetry has it."""
 
 
 class NoKey(Exception):
@@ -63,8 +66,19 @@ class Door:
         return grpc.stream_stream_rpc_method_handler(behaviour)
 
     async def _serve(self, path: str, serve: Callable[["Call"], Awaitable[None]], call: "Call") -> None:
-        start = time.monotonic()
         current_request.set(call.identity)
+        service, _, method = path[1:].partition("/")
+        told = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        with request_span(path[1:], call.trace_headers(), told) as span:
+            status, failed = await self._answer(path, serve, call, span)
+        if failed is not None:
+            await call.context.abort(status, details(failed), _pushback(failed))
+
+    async def _answer(
+        self, path: str, serve: Callable[["Call"], Awaitable[None]], call: "Call", span: RequestSpan
+    ) -> tuple[grpc.StatusCode, Exception | None]:
+        """Serve a call: its status, and what it failed with. Log, metrics and span have it by then."""
+        start = time.monotonic()
         status, failed = Status.OK, None
         self._active += 1
         try:
@@ -81,9 +95,8 @@ class Door:
         finally:
             self._active -= 1
             call.done()
-            self.record(path, status, time.monotonic() - start, call)
-        if failed is not None:
-            await call.context.abort(status, details(failed), _pushback(failed))
+            self.record(path, status, time.monotonic() - start, call, span)
+        return status, failed
 
     def _admit(self, call: "Call") -> None:
         if not (self._ring.open or self._ring.user(call.headers) or self._ring.admin(call.headers)):
@@ -105,9 +118,10 @@ class Door:
         """The message is not worked on any more."""
         self._buffered -= size
 
-    def record(self, path: str, status: grpc.StatusCode, seconds: float, call: "Call") -> None:
-        """Count a call, or a message of a stream, and write its line."""
+    def record(self, path: str, status: grpc.StatusCode, seconds: float, call: "Call", span: RequestSpan) -> None:
+        """Count a call, or a message of a stream, write its line and end its span."""
         self.has.metrics.request(path, status.name, seconds)
+        span.ended(path[1:], {"rpc.grpc.status_code": status.value[0]}, failed=status in _OURS)
         if path in QUIET and status == Status.OK:
             return
         fields = {
@@ -135,6 +149,14 @@ class Call:
         given = dict(self.headers).get(b"x-request-id", b"").decode("latin-1")
         self.identity = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self._held = 0
+
+    def trace_headers(self) -> dict[str, str]:
+        """`traceparent` and `tracestate`, where they came."""
+        return {
+            name.decode(): value.decode("latin-1")
+            for name, value in self.headers
+            if name in (b"traceparent", b"tracestate")
+        }
 
     def time_left(self) -> float | None:
         """Seconds to the caller's deadline; None without one."""

@@ -31,6 +31,7 @@ from igsp_serve.oip.messages import (
     write_infer,
 )
 from igsp_serve.oip.tensors import read_aside
+from igsp_serve.tracing import RequestSpan, message_span
 
 STREAM_DEPTH = 32
 """Messages of one stream that are worked on at once; it is read on as they are answered."""
@@ -202,6 +203,12 @@ async def _stream_infer(call: Call) -> None:
 
 async def _stream_answer(call: Call, data: bytes) -> Any:
     """`ModelStreamInferResponse` to one message of a stream."""
+    path = f"/{SERVICE}/ModelStreamInfer#message"
+    with message_span(path[1:]) as span:
+        return await _message_answer(call, data, path, span)
+
+
+async def _message_answer(call: Call, data: bytes, path: str, span: RequestSpan) -> Any:
     start, status, identity = time.monotonic(), Status.OK, ""
     door, held = call.door, 0
     try:
@@ -222,7 +229,7 @@ async def _stream_answer(call: Call, data: bytes) -> Any:
         return ModelStreamInferResponse(error_message=details(error), infer_response=ModelInferResponse(id=identity))
     finally:
         door.release(held)
-        door.record(f"/{SERVICE}/ModelStreamInfer#message", status, time.monotonic() - start, call)
+        door.record(path, status, time.monotonic() - start, call, span)
 
 
 class _Health:

@@ -1,5 +1,6 @@
-"""Applications on a real bundle, asked without a socket."""
+"""Applications on a real bundle, asked without a socket; what they log and trace."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from fastapi.testclient import TestClient
 
 from igsp_serve.http.app import create_app
 from igsp_serve.settings import Settings
+
+from .traces import Collector, Lines
 
 Ask = Callable[..., TestClient]
 
@@ -36,3 +39,23 @@ def photo(bundled: Any) -> bytes:
     """A file of the task colors."""
     data: bytes = bundled.images("colors")[0].read_bytes()
     return data
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """What the server logs from info on."""
+    logger, handler = logging.getLogger("igsp_serve"), Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Takes spans between its `start` and `stop`."""
+    made = Collector()
+    yield made
+    made.close()

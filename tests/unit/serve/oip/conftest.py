@@ -17,19 +17,24 @@ from igsp_serve.settings import Settings
 class Running:
     """A gRPC server, and the loop it runs in."""
 
-    def __init__(self, bundle: Path, **options: Any) -> None:
+    def __init__(self, bundle: Path, *, full_batches: bool = False, **options: Any) -> None:
+        """Start it; with `full_batches` an image waits for as many as fill a batch, however long that takes."""
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         # The context is what HTTP has: one service, one set of counts.
+        if full_batches:
+            options.setdefault("timeout_s", 200.0)
         self.has: Context = create_app(bundle, Settings(provider="cpu", **options)).state.context
+        if full_batches:
+            self.has.service.batcher._max_wait_s = 3600.0
         self.do(self.has.service.warm_up())
         self.server: GrpcServer = self.do(GrpcServer.start(self.has, 0))
         self.address = f"127.0.0.1:{self.server.port}"
 
     def do(self, work: Any) -> Any:
         """Await something in its loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(240)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End the server."""
@@ -44,7 +49,7 @@ class Running:
         self.stop(0.0)
         self.has.service.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join()
         self.loop.close()
 
 
