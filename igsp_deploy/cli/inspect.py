@@ -5,21 +5,27 @@ from typing import Annotated, Any
 
 import typer
 
+from igsp_deploy.cli.options import BUNDLE_HELP
+
 EXAMPLES = """Examples:
 
 igsp inspect model
 
-igsp inspect bundle --json"""
+igsp inspect bundle --json
+
+igsp inspect hf:me/shoes@v2"""
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="MODEL|BUNDLE", help="Model folder or bundle.")],
+    path: Annotated[Path, typer.Argument(metavar="MODEL|BUNDLE", help=f"Model folder. {BUNDLE_HELP}")],
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what a model folder or a bundle holds: backbone, tasks, classes, experts, sizes."""
     import json as json_format
 
-    found = describe(path)
+    from igsp_deploy.bundle.fetch import local_bundle
+
+    found = describe(local_bundle(path))
     if json:
         print(json_format.dumps(found, indent=2))
         return

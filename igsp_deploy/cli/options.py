@@ -1,8 +1,15 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
-from typing import Literal, cast
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
 
 from igsp_deploy.errors import UsageError
+
+BUNDLE_HELP = "Bundle folder, or hf:USER/NAME[@REV]."
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP)]
+"""A bundle that is there; the command opens `local_bundle` of it."""
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 

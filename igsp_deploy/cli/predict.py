@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from igsp_deploy.cli.options import Bundle, check_provider
+
 EXAMPLES = """Examples:
 
 igsp predict bundle photo.jpg
@@ -18,7 +20,7 @@ igsp predict bundle photo.jpg --prompts "a photo of a cat, a photo of a dog" """
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
+    bundle: Bundle,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     task: Annotated[
         str, typer.Option(metavar="auto|NAME|none", help="Choose the task for each image, name it, or use plain CLIP.")
@@ -36,17 +38,14 @@ def predict(
     """
     import json as json_format
 
-    from igsp_deploy.cli.options import check_provider
-
     chosen = check_provider(provider)
 
-    from igsp_deploy.bundle.fetch import local_bundle
     from igsp_deploy.errors import UserError
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
 
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
-    classifier = Classifier.open(local_bundle(bundle), chosen)
+    classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
     for text in classifier.cut_prompts(texts) if texts else ():

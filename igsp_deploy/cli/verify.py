@@ -1,9 +1,10 @@
 """`igsp verify`: check a bundle."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from igsp_deploy.cli.options import Bundle, check_provider
 
 EXAMPLES = """Examples:
 
@@ -13,14 +14,12 @@ igsp verify bundle --provider cpu --json"""
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
+    bundle: Bundle,
     provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check that BUNDLE is whole and computes here what PyTorch computed when it was made."""
     import json as json_format
-
-    from igsp_deploy.cli.options import check_provider
 
     chosen = check_provider(provider)
 

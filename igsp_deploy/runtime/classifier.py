@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from igsp_deploy.bundle.fetch import local_bundle
 from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.preprocess import read_pixels
 from igsp_deploy.bundle.tokenizer import ClipTokenizer, check_distinct
@@ -75,12 +76,12 @@ class Classifier:
     """
 
     def __init__(self, bundle: str | Path | Engine, providers: Provider = "auto") -> None:
-        """Open a bundle, or take an open engine.
+        """Open a bundle (a folder, or `hf:USER/NAME[@REVISION]`, which is fetched), or take an open engine.
 
         Raises:
             UserError: not a bundle, damaged, or no such provider here; says what to do.
         """
-        self.engine = bundle if isinstance(bundle, Engine) else Engine.open(Path(bundle), providers)
+        self.engine = bundle if isinstance(bundle, Engine) else Engine.open(local_bundle(Path(bundle)), providers)
         self.manifest = self.engine.manifest
         self._tokenizer: ClipTokenizer | None = None
         self._learned: LabelSets | None = None
@@ -96,9 +97,8 @@ class Classifier:
         check: bool = True,
     ) -> "Classifier":
         """Open a bundle in a way of its own; see `Engine.open`."""
-        return cls(
-            Engine.open(Path(bundle), providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check)
-        )
+        folder = local_bundle(Path(bundle))
+        return cls(Engine.open(folder, providers, allow_fallback=allow_fallback, num_threads=num_threads, check=check))
 
     def open_text(self) -> None:
         """Open the text graph and the tokenizer now, so that nothing is read from the folder any more.

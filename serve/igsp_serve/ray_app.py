@@ -3,15 +3,17 @@
     serve run igsp_serve.ray_app:app bundle=/models/shop/bundle replicas=2
     serve run igsp_serve.ray_app:app bundle=/models/shop/bundle replicas=1 max_replicas=8 gpus=1 max_batch=64
 
-Every option of `igsp serve` may be given beside these, and every variable IGSP_OPTION. Each replica is a whole service
-with a batcher of its own; Ray's proxy spreads the requests. The bundle must be at the same path on every machine.
+Options of `igsp serve` may be given beside these, and variables IGSP_OPTION; those that are Ray's business are refused.
+Each replica is a whole service with a batcher of its own; Ray's proxy spreads the requests. A folder must be at the
+same path on every machine; of hf:USER/NAME each fetches the commit that was the newest when the command was run.
 
 Running the command again with another bundle changes it without a gap: Ray starts replicas with the new bundle and
-stops old ones as those become ready. What must be the same in all replicas cannot be changed over HTTP, where a call
-reaches one of them: so there are no admin keys here.
+stops old ones as those become ready.
 """
 
 import asyncio
+import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +22,14 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from igsp_deploy.bundle.fetch import PREFIX, local_bundle
 from igsp_deploy.errors import UsageError, UserError
 from igsp_serve.http.app import create_app
 from igsp_serve.http.problems import problem
-from igsp_serve.http.request_log import MAX_REQUESTS
+from igsp_serve.http.request_log import MAX_REQUESTS, JsonLines
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
+from igsp_serve.tracing import start_tracing, stop_tracing
 
 # Nothing is reported to anybody. Ray reads this when it starts.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -38,6 +42,21 @@ HEALTH_PERIOD_S = 2.0
 """How often Ray asks a replica whether it is well."""
 HEALTH_TIMEOUT_S = 30.0
 """A replica that does not answer for this long is started anew."""
+_ONE_OF_MANY = "a call over HTTP would change one replica of many. Deploy again with another bundle instead"
+REFUSED = {
+    "host": "Ray's proxy listens, not a replica. Give the address to `serve start --http-host`",
+    "port": "Ray's proxy listens, not a replica. Give the port to `serve start --http-port`",
+    "grpc_port": "Ray's proxy passes on HTTP alone. Start `igsp serve --grpc-port` on each machine instead",
+    "tls_key": "Ray's proxy takes the connections. End TLS at the load balancer before it",
+    "tls_certificate": "Ray's proxy takes the connections. End TLS at the load balancer before it",
+    "max_connections": "Ray's proxy takes the connections. Bound them at the load balancer before it",
+    "shutdown_delay_s": "Ray sends a replica nothing more before it ends it. Leave it out",
+    "admin_keys": _ONE_OF_MANY,
+    "admin_key_file": _ONE_OF_MANY,
+    "bundle_roots": _ONE_OF_MANY,
+    "demo": "it keeps its state in one process. Start it with `igsp demo`",
+}
+"""Options of `igsp serve` that would do nothing here, or harm: why, and what to do."""
 
 
 def app(args: Mapping[str, Any]) -> Application:
@@ -48,7 +67,8 @@ def app(args: Mapping[str, Any]) -> Application:
             `cpus` (1) and `gpus` (0) of each; and options of `igsp serve`.
 
     Raises:
-        UsageError: an option is wrong, or one that would change a single replica.
+        UsageError: an option is wrong, or one of `REFUSED`.
+        UserError: the bundle has the name of a repository and cannot be fetched.
     """
     given = dict(args)
     bundle = given.pop("bundle", None)
@@ -58,13 +78,10 @@ def app(args: Mapping[str, Any]) -> Application:
     most = _number(given, "max_replicas", replicas, least=replicas)
     cpus, gpus = _number(given, "cpus", 1, least=0), _number(given, "gpus", 0, least=0)
     settings = Settings.read(given)
-    if settings.admin_keys or settings.admin_key_file or settings.bundle_roots:
-        raise UsageError(
-            "admin_keys and bundle_roots are not for Ray: a call over HTTP would change one replica of many. "
-            "Deploy again with another bundle instead."
-        )
-    if settings.demo:
-        raise UsageError("the demo keeps its state in one process. Start it with `igsp demo`.")
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    refused = [f"{name}: {why}." for name, why in REFUSED.items() if getattr(settings, name) != defaults[name]]
+    if refused:
+        raise UsageError("\n       ".join(["these options are not for Ray:", *refused]))
     scaling: dict[str, Any] = {"num_replicas": replicas}
     if most > replicas:
         # Twice what fills the largest batch: one in the model, one that forms.
@@ -79,13 +96,19 @@ def app(args: Mapping[str, Any]) -> Application:
         max_queued_requests=MAX_REQUESTS,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         # Goes to `reconfigure`, which opens the bundle.
-        user_config={"bundle": str(Path(bundle).resolve())},
+        user_config={"bundle": _place(str(bundle))},
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=settings.grace_s,
         **scaling,
     )
     return deployment(serve.ingress(_late_app)(Replica)).bind(settings)
+
+
+def _place(bundle: str) -> str:
+    """What every replica opens: an absolute path, or a repository at one commit."""
+    folder = local_bundle(Path(bundle))
+    return f"{bundle.partition('@')[0]}@{folder.name}" if bundle.startswith(PREFIX) else str(folder.resolve())
 
 
 class LateApp:
@@ -117,6 +140,7 @@ class LateApp:
                 if self.inner is not None:
                     await asyncio.to_thread(self.inner.state.context.service.close)
                     self.inner.state.context.drift.close()
+                stop_tracing()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -134,7 +158,9 @@ class Replica:
     def __init__(self, settings: Settings) -> None:
         """Take the options; the bundle comes with `reconfigure`."""
         self._settings = settings
-        self._bundle: Path | None = None
+        self._bundle: str | None = None
+        _set_up_logs(settings)
+        start_tracing()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Open a bundle and warm it up, or replace the one that is served.
@@ -142,14 +168,15 @@ class Replica:
         Raises:
             UserError: it cannot be used; the replica serves what it served.
         """
-        bundle = Path(config["bundle"])
+        bundle = str(config["bundle"])
+        folder = await asyncio.to_thread(local_bundle, Path(bundle))
         inner = self.app.inner
         if inner is None:
-            service = await asyncio.to_thread(Service.open, bundle, self._settings)
+            service = await asyncio.to_thread(Service.open, folder, self._settings)
             await service.warm_up()
             self.app.inner = create_app(service, self._settings)
         elif bundle != self._bundle:
-            await inner.state.context.service.replace_bundle(bundle)
+            await inner.state.context.service.replace_bundle(folder)
         self._bundle = bundle
 
     async def check_health(self) -> None:
@@ -164,6 +191,14 @@ class Replica:
         reason = service.not_live() or service.not_ready()
         if reason is not None:
             raise UserError(reason)
+
+
+def _set_up_logs(settings: Settings) -> None:
+    """JSON lines on stderr, which Ray keeps; its own logs stay as they are."""
+    logger, handler = logging.getLogger("igsp_serve"), logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(settings.log_level.upper())
 
 
 def _number(given: dict[str, Any], name: str, default: int, *, least: int) -> int:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from igsp_deploy.cli.options import Bundle, check_provider
+
 if TYPE_CHECKING:
     from igsp_deploy.runtime.providers import Provider
 
@@ -20,7 +22,7 @@ igsp bench bundle --model model --batch 1 --batch 64 --seconds 60 --compile --pr
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: Bundle,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +63,6 @@ def bench(
     Images are synthetic and their decoding is not counted. Every round runs every candidate once, in a random order;
     a ratio is the median over the rounds. The default takes a minute to two for a small backbone.
     """
-    from igsp_deploy.cli.options import check_provider
     from igsp_deploy.errors import UsageError
 
     chosen = check_provider(provider)
@@ -72,6 +73,9 @@ def bench(
 
     from rich.console import Console
 
+    from igsp_deploy.bundle.fetch import local_bundle
+
+    bundle = local_bundle(bundle)
     if photos:
         _photos(bundle, photos, chosen, json)
         return

@@ -121,9 +121,10 @@ def export(
     Nothing appears at BUNDLE unless the graphs give what PyTorch gives. Where a bundle of this model and these options
     is there already, only the other shapes that are asked for are made.
     """
-    from igsp_export.commands.export_options import Shapes, check_fold, make_shapes
+    from igsp_export.commands.export_options import Shapes, check_fold, check_folder, make_shapes
 
     shapes = Shapes(standalone=standalone, web=web, triton=triton, device=triton_device, push=push, private=private)
+    check_folder(bundle)
     check_fold(fold, batch, with_text, experts, onnx_adapter, shapes)
     shapes.check()
 

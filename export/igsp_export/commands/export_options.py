@@ -51,6 +51,18 @@ class Shapes:
             check_push(self.push, private=self.private)
 
 
+def check_folder(bundle: Path) -> None:
+    """Refuse the name of a repository where a folder is to be made.
+
+    Raises:
+        UsageError: `bundle` begins with `hf:`.
+    """
+    from igsp_deploy.bundle.fetch import PREFIX
+
+    if str(bundle).startswith(PREFIX):
+        raise UsageError(f"BUNDLE is a folder to make, got {bundle}. Give a folder, and the repository as --push NAME.")
+
+
 def check_fold(
     fold: str | None, batch: int | None, with_text: bool, experts: str | None, onnx_adapter: bool, shapes: Shapes
 ) -> None:

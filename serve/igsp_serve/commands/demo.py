@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from igsp_deploy.cli.options import Bundle, check_provider
+
 EXAMPLES = """Examples:
 
 igsp demo bundle
@@ -17,7 +19,7 @@ igsp demo bundle --write-space space"""
 
 
 def demo(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].")],
+    bundle: Bundle,
     model: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Model folder of the bundle: shows its example images.")
     ] = None,
@@ -47,7 +49,6 @@ def demo(
     put it behind a proxy that asks for one.
     """
     from igsp_deploy.bundle.fetch import local_bundle
-    from igsp_deploy.cli.options import check_provider
     from igsp_deploy.errors import UserError
 
     chosen, bundle = check_provider(provider), local_bundle(bundle)

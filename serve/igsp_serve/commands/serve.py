@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from igsp_deploy.cli.options import BUNDLE_HELP
+
 # A dataclass and nothing heavy: the options are made from it, so that each is declared once.
 from igsp_serve.settings import Settings, flag, kind, shown_default
 
@@ -24,7 +26,7 @@ IGSP_API_KEYS=secret igsp serve bundle --demo"""
 
 
 def serve(bundle: Path, **options: Any) -> None:
-    """Serve BUNDLE over HTTP: /v1/classify, the Open Inference Protocol at /v2, /metrics, /docs.
+    """Serve BUNDLE over HTTP and gRPC: /v1/classify, the Open Inference Protocol (/v2, --grpc-port), /metrics, /docs.
 
     Each option may also come from the environment as IGSP_OPTION, for example IGSP_MAX_BATCH, or from a YAML file.
     """
@@ -37,7 +39,7 @@ def serve(bundle: Path, **options: Any) -> None:
 
 def _parameters() -> list[inspect.Parameter]:
     """BUNDLE, and an option for each field of `Settings`. Their texts are read by `Settings`, all errors at once."""
-    bundle = typer.Argument(metavar="BUNDLE", help="Bundle folder, or hf:USER/NAME[@REV].", envvar="IGSP_BUNDLE")
+    bundle = typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP, envvar="IGSP_BUNDLE")
     config = typer.Option(
         "--config", metavar="FILE", help="YAML file of options, as `max_batch: 64`.", envvar="IGSP_CONFIG"
     )

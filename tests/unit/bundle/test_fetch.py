@@ -1,15 +1,20 @@
 """Bundles by the name of their repository, from a Hub that this test runs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
+import typer.core
 from huggingface_hub import constants
 
 from igsp_deploy.bundle.fetch import fetch, local_bundle
 from igsp_deploy.bundle.manifest import list_files, read_manifest
+from igsp_deploy.cli import main
 from igsp_deploy.errors import UsageError, UserError
+from igsp_deploy.runtime.classifier import Classifier
 from tests.fake_hub import FakeHub
 
 if TYPE_CHECKING:
@@ -111,14 +116,54 @@ def test_predict_and_verify_take_the_name_of_a_repository(
     assert missing.stderr.startswith("error: hf:me/boots: there is no such repository")
 
 
-def test_serve_and_demo_take_the_name_of_a_repository(
-    published: FakeHub, igsp: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def takes_a_bundle() -> list[str]:
+    """Commands that are given a bundle that is there."""
+    group = typer.main.get_command(main.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    given = {
+        name
+        for name, command in group.commands.items()
+        for p in command.params
+        if "BUNDLE" in str(p.metavar).split("|")
+    }
+    return sorted(given - {"export"})  # makes one
+
+
+def test_every_command_that_takes_a_bundle_takes_the_name_of_a_repository(
+    published: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They fetch before anything else, so a damaged one is refused with the file's name."""
+    """They fetch it before anything else, so a damaged one is refused with the file's name."""
+    commands = takes_a_bundle()
+    assert {"bench", "demo", "inspect", "predict", "push", "serve", "verify"} <= set(commands)
     published.commits["me/shoes"][NEW]["selector.safetensors"] += b"!"
     published.use(monkeypatch)
-    for command in ("serve", "demo"):
-        done = igsp(command, "hf:me/shoes", "--port", 0)
-        assert done.returncode == 1
-        assert "selector.safetensors has" in done.stderr
-        assert "It came from hf:me/shoes" in done.stderr
+    others: dict[str, list[Any]] = {
+        "predict": [bundled.images("stripes")[0]],
+        "push": ["me/boots"],
+        "serve": ["--port", 0],
+    }
+    for command in commands:
+        done = igsp(command, "hf:me/shoes", *others.get(command, []))
+        assert done.returncode == 1, command
+        assert "selector.safetensors has" in done.stderr, command
+        assert "It came from hf:me/shoes" in done.stderr, command
+
+
+def test_inspect_says_what_a_repository_holds(
+    published: FakeHub, bundled: "Bundled", igsp: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published.use(monkeypatch)
+    there = json.loads(igsp("inspect", bundled.bundle, "--json").stdout)
+    assert json.loads(igsp("inspect", "hf:me/shoes", "--json").stdout) == {**there, "path": ANY}
+
+
+def test_python_takes_it_too(published: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    published.use(monkeypatch)
+    for opened in (Classifier("hf:me/shoes", "cpu"), Classifier.open("hf:me/shoes@" + OLD, "cpu")):
+        assert opened.manifest.task_names() == ["colors", "stripes"]
+
+
+def test_a_repository_is_no_folder_to_export_to(bundled: "Bundled", igsp: Callable[..., Any]) -> None:
+    done = igsp("export", bundled.model, "hf:me/shoes")
+    assert done.returncode == 2
+    assert "a folder to make" in done.stderr

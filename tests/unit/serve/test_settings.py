@@ -164,3 +164,7 @@ def test_what_kubernetes_says_of_a_service_of_the_same_name_is_no_port(
     assert f"{variable(name)}={text}" in caplog.text
     with pytest.raises(UsageError):
         Settings.read({name: text})
+
+
+def test_the_first_line_of_help_names_both_protocols() -> None:
+    assert "over HTTP and gRPC" in (serve.__doc__ or "").splitlines()[0]
