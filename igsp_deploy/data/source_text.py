@@ -78,7 +78,7 @@ def split_source(text: str) -> SourceText:
         if not value or key in options:
             raise UserError(f"{text!r}: {part!r} must be KEY=VALUE, each key once. Example: {example}")
         options[key] = str(Path(value).expanduser().resolve()) if key in _PATHS else value
-    if kind == "hf" and is_local(name):
+    if is_local(name) if kind == "hf" else name.startswith(("/", ".", "~")):
         name = str(Path(name).expanduser().resolve())
     return SourceText(kind, name, options)
 

@@ -1,11 +1,14 @@
 """`igsp compare` from the command line: tables, JSON, resuming, and what bad input gets."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from igsp_train.research.study import table
 
 Igsp = Callable[..., Any]
 SMALL = [
@@ -40,6 +43,37 @@ def test_methods_are_compared_and_finished_runs_are_not_made_again(igsp: Igsp, t
     assert "Task given" in again.stdout
     assert "What the selector costs" in again.stdout
     assert "missing" not in again.stdout
+
+
+def test_figures_go_into_files_for_programs_and_papers(igsp: Igsp, task_data: Path, tmp_path: Path) -> None:
+    files = ["--csv", tmp_path / "out" / "rows.csv", "--latex", tmp_path / "rows.tex"]
+    methods = ["--method", "zero-shot", "--method", "ridge"]
+    done = igsp("compare", tmp_path / "study", *tasks(task_data), *SMALL, *methods, *files, "--json")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "rows.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["method"] for row in written] == ["zero-shot", "ridge"]
+    for row, expected in zip(written, rows, strict=True):
+        for name in ("transfer", "last", "forgetting", "kept", "backward_transfer"):
+            assert [float(row[name]), float(row[f"{name}_std"])] == expected[name], name
+        assert row["phase1_steps"] == ""
+    lines = (tmp_path / "rows.tex").read_text().splitlines()
+    assert lines[1] == r"\begin{tabular}{llr" + "r" * len(table.MAIN) + "}"
+    assert lines[5].startswith("default & zero-shot & 1 & ")
+    assert lines[5].count("&") == lines[3].count("&") == 2 + len(table.MAIN)
+    assert f"{rows[1]['last'][0]:.1f} $\\pm$ 0.0" in lines[6]
+    refused = igsp("compare", tmp_path / "study", *tasks(task_data), *SMALL, "--csv", tmp_path)
+    assert refused.returncode == 1
+    assert "is a folder" in refused.stderr
+
+
+def test_names_are_safe_in_latex() -> None:
+    rows = table.collect([])
+    assert table.latex_text(rows).endswith("\\end{tabular}\n")
+    assert table._latex(r"50%_a&b\c~^{}#$") == (
+        r"50\%\_a\&b\textbackslash{}c\textasciitilde{}\textasciicircum{}\{\}\#\$"
+    )
 
 
 def test_variants_of_a_preset_are_compared(igsp: Igsp, task_data: Path, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The worked examples of the documents, run block by block as they stand there."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import igsp_deploy as igsp
@@ -68,7 +71,47 @@ def test_python_learns_measures_exports_classifies_and_asks(
 
 def test_every_seam_has_an_example_that_works(bundled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(ROOT / "docs" / "extending.md", {"bundle": bundled.bundle}, tmp_path) == 6
+    assert run_blocks(ROOT / "docs" / "extending.md", {"bundle": bundled.bundle}, tmp_path) == 7
+
+
+def test_a_source_and_a_method_come_in_a_package_of_others(bundled: Any, tmp_path: Path) -> None:
+    """Its parts are blocks of the document; it is built and installed into a folder of its own."""
+    found = blocks(ROOT / "docs" / "extending.md")
+    (project,) = [block.text for block in found if block.language == "toml"]
+    parts = [block.text for block in found if "class ArraySource" in block.text or "nearest_mean = " in block.text]
+    package = tmp_path / "igsp-mine"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(project)
+    (package / "igsp_mine.py").write_text("\n".join(parts))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(package)], check=True, timeout=300)
+    (tmp_path / "data").symlink_to(bundled.data)
+    tones = np.random.default_rng(0).integers(0, 100, (40, 40, 40, 3), dtype=np.uint8)
+    tones[20:] += 155
+    np.savez(tmp_path / "tones.npz", images=tones, labels=np.repeat([0, 1], 20), classes=np.array(["dark", "light"]))
+
+    def igsp(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "igsp_deploy.cli.main", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "site")},
+        )
+
+    small = ["--set", "model.backbone=debug", "--set", "learn.steps=5"]
+    tasks = ["--task", "tones=npz:./tones.npz", "--task", "colors=data/colors"]
+    done = igsp("compare", "study", *tasks, *small, "--method", "nearest-mean", "--csv", "rows.csv")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["method"] == "nearest-mean"
+    assert float(row["last"]) > 60
+    done = igsp("train", "model", *tasks[:2], *small)
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "model" / "tasks").glob("*/task.json")
+    assert json.loads(record.read_text())["classes"] == ["dark", "light"]
 
 
 def test_a_block_that_fails_fails_the_test(tmp_path: Path) -> None:

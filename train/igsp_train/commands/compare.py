@@ -1,5 +1,6 @@
 """`igsp compare`: iGSP beside other methods, or beside itself with other settings, on the same tasks."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,10 @@ def compare(
     per_task: Annotated[bool, typer.Option("--per-task", help="Print every task by itself too.")] = False,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"One of {', '.join(METHODS)}. May be repeated; igsp by default."),
+        typer.Option(
+            metavar="NAME",
+            help=f"One of {', '.join(METHODS)}, or of an installed package. May be repeated; igsp by default.",
+        ),
     ] = None,
     ablation: Annotated[
         list[Path] | None,
@@ -50,6 +54,10 @@ def compare(
     max_runs: Annotated[
         int | None, typer.Option(min=0, help="Make at most N of the missing runs, then print; 0 only prints.")
     ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write all figures as CSV.")] = None,
+    latex: Annotated[
+        Path | None, typer.Option("--latex", metavar="FILE", help="Also write the main table for LaTeX (booktabs).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Learn the tasks with every method, seed and order, and print Transfer, Average, Last and parameters of each.
@@ -59,12 +67,16 @@ def compare(
     from igsp_deploy.checked import build
     from igsp_deploy.config import RunConfig, apply_overrides
     from igsp_deploy.errors import UsageError
+    from igsp_deploy.files import check_place, write_bytes_atomic
 
+    for place in filter(None, (csv, latex)):
+        check_place(place)
     sources = parse_tasks(task or [])
     chosen = method or ["igsp"]
+    known = (*METHODS, *(point.name for point in entry_points(group="igsp.methods")))
     for name in chosen:
-        if name not in METHODS:
-            raise UsageError(f"--method {name}: expected one of {', '.join(METHODS)}.")
+        if name not in known:
+            raise UsageError(f"--method {name}: expected one of {', '.join(known)}.")
     settings: dict[str, RunConfig] = {}
     if not ablation:
         settings["default"] = build(RunConfig, apply_overrides({}, set_ or []), "--set")
@@ -102,6 +114,9 @@ def compare(
     missing = whole.run(max_runs)
     runs = whole.finished()
     rows = table.collect(runs)
+    for file, text in ((csv, table.csv_text), (latex, table.latex_text)):
+        if file is not None:
+            write_bytes_atomic(file, text(rows).encode())
     if json:
         print(json_format.dumps({"missing": missing, "rows": rows}, indent=2))
         return

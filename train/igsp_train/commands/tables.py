@@ -62,14 +62,14 @@ def _tasks(result: dict[str, Any]) -> Table:
 def _summary(result: dict[str, Any]) -> Table:
     table = Table(title="Summary", title_justify="left")
     table.add_column("%")
-    for name in ("Transfer", "Average", "Last"):
+    for name in ("Transfer", "Average", "Last", "Forgetting"):
         table.add_column(name, justify="right")
     rows = [("task given", "given"), ("task chosen", "auto"), ("all classes so far", "class_incremental")]
     for title, key in rows:
         metrics = result["metrics"].get(key)
         if metrics is None:
             continue
-        table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last")))
+        table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last", "forgetting")))
     return table
 
 

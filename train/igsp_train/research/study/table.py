@@ -1,5 +1,8 @@
 """Mean and spread of finished runs, one row a method and setting."""
 
+import csv
+import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +86,8 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "average": _metric("average"),
     "last": _metric("last"),
     "last_val": _metric("last", "val"),
+    "backward_transfer": _metric("backward_transfer"),
+    "forgetting": _metric("forgetting"),
     "trained_phase1": lambda run: float(np.mean(run["trained_phase1"])),
     "trained_phase2": lambda run: float(np.mean(run["trained_phase2"])),
     "trained_mean": _trained_mean,
@@ -106,7 +111,8 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
 """Figure -> how it is read off one run; `LEGENDS` says what each is."""
 
 LEGENDS = {
-    "Task given": "Accuracies on the test images; last val: on the held-out ones. trained phase1, phase2, mean: "
+    "Task given": "Accuracies on the test images; last val: on the held-out ones. forgetting: what a task "
+    "was best at less what it is in the end. trained phase1, phase2, mean: "
     "numbers with gradient, a task on average, mean: over its steps too. kept: numbers in the end. bend: what the "
     "last two tasks added over what the first two did.",
     "Structure": "candidates kept: % of the new experts that stayed; text: of tasks after the first. agreement: "
@@ -122,6 +128,7 @@ MAIN = (
     "average",
     "last",
     "last_val",
+    "forgetting",
     "trained_phase1",
     "trained_phase2",
     "trained_mean",
@@ -198,6 +205,45 @@ def _cell(name: str, value: list[float] | None) -> str:
         return f"{mean / 1000:,.0f}k ± {spread / 1000:,.0f}k"
     digits = 2 if name == "bend" else 0 if name == "seconds" else 1
     return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+
+def csv_text(rows: list[dict[str, Any]]) -> str:
+    """All figures, one row a setting and method: `NAME` the mean and `NAME_std` the deviation, empty where unknown."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*_IDENTITY, *(name for column in COLUMNS for name in (column, f"{column}_std"))])
+    for row in rows:
+        figures = [value for column in COLUMNS for value in (row[column] or ("", ""))]
+        table.writerow([*(row[name] for name in _IDENTITY), *figures])
+    return text.getvalue()
+
+
+def latex_text(rows: list[dict[str, Any]], columns: tuple[str, ...] = MAIN) -> str:
+    """The main table for a paper that uses the package booktabs; `runs` says how many the means are over."""
+    head = ["setting", "method", "runs", *(name.replace("_", " ") for name in columns)]
+    lines = [
+        "% of igsp compare; mean $\\pm$ standard deviation over the runs",
+        f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+        "\\toprule",
+        " & ".join(head) + " \\\\",
+        "\\midrule",
+    ]
+    for row in rows:
+        cells = [_cell(name, row[name]).replace("±", "$\\pm$") for name in columns]
+        lines.append(" & ".join([_latex(row["setting"]), _latex(row["method"]), str(row["runs"]), *cells]) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _latex(text: str) -> str:
+    return re.sub(r"[\\{}&%$#_~^]", lambda found: _LATEX[found[0]], text)
+
+
+_IDENTITY = ("setting", "method", "runs", "seeds", "orders")
+_LATEX = {character: f"\\{character}" for character in "{}&%$#_"} | {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+}
 
 
 def make_task_table(runs: list[tuple[RunKey, Run]], title: str) -> Table:
