@@ -19,7 +19,7 @@ With igsp-deploy, whose README says which line installs it on which machine:
 
     igsp predict BUNDLE photo.jpg
     igsp predict BUNDLE photo.jpg --task {first}
-    igsp predict BUNDLE photo.jpg --prompts "a photo of a cat, a photo of a dog"
+    igsp predict BUNDLE photo.jpg --prompts "cat, dog"
     igsp verify BUNDLE
 
 From Python (no torch needed):

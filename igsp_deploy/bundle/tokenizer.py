@@ -31,14 +31,15 @@ def check_distinct(texts: Sequence[str], ids: NDArray[np.int64]) -> None:
     Raises:
         UserError: two are the same; names both.
     """
-    first: dict[bytes, str] = {}
+    seen: dict[bytes, str] = {}
     for text, row in zip(texts, np.ascontiguousarray(ids), strict=True):
-        other = first.setdefault(row.tobytes(), text)
-        if other is not text:
+        key = row.tobytes()
+        if (other := seen.get(key)) is not None:
             raise UserError(
                 f"CLIP cannot tell {_short(other)} from {_short(text)}: cleaned and cut to {ids.shape[1]} tokens they "
                 "are the same. Make them shorter or more different."
             )
+        seen[key] = text
 
 
 def _short(text: str) -> str:

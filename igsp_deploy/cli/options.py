@@ -7,7 +7,7 @@ import typer
 
 from igsp_deploy.errors import UsageError
 
-BUNDLE_HELP = "Bundle folder, or hf:USER/NAME[@REV]."
+BUNDLE_HELP = r"Bundle folder, or hf:USER/NAME\[@REV]."  # a bracket that rich shall not read
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP)]
 """A bundle that is there; the command opens `local_bundle` of it."""
 

@@ -16,7 +16,9 @@ igsp predict bundle photos/ --task flowers --top-k 3 --json
 
 igsp predict hf:me/shoes@v2 photo.jpg
 
-igsp predict bundle photo.jpg --prompts "a photo of a cat, a photo of a dog" """
+igsp predict bundle photo.jpg --prompts "cat, dog"
+
+igsp predict bundle photo.jpg --prompts "red, green" --template "a {} boot" """
 
 
 def predict(
@@ -26,7 +28,15 @@ def predict(
         str, typer.Option(metavar="auto|NAME|none", help="Choose the task for each image, name it, or use plain CLIP.")
     ] = "auto",
     prompts: Annotated[
-        str | None, typer.Option(metavar='"A, B"', help="Choose among these texts, separated by commas.")
+        str | None, typer.Option(metavar='"A, B"', help="Choose among these words or sentences, separated by commas.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar='"... {} ..."',
+            help='Put this around every prompt; "{}" leaves them as they are. '
+            'Default: "a photo of a {}." around those that are no sentences.',
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels to print for an image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -40,15 +50,20 @@ def predict(
 
     chosen = check_provider(provider)
 
-    from igsp_deploy.errors import UserError
+    from igsp_deploy.errors import UsageError, UserError
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
+    from igsp_deploy.runtime.prompts import check_template
 
+    if template is not None:
+        if prompts is None:
+            raise UsageError("--template goes around --prompts: give them too.")
+        template = check_template(template)
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
-    for text in classifier.cut_prompts(texts) if texts else ():
+    for text in classifier.cut_prompts(texts, template) if texts else ():
         length = classifier.manifest.backbone.context_length
         print(f"this prompt is longer than the {length} tokens that are read, and is cut: {text}", file=sys.stderr)
     results: list[dict[str, Any]] = []
@@ -62,7 +77,7 @@ def predict(
             except UserError as error:
                 result["error"] = str(error)
         readable = [result for result in batch if "error" not in result]
-        for result, found in zip(readable, classifier.classify(pixels, task, texts, top_k), strict=True):
+        for result, found in zip(readable, classifier.classify(pixels, task, texts, top_k, template), strict=True):
             result.update(found.to_json())
         _show_progress(len(paths), len(paths))
         for result in batch:

@@ -16,6 +16,7 @@ from igsp_deploy.bundle.tokenizer import ClipTokenizer, check_distinct
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine, LoadedTasks
+from igsp_deploy.runtime.prompts import as_sentence, check_template
 from igsp_deploy.runtime.providers import Provider
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -117,9 +118,17 @@ class Classifier:
             self._tokenizer = tokenizer
         return self._tokenizer
 
-    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """Those of `prompts` that are longer than the text tower reads, and lose their end."""
-        return self._open_tokenizer().cut(prompts)
+    def cut_prompts(self, prompts: Sequence[str], template: str | None = None) -> list[str]:
+        """The sentences of `prompts` that are longer than the text tower reads, and lose their end."""
+        return self._open_tokenizer().cut([as_sentence(prompt, template) for prompt in prompts])
+
+    def check_prompts(self, prompts: Sequence[str], template: str | None = None) -> None:
+        """Refuse prompts that CLIP reads alike.
+
+        Raises:
+            UserError: names two of them.
+        """
+        check_distinct(prompts, self._open_tokenizer()([as_sentence(prompt, template) for prompt in prompts]))
 
     def task_index(self, task: str) -> int:
         """Index of the task called `task`; `auto` gives `AUTO`, `none` gives `PLAIN`.
@@ -144,6 +153,7 @@ class Classifier:
         task: str = "auto",
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
+        template: str | None = None,
     ) -> Prediction: ...
     @overload
     def classify(
@@ -152,6 +162,7 @@ class Classifier:
         task: str | Sequence[str] = "auto",
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
+        template: str | None = None,
     ) -> list[Prediction]: ...
     def classify(
         self,
@@ -159,6 +170,7 @@ class Classifier:
         task: str | Sequence[str] = "auto",
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
+        template: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Classify one image, or several.
 
@@ -168,32 +180,30 @@ class Classifier:
         Args:
             images: a file, bytes or an opened image; or a list of these, or of pixels from `load`.
             task: `auto`, `none` or the name of a task, for all images or one each.
-            prompts: texts to choose among instead of learned classes, as whole sentences.
+            prompts: texts to choose among instead of learned classes: words or whole sentences.
             top_k: labels to return for an image; fewer where there are fewer.
+            template: sentence with `{}` around each of `prompts`; see `as_sentence`.
 
         Returns:
             A prediction; a list of them for a list.
 
         Raises:
-            UserError: unknown task, no prompts, two prompts that CLIP cannot tell apart, or another number of tasks
-                than images.
+            UserError: unknown task, no prompts, two prompts that CLIP cannot tell apart, a template that is none or
+                has no prompts, or another number of tasks than images.
             ImageError: an image cannot be used.
         """
         if isinstance(images, (str, Path, bytes, Image.Image)):
-            return self.classify([images], task, prompts, top_k)[0]
+            return self.classify([images], task, prompts, top_k, template)[0]
         tasks = [task] * len(images) if isinstance(task, str) else list(task)
         if len(tasks) != len(images):
             raise UserError(f"give one task for all images or one each: got {len(tasks)} for {len(images)} images.")
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
-        if prompts is not None and not any(prompt.strip() for prompt in prompts):
-            raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
+        if prompts is None and template is not None:
+            raise UserError("a template goes around prompts: give prompts too.")
         known = self.engine.tasks
         index = np.array([known.task_set.index(name) for name in tasks], dtype=np.int64)
-        if prompts is not None:
-            given = [prompt.strip() for prompt in prompts if prompt.strip()]
-            check_distinct(given, self._open_tokenizer()(given))
-        labels = self.learned(known) if prompts is None else LabelSets(self, known, prompts)
+        labels = self.learned(known) if prompts is None else LabelSets(self, known, prompts, template)
         found: list[Prediction] = []
         for start in range(0, len(images), BATCH):
             rows = [i if isinstance(i, np.ndarray) else self.load(i) for i in images[start : start + BATCH]]
@@ -206,7 +216,7 @@ class Classifier:
         """The learned classes of a task set."""
         labels = self._learned
         if labels is None or labels.known is not known:
-            self._learned = labels = LabelSets(self, known, None)
+            self._learned = labels = LabelSets(self, known)
         return labels
 
     def embed_text(
@@ -257,11 +267,33 @@ class Classifier:
 class LabelSets:
     """What each task's images are compared with: learned classes, or given prompts under that task's experts."""
 
-    def __init__(self, classifier: Classifier, known: LoadedTasks, prompts: Sequence[str] | None) -> None:
-        """Prompts are embedded when a task first needs them."""
+    def __init__(
+        self,
+        classifier: Classifier,
+        known: LoadedTasks,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> None:
+        """Prompts are embedded when a task first needs them.
+
+        Args:
+            classifier: of the bundle.
+            known: its tasks.
+            prompts: texts, as somebody gave them; None for the learned classes.
+            template: around them; see `as_sentence`.
+
+        Raises:
+            UserError: no prompts, two that CLIP reads alike, or a template that is none.
+        """
         self.known = known
         self._classifier = classifier
-        self._prompts = None if prompts is None else tuple(prompt.strip() for prompt in prompts if prompt.strip())
+        self._template = None if template is None else check_template(template)
+        self._prompts: tuple[str, ...] | None = None
+        if prompts is not None:
+            self._prompts = tuple(prompt.strip() for prompt in prompts if prompt.strip())
+            if not self._prompts:
+                raise UserError('prompts must hold at least one text, for example --prompts "a cat, a dog".')
+            classifier.check_prompts(self._prompts, self._template)
         self._made: dict[int, Labels] = {}
 
     def of(self, used: int) -> Labels:
@@ -272,7 +304,8 @@ class LabelSets:
 
     def _make(self, used: int) -> Labels:
         if self._prompts is not None:
-            embeddings = self._classifier.embed_text(self._prompts, used, tasks=self.known)
+            sentences = [as_sentence(prompt, self._template) for prompt in self._prompts]
+            embeddings = self._classifier.embed_text(sentences, used, tasks=self.known)
             return Labels(names=self._prompts, tasks=(None,) * len(self._prompts), embeddings=embeddings)
         tasks = self.known.task_set
         if used != PLAIN:

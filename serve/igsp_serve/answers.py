@@ -66,16 +66,18 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """Answer of `Service.run`: the model's own outputs, before any label.
+    """Answer of `Service.run`: the model's own outputs, and their labels.
 
     Attributes:
         snapshot: what answered; task indices refer to it.
         rows: the outputs.
+        results: a prediction for each image, in order; empty where no labels were wanted.
         timings: where the time went.
     """
 
     snapshot: Snapshot
     rows: Rows
+    results: tuple[Prediction, ...]
     timings: Timings
 
 

@@ -108,6 +108,7 @@ class Client:
         task: str = "auto",
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
+        template: str | None = None,
     ) -> Classified:
         """Classify one or many images.
 
@@ -115,13 +116,14 @@ class Client:
             images: files, bytes or pillow's images.
             task: `auto`, `none` (plain CLIP) or a name.
             top_k: labels to return for an image.
-            prompts: texts to choose among instead of learned classes.
+            prompts: words or sentences to choose among instead of learned classes.
+            template: sentence with `{}` around each of `prompts`, as in `Classifier.classify`.
 
         Raises:
             ServerProblem: refused, or failed; also when it was still overloaded at the end of `retry_for_s`.
             ServerUnreachable: nobody answered.
         """
-        return self._send(calls.classify(images, task, top_k, prompts, self._timeout_s))
+        return self._send(calls.classify(images, task, top_k, prompts, template, self._timeout_s))
 
     def embed_images(self, images: Sequence[Source], *, task: str = "auto") -> Embedded:
         """Embed images under the named or chosen task's experts. Errors as in `classify`."""
@@ -206,10 +208,12 @@ class AsyncClient:
         task: str = "auto",
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
+        template: str | None = None,
     ) -> Classified:
         """See `Client.classify`."""
         # Files are read, and pillow's images packed, in a thread.
-        return await self._send(await asyncio.to_thread(calls.classify, images, task, top_k, prompts, self._timeout_s))
+        asked = (images, task, top_k, prompts, template, self._timeout_s)
+        return await self._send(await asyncio.to_thread(calls.classify, *asked))
 
     async def embed_images(self, images: Sequence[Source], *, task: str = "auto") -> Embedded:
         """See `Client.embed_images`."""

@@ -76,11 +76,18 @@ def _bytes(image: Source) -> bytes:
 
 
 def classify(
-    images: Sequence[Source], task: str, top_k: int, prompts: Sequence[str] | None, timeout_s: float
+    images: Sequence[Source],
+    task: str,
+    top_k: int,
+    prompts: Sequence[str] | None,
+    template: str | None,
+    timeout_s: float,
 ) -> Call[Classified]:
     data: dict[str, Any] = {"task": task, "top_k": str(top_k), "timeout_s": str(timeout_s)}
     if prompts is not None:
         data["prompts"] = list(prompts)
+    if template is not None:
+        data["template"] = template
     return Call(method="POST", path="/v1/classify", files=_files(images), data=data, read=read_classified)
 
 

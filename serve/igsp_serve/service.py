@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
-from igsp_deploy.names import AUTO, PLAIN
-from igsp_deploy.runtime.classifier import Classifier, LabelSets
+from igsp_deploy.names import AUTO
+from igsp_deploy.runtime.classifier import Classifier, Prediction
 from igsp_deploy.runtime.engine import Engine
 from igsp_serve.answers import Classified, Embedded, ModelVersion, Ran, Timings, ms, timings
 from igsp_serve.batcher import Batcher, Rows
@@ -34,6 +34,7 @@ from igsp_serve.cpus import usable_cpus
 from igsp_serve.deadlines import before, until
 from igsp_serve.decoding import Decoding
 from igsp_serve.failures import DeadlineExceeded, RequestError, TooLarge, Unavailable
+from igsp_serve.labelling import Labelling
 from igsp_serve.settings import Settings
 from igsp_serve.snapshot import Snapshot
 from igsp_serve.texts import TextRoom, check_texts
@@ -168,8 +169,10 @@ class Service:
         task: str | Sequence[str] = "auto",
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
+        template: str | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        max_texts: int | None = None,
     ) -> Classified:
         """Classify images; see `Classifier.classify` for what is compared with what.
 
@@ -180,8 +183,10 @@ class Service:
             task: `auto`, `none` or a name, for all images or one each.
             top_k: labels to return for an image.
             prompts: texts to choose among instead of learned classes.
+            template: sentence with `{}` around each of them; see `as_sentence`.
             timeout_s: time to answer; at most and by default `settings.timeout_s`.
             request_id: for those who watch.
+            max_texts: most prompts; `settings.max_texts` by default.
 
         Raises:
             RequestError: unknown task, no or too many images or prompts, an image that cannot be used.
@@ -190,38 +195,9 @@ class Service:
             Unavailable: warming up.
             EngineFailed: the model failed.
         """
-        start = time.monotonic()
-        self._check_ready()
-        if isinstance(top_k, bool) or top_k < 1:
-            raise RequestError(f"top_k must be at least 1, got {top_k}.")
-        snapshot = self.snapshot()
-        # Before anything is made for each of them.
-        top_k = min(top_k, len(prompts) if prompts is not None else snapshot.num_labels)
-        index = snapshot.task_index(task, len(images))
-        texts = None if prompts is None else check_texts(prompts, "prompts", self.settings.max_texts)
-        deadline = self._deadline(start, timeout_s)
-        async with until(deadline):
-            rows, decode_s = await self._run(snapshot, images, index, deadline)
-            labels = snapshot.labels if texts is None else LabelSets(snapshot.classifier, snapshot.known, texts)
-            label = partial(snapshot.label, rows, labels, top_k)
-            if texts is not None:
-                with self._text_room.take(len(texts) * len(set(rows.task.tolist()))):
-                    results = await self._aside(before(deadline, label))
-            elif len(images) > _INLINE:
-                results = await self._aside(label)
-            else:
-                results = label()
-        for source, asked, found in zip(images, index.tolist(), results, strict=True):
-            self.watchers.sample(
-                Sample(
-                    source=source,
-                    prediction=found,
-                    chosen=asked == AUTO,
-                    prompted=texts is not None,
-                    request_id=request_id,
-                )
-            )
-        return Classified(model=self._model(snapshot), results=tuple(results), timings=timings(start, rows, decode_s))
+        wanted = Labelling(top_k=top_k, prompts=prompts, template=template, request_id=request_id)
+        ran = await self.run(images, task, wanted=wanted, timeout_s=timeout_s, max_texts=max_texts)
+        return Classified(model=self._model(ran.snapshot), results=ran.results, timings=ran.timings)
 
     async def embed_images(
         self,
@@ -231,18 +207,12 @@ class Service:
         timeout_s: float | None = None,
     ) -> Embedded:
         """Embed images, each under the given or chosen task's experts. Arguments and errors as in `classify`."""
-        start = time.monotonic()
-        self._check_ready()
-        snapshot = self.snapshot()
-        index = snapshot.task_index(task, len(images))
-        deadline = self._deadline(start, timeout_s)
-        async with until(deadline):
-            rows, decode_s = await self._run(snapshot, images, index, deadline)
+        ran = await self.run(images, task, timeout_s=timeout_s)
         return Embedded(
-            model=self._model(snapshot),
-            embeddings=rows.features,
-            tasks=tuple(snapshot.name_of(used) for used in rows.task.tolist()),
-            timings=timings(start, rows, decode_s),
+            model=self._model(ran.snapshot),
+            embeddings=ran.rows.features,
+            tasks=tuple(ran.snapshot.name_of(used) for used in ran.rows.task.tolist()),
+            timings=ran.timings,
         )
 
     async def embed_texts(
@@ -276,29 +246,36 @@ class Service:
     async def run(
         self,
         images: Sequence[ImageSource],
-        task: NDArray[np.int64],
+        task: str | Sequence[str] = "auto",
         *,
+        wanted: Labelling | None = None,
         snapshot: Snapshot | None = None,
         timeout_s: float | None = None,
+        max_texts: int | None = None,
     ) -> Ran:
-        """Run the model on images with tasks given as indices, int64 `[n]`. Errors as in `classify`.
+        """The model's outputs for images, and their labels if any are wanted. Errors as in `classify`.
 
         Args:
             images: bytes of files, opened images or prepared pixels.
-            task: index of a task of `snapshot`, `AUTO` or `PLAIN`.
-            snapshot: what the indices refer to; what is served now by default.
+            task: `auto`, `none` or a name, for all images or one each.
+            wanted: the labels.
+            snapshot: what is to answer; what is served now by default.
             timeout_s: time to answer.
+            max_texts: most prompts.
         """
         start = time.monotonic()
         self._check_ready()
         snapshot = snapshot or self.snapshot()
-        wrong = task[((task < 0) & (task != PLAIN) & (task != AUTO)) | (task >= len(snapshot.names))]
-        if len(wrong):
-            raise RequestError(f"there is no task {wrong[0]}: the model has tasks 0 to {len(snapshot.names) - 1}.")
+        if wanted is not None:
+            wanted = wanted.checked(snapshot, max_texts or self.settings.max_texts)
+        index = snapshot.task_index(task, len(images))
         deadline = self._deadline(start, timeout_s)
         async with until(deadline):
-            rows, decode_s = await self._run(snapshot, images, task, deadline)
-        return Ran(snapshot=snapshot, rows=rows, timings=timings(start, rows, decode_s))
+            rows, decode_s = await self._run(snapshot, images, index, deadline)
+            results = () if wanted is None else tuple(await self._label(wanted, snapshot, rows, deadline))
+        if wanted is not None:
+            self._tell(images, index, results, wanted)
+        return Ran(snapshot=snapshot, rows=rows, results=results, timings=timings(start, rows, decode_s))
 
     # How it changes.
 
@@ -378,6 +355,28 @@ class Service:
             }
         )
         return rows, decoding.seconds
+
+    async def _label(self, wanted: Labelling, snapshot: Snapshot, rows: Rows, deadline: float) -> Sequence[Prediction]:
+        if wanted.prompts is not None:
+            with self._text_room.take(len(wanted.prompts) * len(set(rows.task.tolist()))):
+                return await self._aside(before(deadline, partial(wanted.label, snapshot, rows)))
+        if len(rows.task) > _INLINE:
+            return await self._aside(wanted.label, snapshot, rows)
+        return wanted.label(snapshot, rows)
+
+    def _tell(
+        self, images: Sequence[ImageSource], asked: NDArray[np.int64], found: Sequence[Prediction], wanted: Labelling
+    ) -> None:
+        for source, task, prediction in zip(images, asked.tolist(), found, strict=True):
+            self.watchers.sample(
+                Sample(
+                    source=source,
+                    prediction=prediction,
+                    chosen=task == AUTO,
+                    prompted=wanted.prompts is not None,
+                    request_id=wanted.request_id,
+                )
+            )
 
     def _check_ready(self) -> None:
         if not self._warm:

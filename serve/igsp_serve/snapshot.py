@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO, PLAIN
-from igsp_deploy.runtime.classifier import Classifier, LabelSets, Prediction
+from igsp_deploy.runtime.classifier import Classifier, LabelSets
 from igsp_deploy.runtime.engine import Engine, ImageOutput, LoadedTasks
 from igsp_deploy.runtime.providers import Provider
-from igsp_serve.batcher import Rows
 from igsp_serve.cpus import model_threads
 from igsp_serve.failures import RequestError
 from igsp_serve.settings import Settings
@@ -35,7 +34,7 @@ class Snapshot:
         """Name this version."""
         self.classifier = classifier
         self.known = known
-        self.labels = LabelSets(classifier, known, None)
+        self.labels = LabelSets(classifier, known)
         self.version = _version(classifier, known)
 
     @classmethod
@@ -91,13 +90,6 @@ class Snapshot:
             return np.array([self.known.task_set.index(name) for name in tasks], np.int64)
         except UserError as error:
             raise RequestError(str(error)) from error
-
-    def label(self, rows: Rows, labels: LabelSets, top_k: int) -> list[Prediction]:
-        """The model's rows as predictions, among `labels`."""
-        return [
-            self.classifier.predict(features, int(used), evidence, labels, top_k)
-            for features, used, evidence in zip(rows.features, rows.task, rows.task_scores, strict=True)
-        ]
 
     def warm_up(self, max_batch: int) -> None:
         """Run batches of all sizes and some texts a first time."""

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file
 from igsp_deploy.errors import UserError
 from igsp_train.checkpoint import load_checkpoint
 from igsp_train.ranks import Ranks
+from tests.load.process import free_port
 
 SETTINGS = [
     *("--set", "model.backbone=debug", "--set", "model.rank=2", "--set", "learn.num_candidates=2"),
@@ -45,12 +45,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(model: Path, tasks: Path, *more: str) -> list[str]:
     given = [part for name in ("bright", "dark") for part in ("--task", f"{name}={tasks / name}")]
     return [sys.executable, "-m", "igsp_deploy.cli.main", "train", str(model), *given, *SETTINGS, *more]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def learned(model: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -3,15 +3,17 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from igsp_deploy.bundle.manifest import BundleTask
+from igsp_deploy.bundle.tokenizer import clean
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.classifier import Prediction
+from igsp_deploy.runtime.prompts import check_template
 from igsp_serve.demo.backend import DemoBackend
-from igsp_serve.demo.prompts import check_template, read_prompts
+from igsp_serve.demo.prompts import read_prompts
 
 TOP_K = 5
 LabelKind = Literal["task", "all", "own"]
@@ -60,22 +62,20 @@ async def ask(backend: DemoBackend, image: bytes, question: Question) -> Answer:
     Raises:
         UserError: what is wrong with the image or the question.
     """
-    texts = _texts(backend.tasks(), question)
+    words = _words(backend.tasks(), question)
     started = time.perf_counter()
-    prompts = None if texts is None else [text.prompt for text in texts]
-    (found,) = await backend.classify([image], question.task, prompts, TOP_K)
+    (found,) = await backend.classify([image], question.task, TOP_K, words.prompts, words.template)
     milliseconds = 1000 * (time.perf_counter() - started)
     if found.zero_shot:
         plain = found
-    elif prompts is not None:
-        (plain,) = await backend.classify([image], "none", prompts, TOP_K)
+    elif words.prompts is not None:
+        (plain,) = await backend.classify([image], "none", TOP_K, words.prompts, words.template)
     else:
         # Over the classes of all tasks; a softmax over some of them is what is left of it, scaled to 1.
         count = sum(len(task.classes) for task in backend.tasks())
-        (everything,) = await backend.classify([image], "none", None, count)
+        (everything,) = await backend.classify([image], "none", count)
         plain = _among(everything, found.task)
-    if texts is not None:
-        found, plain = _named(found, texts), _named(plain, texts)
+    found, plain = words.named(found), words.named(plain)
     return Answer(found=found, plain=plain, milliseconds=milliseconds)
 
 
@@ -85,43 +85,53 @@ async def ask_many(backend: DemoBackend, images: Sequence[bytes], question: Ques
     Raises:
         UserError: what is wrong with an image or the question.
     """
-    texts = _texts(backend.tasks(), question)
-    found = await backend.classify(images, question.task, None if texts is None else [t.prompt for t in texts], TOP_K)
-    return found if texts is None else [_named(prediction, texts) for prediction in found]
+    words = _words(backend.tasks(), question)
+    found = await backend.classify(images, question.task, TOP_K, words.prompts, words.template)
+    return [words.named(prediction) for prediction in found]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Text:
-    prompt: str
-    label: str
-    task: str | None
+class _Words:
+    """What to compare with, and the labels that are shown for it.
+
+    Attributes:
+        prompts: texts; None for the learned classes of a task, whose embeddings are there.
+        template: around them.
+        labels: prompt -> label and its task, where it is not its own label.
+    """
+
+    prompts: list[str] | None = None
+    template: str | None = None
+    labels: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def named(self, prediction: Prediction) -> Prediction:
+        """The labels in place of their sentences."""
+        if not self.labels:
+            return prediction
+        return dataclasses.replace(
+            prediction,
+            labels=tuple(self.labels[prompt][0] for prompt in prediction.labels),
+            label_tasks=tuple(self.labels[prompt][1] for prompt in prediction.labels),
+        )
 
 
-def _texts(tasks: Sequence[BundleTask], question: Question) -> list[_Text] | None:
-    """The sentences to compare with; None for the learned classes of a task, whose embeddings are there."""
+def _words(tasks: Sequence[BundleTask], question: Question) -> _Words:
     if question.labels not in get_args(LabelKind):
         raise UserError(f"labels must be one of {', '.join(get_args(LabelKind))}, got {question.labels!r}.")
     if question.labels == "own":
-        template = check_template(question.template)
-        return [_Text(prompt=template.format(word), label=word, task=None) for word in read_prompts(question.words)]
+        return _Words(prompts=read_prompts(question.words), template=check_template(question.template or ""))
     if question.labels == "all" and question.task != "none":
-        texts: dict[str, _Text] = {}
+        labels: dict[str, tuple[str, str]] = {}
+        read: set[str] = set()
         for task in tasks:
             for label, word in zip(task.classes, task.display_names, strict=True):
                 prompt = task.templates[0].format(word)
-                texts.setdefault(prompt, _Text(prompt=prompt, label=label, task=task.name))
-        return list(texts.values())
-    return None
-
-
-def _named(prediction: Prediction, texts: Sequence[_Text]) -> Prediction:
-    """The labels in place of their sentences."""
-    known = {text.prompt: text for text in texts}
-    return dataclasses.replace(
-        prediction,
-        labels=tuple(known[prompt].label for prompt in prediction.labels),
-        label_tasks=tuple(known[prompt].task for prompt in prediction.labels),
-    )
+                # Two tasks may have a class of the same words.
+                if clean(prompt) not in read:
+                    read.add(clean(prompt))
+                    labels[prompt] = (label, task.name)
+        return _Words(prompts=list(labels), template="{}", labels=labels)
+    return _Words()
 
 
 def _among(prediction: Prediction, task: str | None) -> Prediction:

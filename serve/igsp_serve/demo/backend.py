@@ -30,7 +30,12 @@ class DemoBackend(Protocol):
         ...
 
     async def classify(
-        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+        self,
+        images: Sequence[bytes],
+        task: str,
+        top_k: int,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
     ) -> list[Prediction]:
         """As `Classifier.classify`, for one task or `auto` or `none`.
 
@@ -70,10 +75,15 @@ class ClassifierBackend:
         return self._classifier.engine.tasks.task_set.entries
 
     async def classify(
-        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+        self,
+        images: Sequence[bytes],
+        task: str,
+        top_k: int,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
     ) -> list[Prediction]:
         """In a thread, so that the page stays alive meanwhile."""
-        return await asyncio.to_thread(self._classifier.classify, list(images), task, prompts, top_k)
+        return await asyncio.to_thread(self._classifier.classify, list(images), task, prompts, top_k, template)
 
     def add_task(self, bundle: Path, name: str) -> None:
         """As `Engine.add_task`."""
@@ -106,11 +116,20 @@ class ServiceBackend:
         return self._service.tasks()
 
     async def classify(
-        self, images: Sequence[bytes], task: str, prompts: Sequence[str] | None, top_k: int
+        self,
+        images: Sequence[bytes],
+        task: str,
+        top_k: int,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
     ) -> list[Prediction]:
         """Through the service's batcher. What keeps it from answering is told as a user's error, like all others."""
         try:
-            answer = await self._service.classify(list(images), task=task, top_k=top_k, prompts=prompts)
+            # How many words the page takes is the page's own limit, the same in `igsp demo`.
+            most = None if prompts is None else len(prompts)
+            answer = await self._service.classify(
+                list(images), task=task, top_k=top_k, prompts=prompts, template=template, max_texts=most
+            )
         except (Overloaded, DeadlineExceeded, Unavailable, EngineFailed) as error:
             raise UserError(str(error) or "The server cannot answer now. Try again later.") from error
         return list(answer.results)

@@ -1,7 +1,6 @@
-"""The user's own words: lines of text and a template become the sentences an image is compared with."""
+"""The user's own words, one a line."""
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.names import DEFAULT_TEMPLATE
 
 MAX_PROMPTS = 1000
 """Lines that are taken; each is a run of the text tower."""
@@ -24,18 +23,3 @@ def read_prompts(text: str) -> list[str]:
     if len(longest) > MAX_LENGTH:
         raise UserError(f"A label may have {MAX_LENGTH} characters; “{longest[:40]}…” has {len(longest):,}.")
     return lines
-
-
-def check_template(template: str) -> str:
-    """Return `template` if it has one place for the label.
-
-    Raises:
-        UserError: it has none, several, or other braces.
-    """
-    template = (template or "").strip()
-    before, braces, after = template.partition("{}")
-    if not braces or set(before + after) & set("{}"):
-        raise UserError(f"The template must hold {{}} once, where the label goes, for example: {DEFAULT_TEMPLATE}")
-    if len(template) > MAX_LENGTH:
-        raise UserError(f"The template may have {MAX_LENGTH} characters, this one has {len(template):,}.")
-    return template

@@ -13,12 +13,12 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.files import explain_os_error, write_json
 from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.image_files import SUFFIXES
+from igsp_deploy.runtime.prompts import check_template
 from igsp_serve.demo.answer_html import hint_html, problem_html
 from igsp_serve.demo.archive import check_classes, check_label, read_archive, unpack
 from igsp_serve.demo.context import Context
 from igsp_serve.demo.lesson import Lesson
 from igsp_serve.demo.lesson_html import lessons_html
-from igsp_serve.demo.prompts import check_template
 from igsp_serve.demo.teacher import Teacher
 from igsp_serve.demo.uploads import read_upload, upload_path
 
@@ -46,7 +46,7 @@ def teach_archive(teacher: Teacher, name: str, payload: Any, words: str, templat
         UserError: what is wrong.
     """
     name = teacher.check_name(name)
-    template = check_template(template)
+    template = check_template(template or "")
     members = read_archive(upload_path(payload)[0])
     classes = tuple(sorted({member.label for member in members}))
     display = _read_words(words, classes)
@@ -64,7 +64,7 @@ def teach_classes(teacher: Teacher, name: str, staged: Staged, template: str, st
         UserError: what is wrong.
     """
     name = teacher.check_name(name)
-    template = check_template(template)
+    template = check_template(template or "")
     check_classes({label: len(files) for label, files in staged.items()})
     for label, files in staged.items():
         for file in files:

@@ -51,6 +51,7 @@ async def classify(request: Request, has: Has) -> Response:
         task=options.task,
         top_k=options.top_k,
         prompts=options.prompts,
+        template=options.template,
         timeout_s=options.timeout_s,
         request_id=identity,
     )

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from igsp_deploy.names import DEFAULT_TEMPLATE
+from igsp_deploy.runtime.prompts import MAX_TEMPLATE
 from igsp_serve.answers import Classified, Embedded, ModelVersion, Timings
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDAxMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
@@ -49,7 +51,17 @@ class ClassifyOptions(Wire):
     task: Task = "auto"
     top_k: TopK = 5
     prompts: list[str] | None = Field(
-        default=None, min_length=1, description="Texts to choose among instead of learned classes, whole sentences."
+        default=None,
+        min_length=1,
+        description="Words or sentences to choose among instead of learned classes.",
+        examples=[["cat", "dog"]],
+    )
+    template: str | None = Field(
+        default=None,
+        max_length=MAX_TEMPLATE,
+        description='Put around every prompt, with {} where it goes; "{}" leaves them as they are. '
+        f'Default: "{DEFAULT_TEMPLATE}" around those that are no sentences.',
+        examples=["a drawing of a {}."],
     )
     timeout_s: TimeoutS | None = None
 

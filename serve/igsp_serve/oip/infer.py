@@ -1,6 +1,5 @@
 """An infer call of the Open Inference Protocol: tensors in, tensors out, whatever carried them."""
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -10,24 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_deploy.errors import UserError
-from igsp_deploy.names import AUTO
 from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.answers import Ran
 from igsp_serve.failures import RequestError, TooLarge
+from igsp_serve.labelling import Labelling
 from igsp_serve.oip.model import OUTPUTS
 from igsp_serve.oip.statistics import Statistics
 from igsp_serve.oip.tensors import InferRequest, check_parameters, short
 from igsp_serve.service import Service
 from igsp_serve.snapshot import Snapshot
-from igsp_serve.watchers import ImageSource, Sample
+from igsp_serve.watchers import ImageSource
 
 TOP_K = 5
 MAX_TOP_K = 10_000
-PARAMETERS = ("task", "top_k", "timeout")
-"""Of a request: a task's name, `auto` or `none` for all its images; labels of an image; time to answer in µs."""
-_INLINE = 8
-"""Images of one answer that are labelled where the request is served rather than in a thread."""
+PARAMETERS = ("task", "top_k", "prompts", "template", "timeout")
+"""Of a request: a task's name, `auto` or `none` for all its images; labels of an image; a JSON list of texts to choose
+among instead of learned classes; what is put around them; time to answer in µs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,39 +78,47 @@ async def _infer(
     unknown = sorted(set(asked.outputs or ()) - set(OUTPUTS))
     if unknown:
         raise RequestError(f"there is no output {short(unknown[0])}. There are {', '.join(OUTPUTS)}.")
-    wanted = asked.outputs or tuple(OUTPUTS)
-    top_k = asked.parameters.get("top_k", TOP_K)
-    if type(top_k) is not int or not 1 <= top_k <= MAX_TOP_K:
-        raise RequestError(f"top_k must be a whole number in [1, {MAX_TOP_K}], got {short(top_k)}.")
+    outputs = asked.outputs or tuple(OUTPUTS)
+    wanted = _labelling(asked, request_id)
     limits = [limit for limit in (timeout_s, _timeout_s(asked)) if limit is not None]
     snapshot = service.snapshot()
     images = _images(service, snapshot, asked)
-    task = _tasks(snapshot, asked, len(images))
-    ran = await service.run(images, task, snapshot=snapshot, timeout_s=min(limits, default=None))
+    ran = await service.run(
+        images,
+        _tasks(asked, len(images)),
+        wanted=wanted if {"labels", "scores"} & set(outputs) else None,
+        snapshot=snapshot,
+        timeout_s=min(limits, default=None),
+    )
     tensors: dict[str, NDArray[Any]] = {
         "features": ran.rows.features,
         "task_scores": ran.rows.task_scores,
         "task_name": _texts([snapshot.name_of(used) or "" for used in ran.rows.task.tolist()]),
     }
-    if {"labels", "scores"} & set(wanted):
-        predictions = (
-            _predictions(ran, top_k) if len(images) <= _INLINE else await asyncio.to_thread(_predictions, ran, top_k)
-        )
-        tensors |= _labels(predictions)
-        for source, asked_task, found in zip(images, task.tolist(), predictions, strict=True):
-            service.watchers.sample(
-                Sample(
-                    source=source,
-                    prediction=found,
-                    chosen=asked_task == AUTO,
-                    prompted=False,
-                    request_id=request_id,
-                )
-            )
+    if ran.results:
+        tensors |= _labels(ran.results)
     parameters = {"bundle_version": snapshot.version}
-    if "task_scores" in wanted:
+    if "task_scores" in outputs:
         parameters["tasks"] = json.dumps(snapshot.names)
-    return InferAnswer(outputs=[(name, tensors[name]) for name in wanted], parameters=parameters), ran
+    return InferAnswer(outputs=[(name, tensors[name]) for name in outputs], parameters=parameters), ran
+
+
+def _labelling(asked: InferRequest, request_id: str) -> Labelling:
+    """The labels that the parameters ask for. No parameter is a list: one of prompts comes as JSON in a text."""
+    top_k, template = asked.parameters.get("top_k", TOP_K), asked.parameters.get("template")
+    if type(top_k) is not int or not 1 <= top_k <= MAX_TOP_K:
+        raise RequestError(f"top_k must be a whole number in [1, {MAX_TOP_K}], got {short(top_k)}.")
+    if template is not None and not isinstance(template, str):
+        raise RequestError(f"template must be a text with {{}} in it, got {short(template)}.")
+    prompts, given = None, asked.parameters.get("prompts")
+    if given is not None:
+        try:
+            prompts = json.loads(given)
+        except (TypeError, ValueError, RecursionError):
+            prompts = None
+        if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+            raise RequestError(f'prompts must be a JSON list of texts, as ["cat", "dog"], got {short(given)}.')
+    return Labelling(top_k=top_k, prompts=prompts, template=template, request_id=request_id)
 
 
 def _images(service: Service, snapshot: Snapshot, asked: InferRequest) -> list[ImageSource]:
@@ -135,23 +140,18 @@ def _images(service: Service, snapshot: Snapshot, asked: InferRequest) -> list[I
     return list(tensor)
 
 
-def _tasks(snapshot: Snapshot, asked: InferRequest, count: int) -> NDArray[np.int64]:
-    """Indices in `snapshot` of the tasks that were named."""
+def _tasks(asked: InferRequest, count: int) -> str | list[str]:
+    """The tasks that were named: one for all images, or one each."""
     given, common = asked.inputs.get("task"), asked.parameters.get("task")
     if given is not None and common is not None:
         raise RequestError("give the input task (one an image) or the parameter task (for all), not both.")
     if given is None:
         if common is not None and not isinstance(common, str):
             raise RequestError(f"the parameter task must be the name of a task, auto or none, got {short(common)}.")
-        names = ["auto" if common is None else common] * count
-    elif given.size != count or given.shape not in ((count,), (count, 1)):
+        return "auto" if common is None else common
+    if given.size != count or given.shape not in ((count,), (count, 1)):
         raise RequestError(f"task must have the shape [{count}], one an image, got {list(given.shape)}.")
-    else:
-        names = [name.decode("utf-8", "replace") for name in given.reshape(-1).tolist()]
-    try:
-        return np.array([snapshot.known.task_set.index(name) for name in names], np.int64)
-    except UserError as error:
-        raise RequestError(str(error)) from error
+    return [name.decode("utf-8", "replace") for name in given.reshape(-1).tolist()]
 
 
 def _timeout_s(asked: InferRequest) -> float | None:
@@ -160,14 +160,6 @@ def _timeout_s(asked: InferRequest) -> float | None:
     if type(given) is not int or given < 0:
         raise RequestError(f"timeout must be a whole number of microseconds, got {short(given)}.")
     return given / 1e6 or None
-
-
-def _predictions(ran: Ran, top_k: int) -> list[Prediction]:
-    snapshot, rows = ran.snapshot, ran.rows
-    return [
-        snapshot.classifier.predict(features, int(used), evidence, snapshot.labels, top_k)
-        for features, used, evidence in zip(rows.features, rows.task, rows.task_scores, strict=True)
-    ]
 
 
 def _labels(predictions: Sequence[Prediction]) -> dict[str, NDArray[Any]]:

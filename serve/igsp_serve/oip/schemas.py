@@ -205,6 +205,12 @@ REQUEST: dict[str, Any] = {
                 "default": TOP_K,
                 "description": "Labels of an image.",
             },
+            prompts={
+                "type": "string",
+                "description": "Words or sentences to choose among instead of learned classes: a JSON list, as a text.",
+                "examples": ['["cat", "dog"]'],
+            },
+            template={"type": "string", "description": "Put around every prompt, with {} where it goes."},
             timeout={"type": "integer", "minimum": 0, "description": "Time to answer, in µs; 0 is the server's."},
             binary_data_output={"type": "boolean", "description": "Outputs follow the JSON as bytes."},
         ),

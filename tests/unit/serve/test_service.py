@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.classifier import Classifier
 from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, RequestError, TooLarge, Unavailable
@@ -338,13 +338,14 @@ def test_a_damaged_bundle_is_refused_and_changes_nothing(
     assert asyncio.run(service.classify(photos[:1])).model == before
 
 
-def test_indices_are_run_as_given(make_service: Callable[..., Service], photos: list[bytes]) -> None:
+def test_tasks_are_run_as_named(make_service: Callable[..., Service], photos: list[bytes]) -> None:
     service = make_service()
-    ran = asyncio.run(service.run(photos[:3], np.array([AUTO, PLAIN, 1])))
+    ran = asyncio.run(service.run(photos[:3], ["auto", "none", "stripes"]))
     assert ran.rows.task[1:].tolist() == [PLAIN, 1]
     assert ran.rows.features.shape[0] == 3
-    with pytest.raises(RequestError, match="no task 2"):
-        asyncio.run(service.run(photos[:1], np.array([2])))
+    assert ran.results == ()  # nobody wanted labels
+    with pytest.raises(RequestError, match="no task 'dots'"):
+        asyncio.run(service.run(photos[:1], "dots"))
 
 
 async def _until(holds: Callable[[], bool]) -> None:

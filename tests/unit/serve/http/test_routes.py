@@ -111,16 +111,20 @@ def wrong_requests(photo: bytes) -> list[tuple[int, str, dict[str, Any]]]:
         (422, "prompts", {"json": {"images": [good], "prompts": []}}),
         (422, "prompts", {"json": {"images": [good], "prompts": [" "]}}),
         (413, "256", {"json": {"images": [good], "prompts": ["a"] * 257}}),
+        (422, "cannot tell", {"json": {"images": [good], "prompts": ["cat", "CAT"]}}),
+        (422, "give prompts too", {"json": {"images": [good], "template": "a {}"}}),
+        (422, "the template must hold", {"json": {"images": [good], "prompts": ["cat"], "template": "a cat"}}),
+        (422, "template", {"json": {"images": [good], "prompts": ["cat"], "template": "{}" * 500}}),
         (415, "content type", {"content": b"a=b", "headers": {"content-type": "text/plain"}}),
         (415, "encoding", {"content": b"ab", "headers": text | {"content-encoding": "br"}}),
         (400, "encoding", {"content": b"ab", "headers": text | {"content-encoding": "gzip"}}),
     ]
 
 
-@pytest.mark.parametrize("number", range(31))
+@pytest.mark.parametrize("number", range(35))
 def test_every_wrong_request_gets_a_problem_document(ask: Ask, photo: bytes, bundled: Any, number: int) -> None:
     requests = wrong_requests(photo)
-    assert len(requests) == 31
+    assert len(requests) == 35
     status, word, request = requests[number]
     client = ask(max_body_bytes=500_000)
     response = client.post("/v1/classify", **request)

@@ -120,7 +120,11 @@ class TestParameters:
         ("parameters", "word"),
         [
             ({"topk": 3}, "'topk'"),
-            ({"prompts": "a cat"}, "top_k"),
+            ({"prompts": "a cat"}, "JSON list of texts"),
+            ({"prompts": ["a cat"]}, "JSON list of texts"),
+            ({"prompts": '["Cat", "cat"]'}, "cannot tell"),
+            ({"template": "a {}"}, "give prompts too"),
+            ({"prompts": '["cat"]', "template": "a cat"}, "the template must hold"),
             ({"sequence_id": 7}, "sequence_id"),
             ({"priority": 1}, "priority"),
             ({"top_k": 0}, "top_k"),
