@@ -70,8 +70,8 @@ class Model:
             UserError: a wrong setting, an unknown backbone, or a folder that holds something or cannot be written.
         """
         from igsp_deploy.config import ModelConfig, SelectorConfig
-        from igsp_deploy.model.backbone import load_backbone
         from igsp_deploy.model.folder import ModelFolder
+        from igsp_deploy.model.loading import load_backbone
 
         selector = settings.pop("selector", None) or SelectorConfig()
         config = ModelConfig(**settings)

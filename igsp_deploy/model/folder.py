@@ -23,8 +23,9 @@ from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from igsp_deploy.bundle.stacks import Stacks
-from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
+from igsp_deploy.model.loading import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.runtime.providers import CPU, CUDA, Provider, choose_provider
 from tests.bench.block_forms import masked_stacks, random_stacks, write_graphs
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.config import LearnConfig, ModelConfig, Precision, SelectorConfig
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.features import TrunkViews
 from igsp_train.learn import TaskRun
 from igsp_train.precision import autocast

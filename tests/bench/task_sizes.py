@@ -18,8 +18,8 @@ from safetensors.numpy import save
 
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.loading import DEBUG, NANO, RANDOM, load_backbone
 from igsp_export.compact import compact, selector_table
 from igsp_export.export import STORED
 from tests.bench.make_model import make_model

@@ -17,8 +17,8 @@ from igsp_deploy.bundle.manifest import check_files, read_manifest
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import write_sums
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.verify import verify_bundle
 from igsp_export import export as export_module

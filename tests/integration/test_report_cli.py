@@ -110,8 +110,8 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(model: Path, evaluation: P
 
 
 def _empty(path: Path) -> None:
-    from igsp_deploy.model.backbone import load_backbone
     from igsp_deploy.model.folder import ModelFolder
+    from igsp_deploy.model.loading import load_backbone
 
     model = ModelConfig(backbone="debug", rank=2)
     ModelFolder.create(path, load_backbone("debug"), model, SelectorConfig())

@@ -19,11 +19,12 @@ from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import Learned, LearnedClip
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model_path import locked_model, weights_at
 from igsp_deploy.names import PLAIN

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision import transforms
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, normalize, to_uint8
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.loading import load_backbone
 
 SPEC = PreprocessSpec(size=32, mean=(0.48, 0.45, 0.40), std=(0.26, 0.26, 0.27))
 

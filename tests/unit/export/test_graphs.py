@@ -11,9 +11,10 @@ from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import ExpertLayout
 from igsp_deploy.bundle.stacks import blank_selector, blank_stacks, expert_stacks
 from igsp_deploy.config import RouterInput
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import Experts, SiteExperts, StackedExperts
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.selector import Selector, task_statistics
 from igsp_deploy.names import PLAIN
 from igsp_deploy.sites import Site

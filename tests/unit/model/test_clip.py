@@ -9,9 +9,10 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Block, Clip
 from igsp_deploy.model.experts import Experts, SiteExperts, Trace, route
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.sites import Site
 
 ROOT = Path(__file__).resolve().parents[3]

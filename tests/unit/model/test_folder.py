@@ -15,8 +15,9 @@ from igsp_deploy.backbones.debug import build_debug
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model import folder as folder_module
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics
 from igsp_deploy.model_path import locked_model, weights_at

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import Learned, LearnedClip
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.names import PLAIN
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from igsp_deploy.bundle.manifest import Variant, list_files, read_manifest
 from igsp_deploy.bundle.preprocess import normalize
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_variant

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, SelectorConfig
-from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import TaskTokens, load_tokens
 

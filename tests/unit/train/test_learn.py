@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from igsp_deploy.config import LearnConfig, ModelConfig, PruneRule, SelectorConfig
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
+from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint

@@ -6,7 +6,7 @@ import pytest
 from igsp_deploy.data import TaskData
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import load_backbone
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.prompts import check_prompts
 
 NONE = Items([], np.zeros(0, dtype=np.int64))

@@ -8,8 +8,8 @@ import pytest
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.loading import load_backbone
 from igsp_train import sequence
 from igsp_train.sequence import train_sequence
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.clip import Clip
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.statistics import chunked_summaries, image_summaries, statistics_of_features
 
 LABELS = np.arange(40) % 2

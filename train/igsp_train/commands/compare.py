@@ -2,11 +2,14 @@
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from igsp_train.commands.tasks import parse_tasks
+
+if TYPE_CHECKING:
+    from igsp_train.research.study.run import RunKey
 
 EXAMPLES = """Examples:
 
@@ -120,6 +123,16 @@ def compare(
     if json:
         print(json_format.dumps({"missing": missing, "rows": rows}, indent=2))
         return
+    _print(runs, rows, per_task=per_task or planted)
+    if missing:
+        print(f"{missing} runs are missing. Give the command again to make them.")
+
+
+def _print(runs: "list[tuple[RunKey, dict[str, Any]]]", rows: list[dict[str, Any]], *, per_task: bool) -> None:
+    from rich.console import Console
+
+    from igsp_train.research.study import table
+
     console = Console()
     console = console if console.is_terminal else Console(width=240)
     console.print(table.make_table(rows, table.MAIN, "Task given; % and numbers, mean ± standard deviation over runs"))
@@ -132,7 +145,5 @@ def compare(
         told_apart = [row for row in rows if row["looks_last"] is not None]
         console.print(table.make_table(told_apart, table.SELECTOR, "What the selector costs, %"))
         console.print(table.LEGENDS["Selector"])
-    if runs and (per_task or planted):
+    if runs and per_task:
         console.print(table.make_task_table(runs, "Task by task, in the first order"))
-    if missing:
-        print(f"{missing} runs are missing. Give the command again to make them.")

@@ -71,7 +71,7 @@ def data(
     if zero_shot and any(check.found is not None for check in checks):
         import torch
 
-        from igsp_deploy.model.backbone import load_backbone
+        from igsp_deploy.model.loading import load_backbone
         from igsp_train.research.mtil.gate import BACKBONE, PRETRAINED, TOLERANCE, run_gate
 
         if (settings.model.backbone, settings.model.pretrained) != (BACKBONE, PRETRAINED):

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from igsp_deploy.data import read_eval_images
-from igsp_deploy.model.backbone import load_backbone
 from igsp_deploy.model.learned import Learned, LearnedClip
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.research.mtil import SETS
 from igsp_train.research.mtil.check import check_set
 from igsp_train.research.mtil.gate import run_gate

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from igsp_deploy.config import RunConfig
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.backbone import Backbone, load_backbone
+from igsp_deploy.model.backbone import Backbone
+from igsp_deploy.model.loading import load_backbone
 from igsp_train.data.order import seeded
 from igsp_train.research.baselines.registry import METHODS
 from igsp_train.research.study.method import Setting
