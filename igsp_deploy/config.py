@@ -13,6 +13,7 @@ from igsp_deploy.errors import UsageError
 Penalty = Literal["candidate_mass", "function_residual", "weight_overlap", "gradient_projection", "none"]
 Schedule = Literal["fixed", "target_mass"]
 PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
+Classifier = Literal["text", "blend"]
 RouterInput = Literal["class_token", "mean_token", "static"]
 Precision = Literal["fp32", "bf16"]
 
@@ -86,6 +87,9 @@ class LearnConfig:
     """Whether phase 2 has a learning-rate schedule of its own, from the peak down; else one runs over both phases."""
     train_router_phase2: Flag = True
     """Whether the router is trained in phase 2 too."""
+    head: Classifier = "text"
+    """What tells a task's classes apart: their words alone (`text`), or blended with a closed-form head on the frozen
+    trunk (`blend`; igsp_train/head.py)."""
     cached_views: Count = 4
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
     precision: Precision = "fp32"

@@ -1,7 +1,8 @@
 """The model folder on disk: safetensors and JSON only, one folder a task, committed by one rename.
 
     model/  config.json
-            tasks/00-shoes/  task.json split.json experts.safetensors router.safetensors selector.safetensors SHA256SUMS
+            tasks/00-shoes/  task.json split.json experts.safetensors router.safetensors selector.safetensors
+                             head.safetensors SHA256SUMS
 
 A task's new experts lie in its own folder and the pool is their union, so adding a task can never damage another one.
 """
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from igsp_deploy.checked import build
@@ -25,17 +24,27 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
+from igsp_deploy.model.head import Head
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
+from igsp_deploy.model.task_files import (
+    REMEDY,
+    expert_tensors,
+    load_head,
+    load_tensors,
+    router_tensors,
+    save_tensors,
+)
 from igsp_deploy.model_path import is_unused, locked_model, require_model, weights_place
 from igsp_deploy.sites import Site, site_name
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""In format 1 no task has a head; it is read as before."""
 SPLIT = "split.json"
+HEAD = "head.safetensors"
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
-_REMEDY = "Restore the folder from a copy, or delete this task's folder and every later one and learn them again."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,7 @@ class LearnedTask:
         router_weights: vision block -> `[K, d]`; absent for static gates.
         router_biases: block -> `[K]`.
         statistics: of the selector.
+        head: of its classes; None where words alone tell them apart.
     """
 
     experts: dict[Site, tuple[Tensor, Tensor]]
@@ -55,6 +65,7 @@ class LearnedTask:
     router_weights: dict[Site, Tensor]
     router_biases: dict[Site, Tensor]
     statistics: TaskStatistics
+    head: Head | None = None
 
 
 class ModelFolder:
@@ -113,7 +124,7 @@ class ModelFolder:
         require_model(path)
         values = read_json(path / "config.json", "model configuration")
         if not isinstance(values, dict) or not isinstance(values.get("format_version"), int):
-            raise UserError(f"{path / 'config.json'} is not a model configuration. {_REMEDY}")
+            raise UserError(f"{path / 'config.json'} is not a model configuration. {REMEDY}")
         if values["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{path} has format {values['format_version']}; this version reads up to {FORMAT_VERSION}. "
@@ -135,7 +146,7 @@ class ModelFolder:
             folder = cls(path, identity, model, selector)
             identity["name"], identity["weight_hash"], identity["vision_depth"], identity["text_depth"]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{where} lacks {error}. {_REMEDY}") from error
+            raise UserError(f"{where} lacks {error}. {REMEDY}") from error
         folder.refresh()
         return folder
 
@@ -246,9 +257,13 @@ class ModelFolder:
         """SHA-256 of what task `index` computes: its numbers, its classes and prompts; not where its images lay."""
         record = self.tasks[index]
         path = self.path / "tasks" / f"{record.index:02d}-{record.name}"
-        sums = [sha256_file(path / name) for name in _NUMBERS]
+        sums = [sha256_file(path / name) for name in (*_NUMBERS, HEAD) if name != HEAD or (path / name).is_file()]
         words = [record.name, record.classes, record.display_names, record.templates]
         return hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest()
+
+    def head(self, index: int) -> Head | None:
+        """Head of task `index`; None where words alone tell its classes apart."""
+        return self._learned[index].head
 
     def statistics(self, index: int) -> TaskStatistics:
         """Selector statistics of task `index`."""
@@ -290,10 +305,10 @@ class ModelFolder:
                     f"another process has added a task to {self.path} meanwhile; {record.name!r} was not added. "
                     "Give the same command again."
                 )
-            _save(scratch / "experts.safetensors", _expert_tensors(learned))
-            _save(scratch / "router.safetensors", _router_tensors(learned))
+            save_tensors(scratch / "experts.safetensors", expert_tensors(learned.experts))
+            save_tensors(scratch / "router.safetensors", router_tensors(learned.router_weights, learned.router_biases))
             statistics = learned.statistics
-            _save(
+            save_tensors(
                 scratch / "selector.safetensors",
                 {
                     "means": statistics.means,
@@ -302,6 +317,8 @@ class ModelFolder:
                     "calibration": statistics.calibration,
                 },
             )
+            if learned.head is not None:
+                (scratch / HEAD).write_bytes(learned.head.to_bytes())
             write_json(scratch / "task.json", record.to_json())
             if split is not None:
                 write_json(scratch / SPLIT, split.to_json())
@@ -309,14 +326,14 @@ class ModelFolder:
         self._load_task(record.index, target)
 
     def _load_task(self, index: int, path: Path) -> None:
-        check_sums(path, _REMEDY)
+        check_sums(path, REMEDY)
         record = TaskRecord.from_json(read_json(path / "task.json", "task record"), str(path / "task.json"))
         if record.index != index:
             raise UserError(
-                f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {_REMEDY}"
+                f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {REMEDY}"
             )
-        experts, routers = _load(path / "experts.safetensors"), _load(path / "router.safetensors")
-        statistics = _load(path / "selector.safetensors")
+        experts, routers = load_tensors(path / "experts.safetensors"), load_tensors(path / "router.safetensors")
+        statistics = load_tensors(path / "selector.safetensors")
         ids = record.ids
         new: dict[Site, tuple[Tensor, Tensor]] = {}
         weights: dict[Site, Tensor] = {}
@@ -340,9 +357,16 @@ class ModelFolder:
                 calibration=statistics["calibration"],
             )
         except KeyError as error:
-            raise UserError(f"{path} lacks {error}. {_REMEDY}") from error
+            raise UserError(f"{path} lacks {error}. {REMEDY}") from error
         self._learned.append(
-            LearnedTask(experts=new, ids=ids, router_weights=weights, router_biases=biases, statistics=stats)
+            LearnedTask(
+                experts=new,
+                ids=ids,
+                router_weights=weights,
+                router_biases=biases,
+                statistics=stats,
+                head=load_head(path / HEAD, len(record.classes)),
+            )
         )
         self.tasks.append(record)
 
@@ -364,30 +388,3 @@ def adapted_blocks(depth: int, last: int, option: str) -> list[int]:
     if last < 0:
         return []
     return list(range(depth - last if last else 0, depth))
-
-
-def _expert_tensors(learned: LearnedTask) -> dict[str, Tensor]:
-    tensors = {}
-    for site, (down, up) in learned.experts.items():
-        if len(down):
-            tensors[f"{site_name(site)}.down"] = down
-            tensors[f"{site_name(site)}.up"] = up
-    return tensors
-
-
-def _router_tensors(learned: LearnedTask) -> dict[str, Tensor]:
-    tensors = {f"{site_name(site)}.bias": bias for site, bias in learned.router_biases.items()}
-    tensors.update({f"{site_name(site)}.weight": weight for site, weight in learned.router_weights.items()})
-    return tensors
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    # Not save_file: it makes files that only their owner may read.
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}). {_REMEDY}") from error

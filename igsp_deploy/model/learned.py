@@ -15,6 +15,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.head import Head
 from igsp_deploy.model.selector import Selector
 from igsp_deploy.names import PLAIN
 from igsp_deploy.sites import Site, site_name
@@ -31,11 +32,13 @@ class Learned:
         experts: of the blocks that have some; none of them makes it plain CLIP with this task's words.
         display_names: what its classes are called in prompts, in label order.
         templates: prompt templates with one `{}`, all of which are averaged.
+        head: of its classes, beside the words; None compares with words alone.
     """
 
     experts: SiteExperts
     display_names: Sequence[str]
     templates: Sequence[str]
+    head: Head | None = None
 
 
 class LearnedClip(nn.Module):
@@ -87,7 +90,12 @@ class LearnedClip(nn.Module):
                 f"{folder.path} has no learned task yet; `igsp train {folder.path} --task name=folder` adds one."
             )
         tasks = [
-            Learned(experts=folder.experts(t), display_names=record.display_names, templates=record.templates)
+            Learned(
+                experts=folder.experts(t),
+                display_names=record.display_names,
+                templates=record.templates,
+                head=folder.head(t),
+            )
             for t, record in enumerate(folder.tasks)
         ]
         return cls(backbone or folder.load_backbone(), folder.sites, tasks, folder.selector())
@@ -132,10 +140,10 @@ class LearnedClip(nn.Module):
 
     @torch.no_grad()
     def class_vectors(self, task: int, under: int | None = None) -> Tensor:
-        """What images are compared with, `[C, D]`: one vector a class.
+        """What embeddings are compared with, `[C, D]`: one vector a class.
 
         The normalised mean over templates of normalised text embeddings: prompt ensembling as in CLIP (arXiv
-        2103.00020, section 3.1.4).
+        2103.00020, section 3.1.4). Those of a task with a head, under its own experts, are as long as its text share.
 
         Args:
             task: the task whose classes are meant; `PLAIN` gives those of all tasks, one task after another.
@@ -152,13 +160,38 @@ class LearnedClip(nn.Module):
                 part = torch.cat([self.embed_text(chunk, under) for chunk in ids.split(TEXTS)])
                 total = part if total is None else total + part
             assert total is not None, "a task has at least one template"
-            self._vectors[task, under] = F.normalize(total, dim=-1)
+            share = words.head.text_share if words.head is not None and under == task else 1.0
+            self._vectors[task, under] = F.normalize(total, dim=-1) * share
         return self._vectors[task, under].to(self.device)
+
+    def head_vectors(self, task: int) -> Tensor | None:
+        """What summaries are compared with, `[C, F]`: the head of a task; None where it has none, and of `PLAIN`."""
+        head = None if task == PLAIN else self.tasks[task].head
+        return None if head is None else head.vectors.to(self.device)
+
+    @torch.no_grad()
+    def compare(self, features: Tensor, read: Tensor, task: int, under: int | None = None) -> Tensor:
+        """Scores `[B, C]` of a task's classes, or with `PLAIN` of all tasks' classes, in units of a cosine.
+
+        Args:
+            features: embeddings `[B, D]`.
+            read: summaries of the same images, `[B, F]` (`Clip.summary`).
+            task: whose classes; see `class_vectors`.
+            under: whose experts made the embeddings; the task's own by default. Under others there is no head.
+        """
+        scores = features @ self.class_vectors(task, under).T
+        head = self.head_vectors(task) if under in (None, task) else None
+        return scores if head is None else scores + read.to(head.dtype) @ head.T
+
+    @torch.no_grad()
+    def cosines(self, tokens: Tensor, task: int) -> Tensor:
+        """Scores `[B, C]` of tokens `[B, n, d]` under a task, as `compare` gives them."""
+        return self.compare(self.embed(tokens, task), self.clip.summary(tokens.float()), task)
 
     @torch.no_grad()
     def predict(self, tokens: Tensor, task: int) -> Tensor:
         """Scores `[B, C]` of a task's classes, or with `PLAIN` of all tasks' classes, before the softmax."""
-        return self.clip.logit_scale * self.embed(tokens, task) @ self.class_vectors(task).T
+        return self.clip.logit_scale * self.cosines(tokens, task)
 
     def _experts(self, task: int) -> SiteExperts:
         return {} if task == PLAIN else self.tasks[task].experts

@@ -20,7 +20,7 @@ class TaskRecord:
         templates: prompt templates with one `{}`; the first is used in training, all of them in classification.
         ids: block -> pool ids of the experts its router uses.
         trained_parameters: numbers that received gradient at the start of phase 1.
-        kept_parameters: numbers this task added to the model: experts and router.
+        kept_parameters: numbers this task added to the model: experts, routers and head.
         selector_parameters: numbers its selector statistics hold.
         source: where its images came from.
         data: settings of the split, to find the same test images again.

@@ -1,11 +1,13 @@
 """What was learned becomes part of the model: experts frozen in the pool, statistics of the selector, one record."""
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
 
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.head import Head
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.learn import LearnResult
 from igsp_train.statistics import statistics_of_features
@@ -21,6 +23,7 @@ def consolidate(
     templates: list[str],
     train: tuple[Tensor, Tensor],
     held_out: Tensor,
+    head: Head | None = None,
     source: str = "",
     data: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
@@ -38,6 +41,7 @@ def consolidate(
         templates: prompt templates.
         train: selector features of the training images, `[N, F]`, and their labels, `[N]`.
         held_out: selector features of the held-out images that calibrate the threshold, `[M, F]`; may be none.
+        head: of its classes.
         source: where the images came from.
         data: settings of the split.
         metrics: what was measured while learning.
@@ -50,7 +54,7 @@ def consolidate(
     statistics = statistics_of_features(
         *train, held_out, num_classes=len(classes), calibration_images=folder.selector_config.calibration_images
     )
-    learned = result.learner.learned(folder.pool, statistics)
+    learned = dataclasses.replace(result.learner.learned(folder.pool, statistics), head=head)
     record = TaskRecord(
         index=len(folder.tasks),
         name=name,
@@ -59,7 +63,7 @@ def consolidate(
         templates=templates,
         ids=learned.ids,
         trained_parameters=result.trained_parameters,
-        kept_parameters=result.learner.num_parameters(),
+        kept_parameters=result.learner.num_parameters() + (0 if head is None else head.num_parameters()),
         selector_parameters=statistics.means.numel(),
         source=source,
         data=data or {},

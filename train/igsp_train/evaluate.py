@@ -79,7 +79,7 @@ class _Evaluation:
                 if not picked.any():
                     continue
                 features = learned.embed(tokens[picked], adapter)
-                scores = features @ learned.class_vectors(task, under=adapter).T
+                scores = learned.compare(features, read[picked], task, under=adapter)
                 right = scores.argmax(1) == target[picked]
                 if adapter == PLAIN:
                     counts.zero_shot += int(right.sum())
@@ -98,7 +98,7 @@ class _Evaluation:
                         counts.incremental[j] += int((mine[j] & hit).sum())
                 if mine[-1].any():
                     at = np.arange(rows.start, rows.stop)[picked.cpu().numpy()][mine[-1].cpu().numpy()]
-                    self._answer(answers, at, features[mine[-1]], adapter)
+                    self._answer(answers, at, learned.compare(features, read[picked], adapter)[mine[-1]], adapter)
         return counts, answers
 
     def _best(self, scores: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -106,9 +106,9 @@ class _Evaluation:
         probability, label = (self.learned.clip.logit_scale * scores.double()).softmax(1).max(1)
         return label.cpu().numpy(), probability.cpu().numpy()
 
-    def _answer(self, answers: Answers, at: NDArray[np.int64], features: Tensor, chosen: int) -> None:
+    def _answer(self, answers: Answers, at: NDArray[np.int64], scores: Tensor, chosen: int) -> None:
         """Fill in what is answered with nothing given on the images `at`, for which `chosen` was chosen."""
-        label, score = self._best(features @ self.learned.class_vectors(chosen).T)
+        label, score = self._best(scores)
         answers.answer_score[at] = score
         if chosen == PLAIN:
             tasks = [(t, c) for t, record in enumerate(self.folder.tasks) for c in range(len(record.classes))]

@@ -51,6 +51,11 @@ def trunk_chunks(clip: Clip, images: NDArray[np.uint8]) -> Iterator[tuple[slice,
         yield rows, image_trunk(clip, images[rows])
 
 
+def views_seen(cached_views: int, images: int, steps: int, batch_size: int) -> int:
+    """How many of the cached views some step has seen."""
+    return min(cached_views, -(-steps * batch_size // max(1, images)))
+
+
 class TrunkViews:
     """Trunk tokens of augmented training images.
 
@@ -124,6 +129,14 @@ class TrunkViews:
         if coming is not None and coming[0] == wanted:
             return self._trunk(coming[1].result())
         return self._trunk(self._images(wanted))
+
+    def seen(self, steps: int, batch_size: int) -> Iterator[Tensor]:
+        """Tokens `[N, n, d]` of all images in each cached view that so many steps have seen; nothing without a cache.
+
+        A run that was resumed may have to compute some anew. Learning together, every process must ask.
+        """
+        for number in range(views_seen(self.cached_views, len(self.views), steps, batch_size)):
+            yield self._view(number)
 
     def _view(self, number: int) -> Tensor:
         if number not in self._cache:

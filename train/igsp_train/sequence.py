@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
-from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
+from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
@@ -23,6 +23,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
@@ -35,7 +36,8 @@ from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
-from igsp_train.features import TrunkViews, image_trunk
+from igsp_train.features import CHUNK, TrunkViews, image_trunk
+from igsp_train.head import FEW, FOLDS, MEASURED, task_head
 from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
@@ -215,6 +217,7 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
+        views_read = _views_read(clip, trunk, config.learn)
     if not ranks.first:  # the first process measures and writes
         ranks.wait()
         folder.refresh()
@@ -222,7 +225,14 @@ def learn_task(
     seen, held_out = (
         chunked_summaries(clip, eval_chunks(items, backbone.preprocess)) for items in (views.items, calibration)
     )
-    metrics = _metrics(backbone, folder, task, result, warn)
+    learned = _learned(backbone, folder, task, result)
+    if config.learn.head == "blend":
+        rows, held = spread(len(views), MEASURED), len(calibration) >= FEW
+        weighed = _trunk_and_labels(clip, calibration if held else views.items.subset(rows), backbone.preprocess)
+        folds = None if held else torch.from_numpy(rows) % FOLDS
+        head = task_head(learned, seen, views_read, weighed, folds=folds)
+        learned = _learned(backbone, folder, task, result, head)
+    metrics = _metrics(learned, task, result, warn)
     metrics["seconds"] = time.monotonic() - started
     metrics.update(memory.measured())
     metrics["learn"] = dataclasses.asdict(config.learn)
@@ -235,6 +245,7 @@ def learn_task(
         templates=task.templates,
         train=seen,
         held_out=held_out[0],
+        head=learned.tasks[0].head,
         source=source,
         data=settings,
         metrics=metrics,
@@ -258,24 +269,34 @@ def _trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> tuple[T
     return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _metrics(
-    backbone: Backbone,
-    folder: ModelFolder,
-    task: TaskData,
-    result: LearnResult,
-    warn: Callable[[str], None],
-) -> dict[str, Any]:
+def _views_read(clip: Clip, trunk: TrunkViews, learn: LearnConfig) -> list[Tensor]:
+    """What a head reads of the training images in each cached view, `[N, F]` each."""
+    if learn.head == "text":
+        return []
+    seen = trunk.seen(learn.steps, learn.batch_size)
+    return [torch.cat([clip.summary(part.float()).cpu() for part in tokens.split(CHUNK)]) for tokens in seen]
+
+
+def _learned(
+    backbone: Backbone, folder: ModelFolder, task: TaskData, result: LearnResult, head: Head | None = None
+) -> LearnedClip:
+    """The task alone."""
+    experts = frozen(result.learner.experts(), backbone.device)
+    own = Learned(experts=experts, display_names=task.display_names, templates=task.templates, head=head)
+    return LearnedClip(backbone, folder.sites, [own])
+
+
+def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Callable[[str], None]) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
     if len(task.val):
-        held_out = eval_chunks(task.val, backbone.preprocess, on_skip=warn)
-        experts = frozen(result.learner.experts(), backbone.device)
-        learned = Learned(experts=experts, display_names=task.display_names, templates=task.templates)
-        found = accuracies(LearnedClip(backbone, folder.sites, [learned]), (0, PLAIN), held_out)
+        held_out = eval_chunks(task.val, learned.backbone.preprocess, on_skip=warn)
+        found = accuracies(learned, (0, PLAIN), held_out)
         if found is not None:
             measured = dict(zip(measured, found, strict=True))
     reused, new = result.learner.num_experts()
     return {
         **measured,
+        "head_weight": 0.0 if learned.tasks[0].head is None else 1.0 - learned.tasks[0].head.text_share,
         "experts_reused": reused,
         "experts_new": new,
         "phase1_steps": result.phase1_steps,

@@ -15,6 +15,7 @@ from igsp_deploy.backbones.debug import build_debug
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model import folder as folder_module
+from igsp_deploy.model import task_files
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.loading import load_backbone
@@ -153,7 +154,7 @@ def test_a_full_disk_leaves_the_model_as_it_was(model: ModelFolder, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = sorted(p.relative_to(model.path) for p in model.path.rglob("*"))
-    monkeypatch.setattr(folder_module, "save", full)
+    monkeypatch.setattr(task_files, "save", full)
     with pytest.raises(UserError, match="disk is not full"):
         model.add_task(*learned_task(model, 2))
     monkeypatch.undo()

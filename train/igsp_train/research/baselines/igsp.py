@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.head import Head
 from igsp_train.learn import LearnResult
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
@@ -15,19 +16,20 @@ from igsp_train.research.study.tokens import TaskTokens
 def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Identify, prune and fine-tune one task after another on one pool."""
     experts: dict[str, SiteExperts] = {}
+    heads: dict[str, Head | None] = {}
     with scratch_folder(setting) as folder:
         for task in tasks:
             result = run_task(setting, folder, task, setting.learn)
             record = add_to_pool(setting, folder, task, result)
-            experts[task.name] = folder.experts(record.index)
+            experts[task.name], heads[task.name] = folder.experts(record.index), folder.head(record.index)
             details = learning_details(result, setting.learn.num_candidates)
             if len(folder.tasks) == len(tasks):
                 details["selector"] = selector_report(setting, folder, tasks)
             yield Stage(
-                predict=predictor(setting, dict(experts)),
+                predict=predictor(setting, dict(experts), dict(heads)),
                 trained_phase1=result.trained_parameters,
                 trained_phase2=result.learner.num_parameters(),
-                kept=result.learner.num_parameters(),
+                kept=record.kept_parameters,
                 details=details,
             )
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from igsp_deploy.config import LearnConfig
 from igsp_deploy.model.experts import SiteExperts, frozen
+from igsp_deploy.model.head import Head
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
-from igsp_train.research.study.pooled import run_task, scratch_folder
+from igsp_train.research.study.pooled import find_head, run_task, scratch_folder
 from igsp_train.research.study.tokens import TaskTokens
 
 RESTART = 0.4
@@ -31,16 +32,18 @@ def without_pruning(learn: LearnConfig) -> LearnConfig:
 def learn_isolated(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Learn every task with `num_candidates` experts a block and a router, on an empty pool, and keep all of them."""
     experts: dict[str, SiteExperts] = {}
+    heads: dict[str, Head | None] = {}
     learn = without_pruning(setting.learn)
     with scratch_folder(setting) as empty:
         for task in tasks:
             result = run_task(setting, empty, task, learn)
             experts[task.name] = frozen(result.learner.experts(), "cpu")
+            heads[task.name] = head = find_head(setting, task, experts[task.name])
             size = result.learner.num_parameters()
             yield Stage(
-                predict=predictor(setting, dict(experts)),
+                predict=predictor(setting, dict(experts), dict(heads)),
                 trained_phase1=size,
                 trained_phase2=size,
-                kept=size,
+                kept=size + (0 if head is None else head.num_parameters()),
                 details={"learn_seconds": round(result.seconds, 1)},
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.head import Head
 from igsp_deploy.sites import Site
 from igsp_train.research.baselines.isolated import without_pruning
 from igsp_train.research.baselines.zero_shot import predictor
@@ -26,6 +27,7 @@ from igsp_train.research.study.tokens import TaskTokens
 def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
     """Learn every task on the experts of its nearest predecessor, with one new expert a block less than the first."""
     experts: dict[str, SiteExperts] = {}
+    heads: dict[str, Head | None] = {}
     means: list[Tensor] = []
     learn = without_pruning(setting.learn)
     with scratch_folder(setting) as folder:
@@ -39,13 +41,13 @@ def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[S
                 learn = dataclasses.replace(learn, num_candidates=max(1, setting.learn.num_candidates - 1))
             result = run_task(setting, folder, task, learn, reuse_ids=reuse_ids)
             record = add_to_pool(setting, folder, task, result)
-            experts[task.name] = folder.experts(record.index)
+            experts[task.name], heads[task.name] = folder.experts(record.index), folder.head(record.index)
             size = result.learner.num_parameters()
             yield Stage(
-                predict=predictor(setting, dict(experts)),
+                predict=predictor(setting, dict(experts), dict(heads)),
                 trained_phase1=size,
                 trained_phase2=size,
-                kept=size,
+                kept=record.kept_parameters,
                 details={
                     "shares_with": None if near is None else tasks[near].name,
                     "learn_seconds": round(result.seconds, 1),

@@ -5,18 +5,26 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_train.research.study.method import Predict, Setting, Stage
 from igsp_train.research.study.tokens import TaskTokens
 
 
-def predictor(setting: Setting, experts: Mapping[str, SiteExperts]) -> Predict:
-    """Classify by prompts: with the experts of the task where there are some, with plain CLIP elsewhere."""
+def predictor(
+    setting: Setting, experts: Mapping[str, SiteExperts], heads: Mapping[str, Head | None] | None = None
+) -> Predict:
+    """Classify by prompts: with experts and head of the task where there are some, with plain CLIP elsewhere."""
     made: dict[str, LearnedClip] = {}
 
     def predict(task: TaskTokens, tokens: Tensor) -> Tensor:
         if task.name not in made:
-            own = Learned(experts=experts.get(task.name, {}), display_names=task.classes, templates=task.templates)
+            own = Learned(
+                experts=experts.get(task.name, {}),
+                display_names=task.classes,
+                templates=task.templates,
+                head=(heads or {}).get(task.name),
+            )
             made[task.name] = LearnedClip(setting.backbone, setting.sites, [own])
         return made[task.name].predict(tokens, 0).argmax(1)
 

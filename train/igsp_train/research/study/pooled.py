@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import LearnConfig
+from igsp_deploy.model.experts import SiteExperts, frozen
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.head import Head
+from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.sites import Site
 from igsp_train.consolidate import consolidate
+from igsp_train.features import views_seen
+from igsp_train.head import FEW, FOLDS, MEASURED, task_head
 from igsp_train.learn import LearnResult, Reporter, TaskRun
 from igsp_train.research.study.method import Setting
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import CHUNK, TaskTokens
 from igsp_train.statistics import spread
 
 
@@ -65,8 +70,26 @@ def make_run(
     )
 
 
+def find_head(setting: Setting, task: TaskTokens, experts: SiteExperts) -> Head | None:
+    """The head that `igsp train` would give the task; None where there is none, or the setting has none."""
+    if setting.learn.head == "text":
+        return None
+    rows, count = _calibration(setting, task), len(task.labels)
+    held = len(rows) >= FEW
+    tokens, labels = task.splits["val" if held else "train"]
+    rows = rows if held else torch.from_numpy(spread(count, MEASURED))
+    seen = views_seen(len(task.views), count, setting.learn.steps, setting.learn.batch_size)
+    with torch.no_grad():
+        views = [torch.cat([setting.clip.summary(part) for part in view.split(CHUNK)]) for view in task.views[:seen]]
+    own = Learned(experts=experts, display_names=task.classes, templates=task.templates)
+    learned = LearnedClip(setting.backbone, setting.sites, [own])
+    train = (split_features(setting, task, "train"), task.splits["train"][1])
+    folds = None if held else rows % FOLDS
+    return task_head(learned, train, views, (tokens[rows], labels[rows]), folds=folds)
+
+
 def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result: LearnResult) -> TaskRecord:
-    """Freeze what was learned and take it into the pool, with the task's selector statistics."""
+    """Freeze what was learned and take it into the pool, with the task's selector statistics and its head."""
     return consolidate(
         folder,
         result,
@@ -76,6 +99,7 @@ def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result:
         templates=task.templates,
         train=(split_features(setting, task, "train"), task.splits["train"][1]),
         held_out=split_features(setting, task, "val")[_calibration(setting, task)],
+        head=find_head(setting, task, frozen(result.learner.experts(), "cpu")),
     )
 
 

@@ -82,9 +82,9 @@ def _right(learned: LearnedClip, of: int, under: int, task: TaskTokens, chosen: 
     tokens, labels = task.splits["test"]
     right = torch.zeros(len(labels), dtype=torch.bool)
     rows = torch.arange(len(labels)) if chosen is None else chosen.any(0).nonzero().flatten()
-    classes = learned.class_vectors(of, under)
     for part in rows.split(CHUNK):
-        right[part] = (learned.embed(tokens[part], under) @ classes.T).argmax(1) == labels[part]
+        features, read = learned.embed(tokens[part], under), learned.clip.summary(tokens[part])
+        right[part] = learned.compare(features, read, of, under).argmax(1) == labels[part]
     return right
 
 

@@ -1,0 +1,157 @@
+"""The closed-form head of a task that is learned: ridge regression on the frozen trunk, blended with the words.
+
+Least squares from an image's summary (what the selector reads) to its class: no intercept, targets one-hot less the
+classes' shares, `W = (X^T X + s m I)^-1 X^T (Y - share)` with m the mean of the diagonal of `X^T X`. Seen are the
+training images as they are and the augmented views that learning had in its cache. Of them only sums are kept.
+Scores are scaled to spread over the classes as those of the words do, and weighed against these.
+
+The trunk is frozen, so its features of training images are no better than those of any image; those behind the experts
+are, and a ridge on them loses its worth as training goes on (train/RESULTS.md has both).
+
+Shapes: N images, F numbers of a summary, C classes, n tokens, d width.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from igsp_deploy.model.head import Head
+from igsp_deploy.model.learned import LearnedClip
+from igsp_deploy.names import PLAIN
+from igsp_train.features import CHUNK
+
+STRENGTH = 0.1
+"""Ridge strength s, relative to the mean of the Gram matrix' diagonal."""
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""Weights of the head to choose among by the loss on held-out images; 0 leaves the words alone. Not more: some dozens
+of held-out images would trust the head too much."""
+FEW = 20
+"""Held-out images under which their loss says too little to choose by."""
+WEIGHT_OF_FEW = 0.5
+"""The head's weight then, at most."""
+MEASURED = 256
+"""Training images at most that stand in for held-out ones then."""
+FOLDS = 5
+"""Parts of the training images; those of one are told apart by a ridge on the others."""
+NO_SPREAD = 1e-6
+"""Scores that spread less than this, in logits, tell nothing apart: one class, or the same summary of every image."""
+
+
+class RidgeSums:
+    """What a ridge regression needs of the images it has seen, in float64 on the CPU."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        """No images yet, for summaries of `width` numbers."""
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        self.gram = torch.zeros(width, width, dtype=torch.float64)
+        self.sums = torch.zeros(num_classes, width, dtype=torch.float64)
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Take in summaries `[N, F]` and labels `[N]`."""
+        for part, own in zip(features.split(CHUNK * CHUNK), labels.split(CHUNK * CHUNK), strict=True):
+            x = part.double()
+            self.gram.addmm_(x.T, x)
+            self.sums.index_add_(0, own, x)
+            self.counts += torch.bincount(own, minlength=len(self.counts))
+
+    def plus(self, others: Iterable["RidgeSums"]) -> "RidgeSums":
+        """The sums over the images of all of them."""
+        total = RidgeSums(*self.sums.shape)
+        for one in (self, *others):
+            total.counts += one.counts
+            total.gram += one.gram
+            total.sums += one.sums
+        return total
+
+    def solve(self, strength: float = STRENGTH) -> Tensor:
+        """Vectors of the classes, `[C, F]` float32; zeros where no image was seen."""
+        share = self.counts / self.counts.sum().clamp(min=1.0)
+        gram = self.gram.clone()
+        level = float(gram.diagonal().mean())
+        # Where every summary is zero any positive number will do: the right side is zero as well.
+        gram.diagonal().add_(strength * level if level > 0 else 1.0)
+        right = self.sums - share[:, None] * self.sums.sum(0)
+        return torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T.float()
+
+
+def spread_of(scores: Tensor) -> float:
+    """How far scores `[N, C]` lie from their image's mean: the root of the mean square."""
+    return float((scores - scores.mean(1, keepdim=True)).pow(2).mean().sqrt()) if len(scores) else 0.0
+
+
+def best_weight(words: Tensor, ridge: Tensor, labels: Tensor, weights: Sequence[float]) -> float:
+    """The weight of the ridge, spread as the words are, with the least loss; the smallest of equals.
+
+    Args:
+        words: logits `[N, C]`.
+        ridge: scores `[N, C]`.
+        labels: `[N]`.
+        weights: in rising order.
+    """
+    spread_ridge = spread_of(ridge)
+    if spread_ridge < NO_SPREAD:
+        return 0.0
+    ridge = ridge * (spread_of(words) / spread_ridge)
+    losses = [float(F.cross_entropy((1 - w) * words + w * ridge, labels)) for w in weights]
+    return weights[losses.index(min(losses))]
+
+
+@torch.no_grad()
+def task_head(
+    learned: LearnedClip,
+    seen: tuple[Tensor, Tensor],
+    views: Iterable[Tensor],
+    weighed: tuple[Tensor, Tensor] | None,
+    *,
+    folds: Tensor | None = None,
+) -> Head | None:
+    """The head of the one task of `learned`, which has none yet.
+
+    Its weight is the one with the least loss on held-out images. Where too few are held out, training images stand
+    in, told apart by a ridge that has not seen their part of the images, and by plain CLIP's words, which saw none:
+    a trunk that says little about the classes gets no weight then either.
+
+    Args:
+        learned: the frozen CLIP with that task's experts and words.
+        seen: summaries `[N, F]` of the training images and their classes `[N]`.
+        views: summaries `[N, F]` of the same images in each of their cached views.
+        weighed: trunk tokens `[M, n, d]` and classes `[M]` of images to choose its weight by; None of no image.
+        folds: of training images: which of the `FOLDS` each is in, `[M]`; None of held-out images.
+
+    Returns:
+        It, or None where words alone are as good.
+    """
+    if weighed is None or not len(seen[1]):
+        return None
+    labels = seen[1]
+    parts = [RidgeSums(len(learned.tasks[0].display_names), seen[0].shape[1]) for _ in range(FOLDS)]
+    for summaries in (seen[0], *views):
+        for fold, part in enumerate(parts):
+            part.add(summaries[fold::FOLDS], labels[fold::FOLDS])
+    vectors, scale = parts[0].plus(parts[1:]).solve(), learned.clip.logit_scale
+    words, plain, read = _measure(learned, weighed[0])
+    ridge, weight = read @ vectors.T, 0.0
+    spreads = spread_of(scale * words), spread_of(ridge)
+    if min(spreads) < NO_SPREAD:
+        return None
+    if folds is None:
+        weight = best_weight(scale * words, ridge, weighed[1], WEIGHTS)
+    else:
+        for fold in folds.unique().tolist():
+            others = [part for number, part in enumerate(parts) if number != fold]
+            ridge[folds == fold] = read[folds == fold] @ others[0].plus(others[1:]).solve().T
+        weight = best_weight(scale * plain, ridge, weighed[1], [w for w in WEIGHTS if w <= WEIGHT_OF_FEW])
+    if not weight:
+        return None
+    return Head(vectors=vectors * (weight * spreads[0] / spreads[1] / scale), text_share=1.0 - weight)
+
+
+def _measure(learned: LearnedClip, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines with the words under the experts and under plain CLIP, `[M, C]` each, and summaries `[M, F]`."""
+    rows = []
+    for part in tokens.to(learned.device).split(CHUNK):
+        rows.append((learned.cosines(part, 0), learned.cosines(part, PLAIN), learned.clip.summary(part.float())))
+    words, plain, read = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
+    return words, plain, read
