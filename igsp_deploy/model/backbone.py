@@ -1,4 +1,4 @@
-"""The frozen CLIP: what the rest of the project asks of it, whether it can be adapted, and its identity."""
+"""The frozen CLIP: what the rest of the project asks of it, and its identity."""
 
 import hashlib
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
+from igsp_deploy.model.adaptable import check_adaptable
 
 
 class Backbone:
@@ -84,36 +84,6 @@ def hash_weights(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_adaptable(clip: nn.Module, name: str) -> None:
-    """Refuse a model whose towers are not plain pre-norm transformers, saying which part is in the way.
-
-    Raises:
-        UserError: names the tower and what was expected.
-    """
-    remedy = "Choose an open_clip ViT such as ViT-B-16, ViT-B-32 or ViT-L-14 (or nano)."
-    if not isinstance(clip, (CLIP, CustomTextCLIP)):
-        raise UserError(f"{name}: a {type(clip).__name__} cannot be adapted. {remedy}")
-    visual = clip.visual
-    if not isinstance(visual, VisionTransformer):
-        raise UserError(f"{name}: its image tower is a {type(visual).__name__}, not a VisionTransformer. {remedy}")
-    if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-        raise UserError(f"{name}: its image tower pools by attention, which is not supported. {remedy}")
-    text = clip if isinstance(clip, CLIP) else clip.text
-    if isinstance(text, TextTransformer):
-        if text.cls_emb is not None or text.attn_mask is None or text.use_pad_mask:
-            raise UserError(f"{name}: its text tower is not a plain causal transformer. {remedy}")
-    elif not isinstance(text, CLIP):
-        raise UserError(f"{name}: its text tower is a {type(text).__name__}, not open_clip's own. {remedy}")
-    for tower, transformer in (("image", visual.transformer), ("text", text.transformer)):
-        for block in transformer.resblocks:
-            if type(block) is not ResidualAttentionBlock:
-                raise UserError(
-                    f"{name}: its {tower} blocks are {type(block).__name__}s, which cannot be adapted. {remedy}"
-                )
-        if not transformer.batch_first:
-            raise UserError(f"{name}: its {tower} tower is not batch first, which is not supported. {remedy}")
 
 
 def _preprocess_spec(visual: Any) -> PreprocessSpec:
