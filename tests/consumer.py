@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+import onnxruntime as ort
 from PIL import Image, ImageOps
 
 bundle, asked, paths, arrays = Path(sys.argv[1]), sys.argv[2], sys.argv[3:], {}
@@ -24,18 +24,19 @@ for block in layout["vision_blocks"]:
     own["down"] = down[own["experts"]].reshape(slots, -1, width)
     own["up"] = (up[own["experts"]] * own["gates"][..., None, None]).swapaxes(1, 2).reshape(slots, width, -1)
     arrays |= {f"experts.{block}.{name}": value.astype(np.float32) for name, value in own.items()}
-file = next(v["image"] for v in variants if "CPUExecutionProvider" in v["providers"])
-graph = onnxruntime.InferenceSession(bundle / file)
-for image in map(ImageOps.exif_transpose, map(Image.open, paths)):
+graph = ort.InferenceSession(bundle / next(v["image"] for v in variants if "CPUExecutionProvider" in v["providers"]))
+for photo in map(Image.open, paths):
+    photo.draft(photo.mode, (3 * size, 3 * size) if spec.get("decoding") == "scaled" else photo.size)
+    image: Image.Image = ImageOps.exif_transpose(photo)
+    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)) if image.mode == "I;16" else image
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    across, high = (int(size * side / min(flat.size)) for side in flat.size)
-    left, top = round((across - size) / 2), round((high - size) / 2)
-    flat = flat.resize((across, high), Image.Resampling[spec["interpolation"].upper()])
+    sides = [int(size * side / min(flat.size)) for side in flat.size]
+    flat = flat.resize(sides, Image.Resampling[spec["interpolation"].upper()])
+    left, top = (round((side - size) / 2) for side in sides)
     arrays["images"] = np.asarray(flat)[None, top : top + size, left : left + size]
     t = {"auto": -1, "none": -2}.get(asked) or [task["name"] for task in tasks].index(asked)
     feeds = arrays | {"task": np.array([t]), **{f"selector.{name}": value for name, value in arrays.items()}}
     features, used, _ = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
-    t = used.item()
-    among, kind = ([t], "task") if t >= 0 else (range(len(tasks)), "plain")
+    among, kind = ([t], "task") if (t := used.item()) >= 0 else (range(len(tasks)), "plain")
     shares = np.exp(scale * (np.concatenate([arrays[f"{kind}.{i}"] for i in among]) @ features[0]).astype(float))
     print(json.dumps([t, [a for i in among for a in tasks[i]["classes"]], (shares / shares.sum()).tolist()]))

@@ -1,6 +1,7 @@
 """docs/formats.md is enough: `tests/consumer.py`, written from it alone, gives what `igsp predict` gives."""
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igsp_deploy.bundle.manifest import REFERENCE
-from igsp_deploy.bundle.preprocess import load_image
+from igsp_deploy.bundle.manifest import REFERENCE, read_manifest
+from igsp_deploy.bundle.preprocess import load_image, read_pixels
 from igsp_deploy.bundle.reference import Reference
 from igsp_deploy.config import ModelConfig
 from igsp_export.export import export_bundle
@@ -57,9 +58,26 @@ def pictures(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> li
     clear.save(folder / "alpha.png")
     clear.quantize(8).save(folder / "palette.png")
     stripes[2].convert("LA").save(folder / "grey.png")
+    deep = np.asarray(stripes[2].convert("L"), np.uint16) * 200 + np.arange(stripes[2].height, dtype=np.uint16)[:, None]
+    Image.fromarray(deep).save(folder / "sixteen-bits.png")
+    # Photos so large that only a half, a quarter and an eighth of them are decoded, and just not.
+    random = np.random.default_rng(0)
+    for sides in ((192, 240), (1000, 400), (800, 900), (191, 500)):
+        noise = random.integers(0, 256, (*sides, 3), dtype=np.uint8)
+        photo = Image.blend(stripes[0].resize(sides[::-1]), Image.fromarray(noise), 0.5)
+        photo.save(folder / f"photo-{sides[0]}.jpg", quality=95, exif=turned)
     for size in ((33, 47), (47, 33), (200, 71), (35, 32), (31, 97), (500, 29)):  # sides that do not divide
         stripes[3].resize(size).save(folder / f"{size[0]}x{size[1]}.png")
     return [*sorted(folder.iterdir()), *bundled.images("colors")[:2], *bundled.images("stripes")[:2]]
+
+
+def test_the_photos_are_among_those_that_are_decoded_to_a_part(bundled: "Bundled", pictures: list[Path]) -> None:
+    spec = read_manifest(bundled.bundle).preprocess
+    assert spec.decoding == "scaled"
+    whole = dataclasses.replace(spec, decoding="plain")
+    photos = {path.stem: path for path in pictures if path.stem.startswith("photo")}
+    other = {name for name, path in photos.items() if (read_pixels(path, spec) != read_pixels(path, whole)).any()}
+    assert other == {"photo-192", "photo-1000", "photo-800"}
 
 
 @pytest.mark.parametrize("task", ["auto", "colors", "stripes", "none"])
