@@ -1,6 +1,7 @@
 """Tasks that come and go while the engine runs."""
 
 import dataclasses
+import itertools
 import shutil
 import threading
 import time
@@ -232,12 +233,17 @@ def test_others_classify_while_tasks_come_and_go(engine: Engine, bundled: "Bundl
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(6):
-        engine.add_task(bundled.bundle, "stripes")
-        engine.remove_task("stripes")
-    stop.set()
-    for thread in threads:
-        thread.join(30)
+    give_up = time.monotonic() + 120
+    try:
+        for turn in itertools.count():
+            engine.add_task(bundled.bundle, "stripes")
+            engine.remove_task("stripes")
+            if turn >= 5 and ("colors" in answers or problems or time.monotonic() > give_up):
+                break
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert not problems
     assert "colors" in answers
 
@@ -270,14 +276,14 @@ def test_each_answer_meanwhile_is_of_the_tasks_before_or_after(bundled: "Bundled
                 engine.add_task(bundled.bundle, "stripes")
             else:
                 engine.remove_task("stripes")
-            give_up = time.monotonic() + 30
+            give_up = time.monotonic() + 120
             while seen[which] == before and time.monotonic() < give_up:
                 time.sleep(0.001)
             assert seen[which] > before
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join()
     assert not wrong
 
 

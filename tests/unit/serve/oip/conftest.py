@@ -36,13 +36,22 @@ class Running:
         """Await something in its loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(240)
 
+    def start_stop(self, grace_s: float) -> None:
+        """Begin to end the server."""
+
+        async def begin() -> None:
+            self.server.stop(grace_s)
+            await asyncio.sleep(0)
+
+        self.do(begin())
+
     def stop(self, grace_s: float = 5.0) -> None:
-        """End the server."""
+        """End the server; fails where that takes longer than 100 s."""
 
         async def stop() -> None:
             await self.server.stop(grace_s)
 
-        self.do(stop())
+        asyncio.run_coroutine_threadsafe(stop(), self.loop).result(100)
 
     def close(self) -> None:
         """End all of it."""
