@@ -29,9 +29,11 @@ class ModelConfig:
     """What a model folder is made of; fixed once its first task is learned."""
 
     backbone: str = "nano"
-    """open_clip model name, or `nano` for the embedded backbone."""
+    """open_clip model name, `hf-hub:ORG/NAME`, `local-dir:PATH`, or `nano` for the embedded backbone."""
     pretrained: PathText | None = None
     """open_clip pretrained tag, path of a local checkpoint, or `random`; must be empty for `nano`."""
+    preprocess: str | None = None
+    """Of a local checkpoint: the tag (or `NAME:TAG`) with whose images and activation its weights were trained."""
     vision_blocks: Count = 0
     """Adapt the last q vision blocks; 0 adapts all."""
     text_blocks: Annotated[Whole, Field(ge=-1)] = 0

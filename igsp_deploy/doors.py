@@ -71,11 +71,12 @@ class Model:
         """
         from igsp_deploy.config import ModelConfig, SelectorConfig
         from igsp_deploy.model.folder import ModelFolder
-        from igsp_deploy.model.loading import load_backbone
+        from igsp_deploy.model.loading import load_backbone, settled
 
         selector = settings.pop("selector", None) or SelectorConfig()
-        config = ModelConfig(**settings)
-        ModelFolder.create(Path(path), load_backbone(config.backbone, config.pretrained), config, selector)
+        config = settled(ModelConfig(**settings))
+        backbone = load_backbone(config.backbone, config.pretrained, config.preprocess)
+        ModelFolder.create(Path(path), backbone, config, selector)
         return cls(path)
 
     @classmethod

@@ -158,7 +158,8 @@ def _about(record: TaskRecord, backbone: Backbone) -> dict[str, Any]:
         "display_names": list(record.display_names),
         "templates": list(record.templates),
         "backbone": backbone.name,
-        "image": {"size": spec.size, "layout": "BHWC", "type": "uint8", "interpolation": spec.interpolation},
+        "image": {"size": spec.size, "layout": "BHWC", "type": "uint8"}
+        | {"interpolation": spec.interpolation, "resize_mode": spec.resize_mode},
         "logit_scale": backbone.logit_scale,
     }
 

@@ -12,6 +12,17 @@ LABELS, PREPROCESS, README = "labels.json", "preprocess.json", "README.md"
 FORMAT = 1
 """Of `labels.json` and `preprocess.json`."""
 
+RESIZE = {
+    "shortest": "shortest side to size, the long one size * long / short rounded down",
+    "longest": "longest side to size, the short one short / (long / size) rounded, halves to the even number",
+    "squash": "both sides to size, whatever the shape",
+}
+CROP = {
+    "shortest": "center, halves rounded to the even number",
+    "longest": "none; black at both ends of the short side, what is odd at the far one",
+    "squash": "none",
+}
+
 _STANDALONE = """\
 # Graphs with their tasks inside
 
@@ -69,10 +80,10 @@ def preprocess(manifest: Manifest, *, inside: bool) -> dict[str, Any]:
         "format": FORMAT,
         "decode": "first frame, EXIF orientation applied, alpha on white, RGB, 8 bits, no colour profile",
         "decoding": spec.decoding,
-        "resize": "shortest side to size, the long one size * long / short rounded down",
+        "resize": RESIZE[spec.resize_mode],
         "interpolation": spec.interpolation,
         "antialias": True,
-        "crop": "center, halves rounded to the even number",
+        "crop": CROP[spec.resize_mode],
         "size": spec.size,
         "resize_and_crop_in_graph": inside,
         "normalization": "in graph",

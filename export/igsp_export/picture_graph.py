@@ -60,23 +60,43 @@ def _resized(tape: Tape, picture: ir.Value, spec: PreprocessSpec) -> ir.Value:
     size, two, none = _numbers(tape, "size", [spec.size]), _numbers(tape, "two", [2]), None
     planes = _op(tape, "Transpose", [picture], perm=[2, 0, 1])
     batch = _op(tape, "Unsqueeze", [planes, _numbers(tape, "first", [0])])
-    sides = _op(tape, "Shape", [picture], end=2)
-    short = _op(tape, "ReduceMin", [sides], keepdims=1)
-    # Whole numbers: the long side is rounded down, as there.
-    target = _op(tape, "Div", [_op(tape, "Mul", [sides, size]), short])
+    axes = _numbers(tape, "sides", [2, 3])
+    target = _target(tape, _op(tape, "Shape", [picture], end=2), size, spec)
     shape = _op(tape, "Concat", [_numbers(tape, "planes", [1, 3]), target], axis=0)
     # Pillow's filter: the cubic one with a = -0.5, widened when it shrinks, its weights summing to 1 at the borders.
     mode = "cubic" if spec.interpolation == "bicubic" else "linear"
     how = {"mode": mode, "cubic_coeff_a": -0.5, "antialias": 1, "exclude_outside": 1}
     resized = _op(tape, "Resize", [batch, none, none, shape], coordinate_transformation_mode="half_pixel", **how)
-    # Half of what is too much, halves rounded to the even number.
-    extra = _op(tape, "Sub", [target, size])
-    half = _op(tape, "Div", [extra, two])
-    up = _op(tape, "Mul", [_op(tape, "Mod", [extra, two]), _op(tape, "Mod", [half, two])])
-    start = _op(tape, "Add", [half, up])
-    cut = _op(tape, "Slice", [resized, start, _op(tape, "Add", [start, size]), _numbers(tape, "sides", [2, 3])])
+    if spec.resize_mode == "longest":
+        # Black at both ends, what is odd at the far one.
+        missing = _op(tape, "Sub", [size, target])
+        before = _op(tape, "Div", [missing, two])
+        planes, after = _numbers(tape, "no_pads", [0, 0]), _op(tape, "Sub", [missing, before])
+        cut = _op(tape, "Pad", [resized, _op(tape, "Concat", [planes, before, planes, after], axis=0)])
+    else:
+        # Half of what is too much, halves rounded to the even number.
+        extra = _op(tape, "Sub", [target, size])
+        half = _op(tape, "Div", [extra, two])
+        up = _op(tape, "Mul", [_op(tape, "Mod", [extra, two]), _op(tape, "Mod", [half, two])])
+        start = _op(tape, "Add", [half, up])
+        cut = _op(tape, "Slice", [resized, start, _op(tape, "Add", [start, size]), axes])
     pixels = _op(tape, "Transpose", [cut], perm=[0, 2, 3, 1])
     return _output(pixels, "pixels", ir.DataType.UINT8, [1, spec.size, spec.size, 3])
+
+
+def _target(tape: Tape, sides: ir.Value, size: ir.Value, spec: PreprocessSpec) -> ir.Value:
+    """Height and width to resize to, int64 `[2]`."""
+    if spec.resize_mode == "squash":
+        return _numbers(tape, "square", [spec.size, spec.size])
+    if spec.resize_mode == "shortest":
+        short = _op(tape, "ReduceMin", [sides], keepdims=1)
+        # Whole numbers: the long side is rounded down, as there.
+        return _op(tape, "Div", [_op(tape, "Mul", [sides, size]), short])
+    exact = _op(tape, "Cast", [sides], to=ir.DataType.DOUBLE)
+    side = _numbers(tape, "side", [spec.size], np.float64)
+    ratio = _op(tape, "Div", [_op(tape, "ReduceMax", [exact], keepdims=1), side])
+    rounded = _op(tape, "Cast", [_op(tape, "Round", [_op(tape, "Div", [exact, ratio])])], to=ir.DataType.INT64)
+    return _op(tape, "Max", [rounded, _numbers(tape, "least", [1])])
 
 
 def _probabilities(

@@ -18,6 +18,7 @@ from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder, write_json
 from igsp_deploy.runtime.providers import CPU, CUDA
+from igsp_export.handout import CROP, RESIZE
 from igsp_export.standalone import bake
 
 LABELS = "labels.json"
@@ -197,8 +198,9 @@ Models: {models}. Tasks: {tasks}. Made by {created_by}.
 
 ## Call
 
-`images` are uint8 `[B, {size}, {size}, 3]`: RGB, the shorter side resized to {size} ({interpolation}), the middle cut
-out; normalisation is in the graph. `task` and `used_task` are int64 `[B, 1]`: the index of a task in `labels.json`,
+`images` are uint8 `[B, {size}, {size}, 3]`: RGB, resized ({interpolation}): {resize}; then cut or
+padded at the center: {crop}; normalisation is in the graph. `task` and `used_task` are int64 `[B, 1]`: the
+index of a task in `labels.json`,
 -1 to let the selector choose, -2 for plain CLIP. A request holds up to {max_batch_size} rows
 and may mix tasks; requests of different tasks share batches.
 
@@ -260,5 +262,7 @@ def _readme(manifest: Manifest, graphs: Sequence[TritonGraph], settings: TritonS
         max_batch_size=settings.max_batch_size,
         size=manifest.preprocess.size,
         interpolation=manifest.preprocess.interpolation,
+        resize=RESIZE[manifest.preprocess.resize_mode],
+        crop=CROP[manifest.preprocess.resize_mode],
         context_length=manifest.backbone.context_length,
     )

@@ -83,8 +83,9 @@ class PreprocessSpec:
     """Standard deviation of each channel."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """How it is resized."""
-    resize_mode: Literal["shortest"] = "shortest"
-    """The shortest side becomes `size`, then the center is cropped."""
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    """Which side becomes `size`: the shortest, then the center is cropped; the longest, then the rest is black; or both
+    (`squash`), whatever that does to the shape."""
     decoding: Literal["plain", "scaled"] = "plain"
     """`scaled` decodes large JPEGs to a part of their size (see `load_image`); `plain` always to the whole size."""
 
@@ -232,27 +233,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_uint8(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """Resize the shortest side to `spec.size` and crop the center, as torchvision does on pillow images.
+    """Resize as `spec.resize_mode` says and cut or pad at the center, as open_clip does on pillow images.
 
     Args:
         image: RGB.
-        spec: side and interpolation.
+        spec: side, mode and interpolation.
 
     Returns:
-        uint8 `[S, S, 3]`, equal to `Resize(S)` followed by `CenterCrop(S)` to the last bit.
+        uint8 `[S, S, 3]`, equal to what open_clip's own transform makes of it to the last bit.
 
     Raises:
         ImageError: so long and thin that the resized image would not fit into memory.
     """
-    size, (width, height) = spec.size, image.size
-    target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    size, target = spec.size, _target(image.size, spec)
     if target[0] * target[1] > _MAX_RESIZED_PIXELS:
+        width, height = image.size
         raise ImageError(f"an image of {width} x {height} pixels is too long and thin. Cut it to what is to be seen.")
     resample = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
-    if target != (width, height):
+    if target != image.size:
         image = image.resize(target, resample)
-    left, top = round((target[0] - size) / 2.0), round((target[1] - size) / 2.0)
-    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+    left, top = (round((side - size) / 2.0) if side > size else -((size - side) // 2) for side in target)
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)  # black beyond the image
+
+
+def _target(sides: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]:
+    """Width and height an image is resized to."""
+    size, (width, height) = spec.size, sides
+    if spec.resize_mode == "squash":
+        return size, size
+    if spec.resize_mode == "longest":
+        ratio = max(sides) / size
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    return (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
 
 
 def normalize(images: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """The frozen CLIP: what the rest of the project asks of it, and its identity."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,18 @@ class Backbone:
         weight_hash: SHA-256 over all parameters and buffers, its identity.
         preprocess: how an image becomes its input.
         tokenizer: open_clip tokenizer, texts -> ids `[N, context_length]`.
+        quick_gelu: QuickGELU was put in the place of the architecture's own activation.
     """
 
-    def __init__(self, clip: Any, name: str, pretrained: str | None, tokenizer: Callable[[list[str]], Tensor]):
+    def __init__(
+        self,
+        clip: Any,
+        name: str,
+        pretrained: str | None,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        quick_gelu: bool = False,
+    ) -> None:
         """Wrap `clip`, freeze it and check that its towers can be adapted.
 
         Raises:
@@ -40,6 +50,7 @@ class Backbone:
         self.pretrained = pretrained
         self.weight_hash = hash_weights(clip)
         self.tokenizer = tokenizer
+        self.quick_gelu = quick_gelu
         self.visual: Any = self.clip.visual
         self.text: Any = self.clip if isinstance(clip, CLIP) else self.clip.text
         self.vision_depth = len(self.visual.transformer.resblocks)
@@ -67,12 +78,13 @@ class Backbone:
         return self.tokenizer(texts)
 
     def identity(self) -> dict[str, Any]:
-        """Name, pretrained tag, weight hash and way of decoding images, as stored in a model folder."""
+        """Name, pretrained tag, weight hash and what its weights were trained with, as stored in a model folder."""
         return {
             "name": self.name,
             "pretrained": self.pretrained,
             "weight_hash": self.weight_hash,
-            "decoding": self.preprocess.decoding,
+            "quick_gelu": self.quick_gelu,
+            "preprocess": dataclasses.asdict(self.preprocess),
         }
 
 
@@ -92,10 +104,15 @@ def _preprocess_spec(visual: Any) -> PreprocessSpec:
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if height != width:
         raise UserError(f"the backbone wants images of {width} x {height}; only square inputs are supported.")
+    mode: Any = settings.get("resize_mode") or "shortest"
+    if mode == "longest" and settings.get("fill_color"):
+        raise UserError("the backbone pads images with another colour than black, which is not supported.")
     return PreprocessSpec(
         size=int(height),
         mean=tuple(float(v) for v in settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=tuple(float(v) for v in settings.get("std", open_clip.OPENAI_DATASET_STD)),
-        interpolation=settings.get("interpolation", "bicubic"),
+        # `random` is of training; open_clip classifies with the cubic one then.
+        interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
+        resize_mode=mode,
         decoding="scaled",
     )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.checked import build
 from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
@@ -175,13 +176,13 @@ class ModelFolder:
         """
         place = weights_place() or self.config.pretrained
         try:
-            backbone = load_backbone(self.config.backbone, place)
+            gelu = bool(self.identity.get("quick_gelu", False))  # before it was kept: the activation of the name
+            backbone = load_backbone(self.config.backbone, place, self.config.preprocess, quick_gelu=gelu)
         except UserError as error:
             if place is None or Path(place).exists():
                 raise
             raise UserError(
-                f"{error} If the checkpoint lies elsewhere now, name its place: --pretrained PATH "
-                "(for `igsp train`: --set model.pretrained=PATH)."
+                f"{error} If the checkpoint lies elsewhere now, name its place: --pretrained PATH."
             ) from error
         self.check_backbone(backbone)
         return backbone
@@ -198,9 +199,14 @@ class ModelFolder:
                 f"{self.identity['weight_hash'][:12]}), got {backbone.name} (weights {backbone.weight_hash[:12]}). "
                 "Use the same name and weights, or start a new model folder."
             )
-        # A model from before there was a choice was measured with plain decoding.
-        decoding = self.identity.get("decoding", "plain")
-        backbone.preprocess = dataclasses.replace(backbone.preprocess, decoding=decoding)
+        backbone.preprocess = self._preprocess(backbone.preprocess)
+
+    def _preprocess(self, now: PreprocessSpec) -> PreprocessSpec:
+        """How images were prepared when this model was made; `now` is how they would be today."""
+        if "preprocess" in self.identity:
+            return build(PreprocessSpec, self.identity["preprocess"], f"{self.path / 'config.json'}")
+        # From before there was a choice: always the shortest side, and at first always whole images.
+        return dataclasses.replace(now, resize_mode="shortest", decoding=self.identity.get("decoding", "plain"))
 
     @property
     def sites(self) -> list[Site]:

@@ -25,7 +25,7 @@ from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
-from igsp_deploy.model.loading import load_backbone
+from igsp_deploy.model.loading import load_backbone, settled
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model_path import locked_model, weights_at
 from igsp_deploy.names import PLAIN
@@ -95,12 +95,10 @@ def train_sequence(
         )
         for name, source in config.tasks.items()
     }
-    if config.model.pretrained and Path(config.model.pretrained).is_file():  # the same place from any folder
-        place = str(Path(config.model.pretrained).resolve())
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=place))
+    config = dataclasses.replace(config, model=settled(config.model))
     fresh = not (model_path / "config.json").exists()
     # Before the folder is made, for what is wrong with it is said before anything is written.
-    backbone = load_backbone(config.model.backbone, config.model.pretrained) if fresh and ranks.first else None
+    backbone = load_backbone(*_named(config.model)) if fresh and ranks.first else None
     with locked_model(model_path) if ranks.first else nullcontext():
         if ranks.first:
             folder, backbone = _open_or_create(model_path, config, backbone)
@@ -129,10 +127,14 @@ def train_sequence(
     return folder
 
 
+def _named(config: ModelConfig) -> tuple[str, str | None, str | None]:
+    return config.backbone, config.pretrained, config.preprocess
+
+
 def _open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | None) -> tuple[ModelFolder, Backbone]:
     """The model as it is under the lock: another process may have made it, or added to it, since the first look."""
     if not (model_path / "config.json").exists():
-        backbone = backbone or load_backbone(config.model.backbone, config.model.pretrained)
+        backbone = backbone or load_backbone(*_named(config.model))
         return ModelFolder.create(model_path, backbone, config.model, config.selector), backbone
     folder = ModelFolder.open(model_path)
     _check_same_settings(folder, config)

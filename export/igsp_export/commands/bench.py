@@ -30,6 +30,9 @@ def bench(
             help="The model folder it was made of: also measure plain CLIP in a graph of its own, and PyTorch.",
         ),
     ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
+    ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(help="Images a call. May be repeated; default 1, 8 and 32.")
     ] = None,
@@ -74,6 +77,7 @@ def bench(
     from rich.console import Console
 
     from igsp_deploy.bundle.fetch import local_bundle
+    from igsp_deploy.model_path import weights_at
 
     bundle = local_bundle(bundle)
     if photos:
@@ -83,19 +87,20 @@ def bench(
     from igsp_export.bench.report import print_bench, to_text, write_report
     from igsp_export.bench.run import BATCHES, SECONDS, run_bench
 
-    found = run_bench(
-        bundle,
-        model,
-        batches=tuple(batch or BATCHES),
-        rounds=rounds,
-        seconds=SECONDS if seconds is None else seconds,
-        provider=chosen,
-        precision=precision,
-        threads=threads,
-        compiled=compile,
-        profile=profile,
-        console=Console(stderr=True),
-    )
+    with weights_at(pretrained):
+        found = run_bench(
+            bundle,
+            model,
+            batches=tuple(batch or BATCHES),
+            rounds=rounds,
+            seconds=SECONDS if seconds is None else seconds,
+            provider=chosen,
+            precision=precision,
+            threads=threads,
+            compiled=compile,
+            profile=profile,
+            console=Console(stderr=True),
+        )
     if out is not None:
         write_report(found, out)
     if json:

@@ -4,8 +4,10 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -38,6 +40,38 @@ def test_resize_and_crop_equal_torchvision_to_the_bit(size: tuple[int, int], int
     reference = transforms.Compose([transforms.Resize(32, mode), transforms.CenterCrop(32)])
     spec = PreprocessSpec(size=32, mean=SPEC.mean, std=SPEC.std, interpolation=interpolation)  # type: ignore[arg-type]
     np.testing.assert_array_equal(to_uint8(image, spec), np.asarray(reference(image)))
+
+
+OTHERS = [("longest", "bicubic"), ("longest", "bilinear")]
+"""What no tag asks for today."""
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1, 1), (63, 65), (200, 80), (80, 201), (333, 500), (57, 56), (64, 77)])
+def test_pixels_are_those_of_open_clip_for_every_way_of_its_tags(size: tuple[int, int]) -> None:
+    tags = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    ways = {(cfg.get("resize_mode", "shortest"), cfg.get("interpolation", "bicubic")) for cfg in tags}
+    assert ways >= {("shortest", "bicubic"), ("squash", "bicubic"), ("squash", "bilinear"), ("shortest", "bilinear")}
+    norms = {(tuple(cfg.get("mean", SPEC.mean)), tuple(cfg.get("std", SPEC.std))) for cfg in tags}
+    assert len(norms) >= 4
+    image = Image.fromarray(noise(*size))
+    for mode, interpolation in sorted(ways | set(OTHERS)):
+        given: dict[str, Any] = {"interpolation": interpolation, "resize_mode": mode}
+        for mean, std in sorted(norms):
+            theirs = open_clip.image_transform(64, is_train=False, mean=mean, std=std, **given)
+            spec = PreprocessSpec(size=64, mean=mean, std=std, **given)
+            pixels = to_uint8(image, spec)
+            bare = transforms.Compose([t for t in theirs.transforms if not hasattr(t, "mean")])  # before it normalises
+            expected = (bare(image) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+            np.testing.assert_array_equal(pixels, expected, err_msg=f"{mode} {interpolation}")
+            np.testing.assert_allclose(normalize(pixels[None], spec)[0], theirs(image).numpy(), atol=1e-6)
+
+
+def test_a_strip_is_never_resized_to_nothing() -> None:
+    spec = PreprocessSpec(size=32, mean=SPEC.mean, std=SPEC.std, resize_mode="longest")
+    pixels = to_uint8(Image.new("RGB", (3000, 2), "white"), spec)
+    assert (pixels[15] == 255).all()
+    assert not pixels[:15].any()
+    assert not pixels[16:].any()
 
 
 def test_normalisation_equals_the_towers() -> None:

@@ -280,7 +280,7 @@ def test_the_hundredth_task_comes_after_the_ninety_ninth() -> None:
 def test_a_model_decodes_images_as_it_was_measured(model: ModelFolder) -> None:
     assert model.load_backbone().preprocess.decoding == "scaled"
     values = json.loads((model.path / "config.json").read_text())
-    del values["backbone"]["decoding"]  # a model from before there was a choice
+    del values["backbone"]["preprocess"], values["backbone"]["quick_gelu"]  # a model from before there was a choice
     (model.path / "config.json").write_text(json.dumps(values))
     old = ModelFolder.open(model.path)
     assert old.load_backbone().preprocess.decoding == "plain"
@@ -294,7 +294,7 @@ def test_a_checkpoint_that_moved_is_looked_for_where_one_says(
 ) -> None:
     asked: list[str | None] = []
 
-    def load(name: str, place: str | None) -> Backbone:
+    def load(name: str, place: str | None, preprocess: str | None, *, quick_gelu: bool) -> Backbone:
         asked.append(place)
         if place == "gone.pt":
             raise UserError("no such file exists.")

@@ -18,6 +18,8 @@ EXAMPLES = """Examples:
 
 igsp train model --task digits=data/digits --task letters=data/letters
 
+igsp train model --backbone ViT-B-16-quickgelu --pretrained openai --task digits=data/digits
+
 igsp train model --config run.yaml --set learn.steps=100
 
 igsp train model --task digits=hf:ylecun/mnist --task planes='torchvision:FGVCAircraft?root=data'
@@ -38,6 +40,13 @@ def train(
             help="A task to learn: a folder of images (train/CLASS and test/CLASS, or CLASS alone), a CSV or Parquet "
             "manifest, hf:NAME, or torchvision:CLASS?root=FOLDER. Repeat it for a sequence.",
         ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The CLIP of a new model: nano, or a name that `igsp backbones` lists."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="TAG|PATH", help="Its weights: a tag, or a checkpoint, wherever it lies now.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings and tasks.")] = None,
     set_: Annotated[
@@ -87,6 +96,8 @@ def train(
     source = str(config) if config else "--set"
     if shots is not None:
         values = _over(values, {"data": {"shots": shots}})
+    for key, value in (("backbone", backbone), ("pretrained", pretrained)):
+        values = _over(values, {"model": {key: value}} if value is not None else {})
     settings = build(RunConfig, apply_overrides(values, set_ or []), source)
     if benchmark and settings.tasks:
         raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
