@@ -24,12 +24,22 @@ Seed = Annotated[Whole, Field(ge=-(1 << 53), le=1 << 53)]
 SplitShare = Annotated[Number, Field(ge=0, le=0.9)]
 
 
+SHORT_NAMES = {
+    "clip-b32": ("ViT-B-32", "datacomp_xl_s13b_b90k", "fast: 224 pixels in 49 patches"),
+    "clip-b16": ("ViT-B-16-quickgelu", "openai", "OpenAI's own, which papers compare with (MTIL too)"),
+    "dfn-b16": ("ViT-B-16-quickgelu", "dfn2b", "of the same size, from better chosen pictures; the one to start from"),
+    "dfn-l14": ("ViT-L-14-quickgelu", "dfn2b", "larger, at several times the work an image"),
+    "datacomp-l14": ("ViT-L-14", "datacomp_xl_s13b_b90k", "of that size too, from the open DataComp-1B"),
+}
+"""Name -> architecture, tag, what for."""
+
+
 @checked
 class ModelConfig:
     """What a model folder is made of; fixed once its first task is learned."""
 
     backbone: str = "nano"
-    """open_clip model name, `hf-hub:ORG/NAME`, `local-dir:PATH`, or `nano` for the embedded backbone."""
+    """open_clip model name, `hf-hub:ORG/NAME`, `local-dir:PATH`, a short name, or `nano` for the embedded backbone."""
     pretrained: PathText | None = None
     """open_clip pretrained tag, path of a local checkpoint, or `random`; must be empty for `nano`."""
     preprocess: str | None = None

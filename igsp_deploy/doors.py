@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "NAMES", "Classifier", "Client", "Model"]
 COMMANDS = {
     "train": "igsp_train.commands.train",
     "evaluate": "igsp_train.commands.evaluate",
+    "backbones": "igsp_deploy.cli.backbones",
     "data": "igsp_train.commands.data",
     "report": "igsp_train.commands.report",
     "export": "igsp_export.commands.export",

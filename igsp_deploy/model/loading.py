@@ -21,7 +21,7 @@ import torch
 from open_clip.factory import _get_hf_config
 from torch import Tensor, nn
 
-from igsp_deploy.config import ModelConfig
+from igsp_deploy.config import SHORT_NAMES, ModelConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.backbone import Backbone
@@ -63,7 +63,6 @@ def load_backbone(
         _refuse_weights(name, pretrained, preprocess)
         clip = _own(name)
         return Backbone(clip, name, None, open_clip.SimpleTokenizer(context_length=clip.context_length))
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
     bundled = name.startswith((HUB, LOCAL))
     if bundled:
         _refuse_weights(name, pretrained, preprocess)
@@ -72,7 +71,7 @@ def load_backbone(
     way = {} if bundled else _way(name, pretrained, preprocess, known=quick_gelu is not None)
     force = bool(way.pop("quick_gelu", False)) if quick_gelu is None else quick_gelu
     with _configured(name) as place:
-        check_adaptable(_on_meta(place, name, force), name)
+        check_adaptable(on_meta(place, name, force), name)
     tokenizer = _tokenizer(name)
     clip = _weighted(name, pretrained, force)
     if way:
@@ -81,8 +80,11 @@ def load_backbone(
 
 
 def settled(config: ModelConfig) -> ModelConfig:
-    """The same settings with paths that mean the same from any folder."""
+    """The same settings with whole names, and with paths that mean the same from any folder."""
     backbone, pretrained = config.backbone, config.pretrained
+    if backbone in SHORT_NAMES:
+        backbone, tag, _ = SHORT_NAMES[backbone]
+        pretrained = pretrained or tag
     if backbone.startswith(LOCAL):
         backbone = f"{LOCAL}{Path(backbone.removeprefix(LOCAL)).expanduser().resolve()}"
     if pretrained and Path(pretrained).expanduser().is_file():
@@ -113,9 +115,9 @@ def _check_name(name: str, pretrained: str | None, preprocess: str | None) -> No
         UserError: says what is nearest.
     """
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, [NANO, *open_clip.list_models()], n=3, cutoff=0.3)
+        near = difflib.get_close_matches(name, [NANO, *SHORT_NAMES, *open_clip.list_models()], n=3, cutoff=0.3)
         raise UserError(
-            f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. See open_clip.list_models(); a "
+            f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. `igsp backbones` lists them; a "
             f"model of the hub is {HUB}ORG/NAME, one in a folder {LOCAL}PATH."
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -191,12 +193,19 @@ def _configured(name: str) -> Iterator[str]:
         yield f"{LOCAL}{folder}"
 
 
-def _on_meta(place: str, name: str, quick_gelu: bool) -> nn.Module:
-    """The architecture without numbers.
+def on_meta(place: str, name: str, quick_gelu: bool = False) -> nn.Module:
+    """An architecture of open_clip without numbers: 0.3 s.
+
+    Args:
+        place: what open_clip knows it by.
+        name: what people know it by.
+        quick_gelu: see `load_backbone`.
 
     Raises:
         UserError: it cannot be built.
     """
+    # open_clip says on the root logger that such a model has no weights.
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
