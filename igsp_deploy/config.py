@@ -126,11 +126,11 @@ class SelectorConfig:
     shrinkage: Annotated[Number, Field(gt=0, le=1)] = 0.1
     """Weight of the identity (times the mean variance) in the shared covariance."""
     false_alarm: BelowOne = 0.05
-    """Share of a task's own held-out images that may fall under its threshold and be left to plain CLIP."""
+    """Share of a task's own images that may fall under its threshold and be left to plain CLIP."""
     background: BelowOne = 0.4
     """Variance of a task over that of all images there are, in [0, 1). More leaves more unseen images to plain CLIP."""
     calibration_images: Positive = 256
-    """Held-out images a task whose features are kept to calibrate its threshold."""
+    """Training images a task whose features are kept to set its threshold, each as if it had not been learned from."""
 
 
 @checked
@@ -138,7 +138,7 @@ class DataConfig:
     """How a source becomes training, validation and test images, and how they are read."""
 
     val_share: SplitShare = 0.1
-    """Share of the training images held out for validation and calibration."""
+    """Share of the training images held out for validation."""
     test_share: SplitShare = 0.2
     """Share held out for testing where the source has no test split of its own."""
     crop_scale: Annotated[Number, Field(gt=0, le=1)] = 0.9

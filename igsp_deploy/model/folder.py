@@ -29,7 +29,7 @@ from igsp_deploy.model.head import Head
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import Selector, TaskStatistics
+from igsp_deploy.model.selector import HELD_OUT, Selector, TaskStatistics
 from igsp_deploy.model.task_files import (
     REMEDY,
     expert_tensors,
@@ -42,7 +42,7 @@ from igsp_deploy.model_path import is_unused, locked_model, require_model, weigh
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 2
-"""In format 1 no task has a head; it is read as before."""
+"""In format 1 no task has a head, and held-out images set its threshold; it is read as before."""
 SPLIT = "split.json"
 HEAD = "head.safetensors"
 _NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
@@ -311,6 +311,9 @@ class ModelFolder:
                     f"another process has added a task to {self.path} meanwhile; {record.name!r} was not added. "
                     "Give the same command again."
                 )
+            settings = read_json(self.path / "config.json", "model configuration")
+            if settings["format_version"] < FORMAT_VERSION:  # an older program would misread what comes now
+                write_json(self.path / "config.json", {**settings, "format_version": FORMAT_VERSION})
             save_tensors(scratch / "experts.safetensors", expert_tensors(learned.experts))
             save_tensors(scratch / "router.safetensors", router_tensors(learned.router_weights, learned.router_biases))
             statistics = learned.statistics
@@ -321,6 +324,8 @@ class ModelFolder:
                     "scatter": statistics.scatter,
                     "count": torch.tensor([statistics.count]),
                     "calibration": statistics.calibration,
+                    "labels": statistics.labels,
+                    "sizes": statistics.sizes,
                 },
             )
             if learned.head is not None:
@@ -361,6 +366,9 @@ class ModelFolder:
                 scatter=statistics["scatter"],
                 count=int(statistics["count"][0]),
                 calibration=statistics["calibration"],
+                # A task from before thresholds came from its training images keeps the held-out ones.
+                labels=statistics.get("labels", torch.full((len(statistics["calibration"]),), HELD_OUT)),
+                sizes=statistics.get("sizes", torch.zeros(len(statistics["means"]), dtype=torch.long)),
             )
         except KeyError as error:
             raise UserError(f"{path} lacks {error}. {REMEDY}") from error

@@ -9,8 +9,8 @@ from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.selector import task_statistics
 from igsp_train.learn import LearnResult
-from igsp_train.statistics import statistics_of_features
 
 
 def consolidate(
@@ -22,7 +22,6 @@ def consolidate(
     display_names: list[str],
     templates: list[str],
     train: tuple[Tensor, Tensor],
-    held_out: Tensor,
     head: Head | None = None,
     source: str = "",
     data: dict[str, Any] | None = None,
@@ -40,7 +39,6 @@ def consolidate(
         display_names: the names put into prompts.
         templates: prompt templates.
         train: selector features of the training images, `[N, F]`, and their labels, `[N]`.
-        held_out: selector features of the held-out images that calibrate the threshold, `[M, F]`; may be none.
         head: of its classes.
         source: where the images came from.
         data: settings of the split.
@@ -51,9 +49,7 @@ def consolidate(
     Raises:
         UserError: the disk is full or cannot be written; the model is as before.
     """
-    statistics = statistics_of_features(
-        *train, held_out, num_classes=len(classes), calibration_images=folder.selector_config.calibration_images
-    )
+    statistics = task_statistics(*train, len(classes), keep=folder.selector_config.calibration_images)
     learned = dataclasses.replace(result.learner.learned(folder.pool, statistics), head=head)
     record = TaskRecord(
         index=len(folder.tasks),

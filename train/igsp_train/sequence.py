@@ -38,7 +38,15 @@ from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
 from igsp_train.features import CHUNK, TrunkViews, image_trunk
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
-from igsp_train.learn import HELD_OUT_RULES, LearnResult, Reporter, StepReport, TaskRun, discard_unfinished
+from igsp_train.learn import (
+    HELD_OUT_RULES,
+    LOSS_IMAGES,
+    LearnResult,
+    Reporter,
+    StepReport,
+    TaskRun,
+    discard_unfinished,
+)
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.prompts import check_prompts
@@ -190,11 +198,11 @@ def learn_task(
         precision=config.learn.precision,
         ranks=ranks,
     )
-    calibration = task.val.subset(spread(len(task.val), folder.selector_config.calibration_images))
+    held_out = task.val.subset(spread(len(task.val), LOSS_IMAGES))
     clip = Clip(backbone, folder.sites)
     held_out_tokens = None
     if config.learn.prune_rule in HELD_OUT_RULES:
-        held_out_tokens = _trunk_and_labels(clip, calibration, backbone.preprocess)
+        held_out_tokens = _trunk_and_labels(clip, held_out, backbone.preprocess)
     run = TaskRun(
         backbone,
         folder,
@@ -224,13 +232,11 @@ def learn_task(
         ranks.wait()
         folder.refresh()
         return folder.tasks[-1]
-    seen, held_out = (
-        chunked_summaries(clip, eval_chunks(items, backbone.preprocess)) for items in (views.items, calibration)
-    )
+    seen = chunked_summaries(clip, eval_chunks(views.items, backbone.preprocess))
     learned = _learned(backbone, folder, task, result)
     if config.learn.head == "blend":
-        rows, held = spread(len(views), MEASURED), len(calibration) >= FEW
-        weighed = _trunk_and_labels(clip, calibration if held else views.items.subset(rows), backbone.preprocess)
+        rows, held = spread(len(views), MEASURED), len(held_out) >= FEW
+        weighed = _trunk_and_labels(clip, held_out if held else views.items.subset(rows), backbone.preprocess)
         folds = None if held else torch.from_numpy(rows) % FOLDS
         head = task_head(learned, seen, views_read, weighed, folds=folds)
         learned = _learned(backbone, folder, task, result, head)
@@ -246,7 +252,6 @@ def learn_task(
         display_names=task.display_names,
         templates=task.templates,
         train=seen,
-        held_out=held_out[0],
         head=learned.tasks[0].head,
         source=source,
         data=settings,

@@ -1,4 +1,4 @@
-"""A task's selector statistics, from its training images and its held-out ones, seen without augmentation."""
+"""What the selector reads of a task's images, seen without augmentation."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from igsp_deploy.model.clip import Clip
-from igsp_deploy.model.selector import TaskStatistics, task_statistics
 from igsp_train.features import trunk_chunks
 
 
@@ -32,27 +31,3 @@ def chunked_summaries(
 def spread(count: int, limit: int) -> NDArray[np.int64]:
     """At most `limit` of `count` places, evenly spread."""
     return np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64) if count else np.zeros(0, np.int64)
-
-
-def statistics_of_features(
-    features: Tensor, labels: Tensor, calibration: Tensor, *, num_classes: int, calibration_images: int
-) -> TaskStatistics:
-    """Means and scatter from training images; the threshold is later set on held-out ones.
-
-    Where nothing was held out, every tenth training image sets the threshold and stays out of means and scatter.
-
-    Args:
-        features: of the training images, `[N, F]`.
-        labels: their classes, `[N]`.
-        calibration: features of held-out images, `[M, F]`, or none of them.
-        num_classes: classes of the task.
-        calibration_images: at most this many training images set the threshold, where nothing was held out.
-    """
-    if not len(calibration):
-        aside = torch.arange(len(labels)) % 10 == 9
-        if not aside.any():
-            aside[-1] = True
-        calibration = features[aside][:calibration_images]
-        if not aside.all():
-            features, labels = features[~aside], labels[~aside]
-    return task_statistics(features, labels, num_classes, calibration)

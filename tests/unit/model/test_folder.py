@@ -20,7 +20,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import LearnedTask, ModelFolder
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import TaskStatistics
+from igsp_deploy.model.selector import HELD_OUT, TaskStatistics
 from igsp_deploy.model_path import locked_model, weights_at
 
 
@@ -38,7 +38,14 @@ def learned_task(folder: ModelFolder, seed: int) -> tuple[TaskRecord, LearnedTas
         ids=ids,
         router_weights={s: draw(len(ids[s]), folder.width(s)) for s in folder.sites if s[0] == "vision"},
         router_biases={s: draw(len(ids[s])) for s in folder.sites},
-        statistics=TaskStatistics(means=draw(2, 5), scatter=torch.eye(5), count=9, calibration=draw(4, 5)),
+        statistics=TaskStatistics(
+            means=draw(2, 5),
+            scatter=2 * torch.eye(5),
+            count=9,
+            calibration=0.1 * draw(4, 5),
+            labels=torch.tensor([0, 1, 1, HELD_OUT]),
+            sizes=torch.tensor([4, 5]),
+        ),
     )
     record = TaskRecord(
         index=len(folder.tasks),
@@ -135,6 +142,30 @@ def test_a_model_from_before_there_was_a_background_keeps_its_selector(model: Mo
     assert selector is not None
     read = folder.statistics(0).calibration
     assert torch.equal(selector.scores(read), -selector.distances(read))
+
+
+def test_a_task_from_before_training_images_set_thresholds_keeps_its_own(model: ModelFolder) -> None:
+    path = model.path / "tasks" / "01-task1"
+    tensors = safetensors.torch.load_file(path / "selector.safetensors")
+    del tensors["labels"], tensors["sizes"]
+    safetensors.torch.save_file(tensors, path / "selector.safetensors")
+    files.write_sums(path)
+    folder = ModelFolder.open(model.path)
+    selector = folder.selector()
+    assert selector is not None
+    held_out = selector.scores(folder.statistics(1).calibration)[:, 1]
+    torch.testing.assert_close(selector.floors[1], held_out.min(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(selector.thresholds[1], torch.quantile(held_out, 0.05), rtol=1e-4, atol=1e-4)
+    assert model.selector().floors[1] < held_out.min() - 0.01  # type: ignore[union-attr]
+
+
+def test_a_task_of_now_makes_an_older_folder_one_that_older_programs_refuse(model: ModelFolder) -> None:
+    config = model.path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "format_version": 1}))
+    folder = ModelFolder.open(model.path)
+    folder.add_task(*learned_task(folder, 2))
+    assert json.loads(config.read_text())["format_version"] == folder_module.FORMAT_VERSION
+    assert len(ModelFolder.open(model.path).tasks) == 3
 
 
 def test_something_else_is_not_a_model_folder(tmp_path: Path) -> None:

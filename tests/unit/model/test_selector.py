@@ -1,9 +1,12 @@
 """The selector: choice by Gaussians, thresholds, independence of the batch."""
 
+import dataclasses
+
+import pytest
 import torch
 from torch import Tensor
 
-from igsp_deploy.model.selector import Selector, task_statistics
+from igsp_deploy.model.selector import HELD_OUT, Selector, TaskStatistics, left_out_scores, task_statistics
 from igsp_deploy.names import PLAIN
 
 
@@ -97,6 +100,89 @@ def test_features_that_hardly_vary_do_not_blow_rounding_up() -> None:
     x = cloud(0.0, 1)[0] * 1e-5
     selector = Selector.fit([statistics], shrinkage=0.1, false_alarm=0.1, background=0.4)
     assert (selector.scores(x + 1e-6) - selector.scores(x)).abs().max() < 1e-3
+
+
+def left_out(tasks: list[TaskStatistics], index: int, shrinkage: float = 0.1, background: float = 0.4) -> Tensor:
+    """What `Selector.fit` makes of task `index`."""
+    selector = Selector.fit(tasks, shrinkage=shrinkage, false_alarm=0.05, background=background)
+    total = sum(task.count for task in tasks)
+    return left_out_scores(
+        tasks[index],
+        selector.center.double(),
+        selector.whitening.double(),
+        background,
+        share=1 / len(selector.means),
+        weight=(1 - shrinkage) / total,
+    )
+
+
+@pytest.mark.parametrize("background", [0.0, 0.4])
+def test_leaving_an_image_out_equals_fitting_anew_without_it(background: float) -> None:
+    other = task_statistics(*cloud(9.0, 1, 60), 2)
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(45) % 3  # three classes near each other: the nearest is often not an image's own
+    x = 1.5 * torch.randn(45, 6, generator=generator) + labels[:, None]
+    ours = left_out([other, task_statistics(x, labels, 3)], 1, background=background)
+    anew, nearer = [], 0
+    for i in range(45):
+        rest = torch.arange(45) != i
+        without = task_statistics(x[rest], labels[rest], 3, x[i : i + 1])
+        selector = Selector.fit([other, without], shrinkage=0.1, false_alarm=0.05, background=background)
+        anew.append(selector.scores(x[i : i + 1])[0, 1])
+        u = (x[i] - selector.center) @ selector.whitening
+        nearer += int((selector.means[2:] - u).square().sum(1).argmin() != labels[i])
+    assert nearer > 5
+    # One image less in 105 changes the covariance's divisor and its mean variance by about a percent each.
+    torch.testing.assert_close(ours, torch.stack(anew), rtol=0.03, atol=0.05)
+    trained = Selector.fit([other, task_statistics(x, labels, 3)], shrinkage=0.1, false_alarm=0.05, background=0.0)
+    if not background:
+        assert (trained.scores(x)[:, 1] / ours).mean() < 0.9  # what an image says of itself is too good
+
+
+def test_training_images_set_a_threshold_that_holds_for_new_images() -> None:
+    """Many features and few images a class, where scores of the images that were learned from are far too good."""
+    generator = torch.Generator().manual_seed(0)
+    centers = 3 * torch.randn(10, 40, generator=generator)
+    labels = torch.arange(200) % 10
+
+    def images(seed: int, count: int) -> Tensor:
+        drawn = torch.randn(count, 40, generator=torch.Generator().manual_seed(seed))
+        return drawn + centers[torch.arange(count) % 10]
+
+    train = images(1, 200)
+    new = images(2, 20_000)
+    tasks = [task_statistics(train, labels, 10)]
+    for asked in (0.02, 0.05, 0.2):
+        chosen = Selector.fit(tasks, shrinkage=0.1, false_alarm=asked, background=0.4).choose(new)
+        assert asked / 2 - 0.01 < (chosen == PLAIN).float().mean() < asked * 1.5 + 0.01
+    # As if they were not among those of the means: what a program without leave-one-out makes of them.
+    naive = [dataclasses.replace(tasks[0], labels=torch.full((200,), HELD_OUT))]
+    chosen = Selector.fit(naive, shrinkage=0.1, false_alarm=0.05, background=0.4).choose(new)
+    assert (chosen == PLAIN).float().mean() > 0.12
+
+
+def test_a_sample_of_the_training_images_is_kept_with_its_labels() -> None:
+    train, labels = cloud(0.0, 0, 1000)
+    kept = task_statistics(train, labels, 2, keep=64)
+    assert kept.calibration.shape == (64, 6)
+    assert kept.sizes.tolist() == [500, 500]
+    for feature, label in zip(kept.calibration, kept.labels, strict=True):
+        assert label == labels[(train == feature).all(1).nonzero()[0, 0]]
+    assert len(task_statistics(train[:5], labels[:5], 2, keep=64).labels) == 5
+
+
+def test_a_class_of_one_image_says_nothing_of_how_far_images_lie() -> None:
+    train, labels = cloud(0.0, 0, 40)
+    lone = torch.cat([train, torch.full((1, 6), 30.0)])
+    mixed = task_statistics(lone, torch.cat([labels, torch.tensor([2])]), 3)
+    assert 2 not in mixed.labels
+    few = task_statistics(train[:2], labels[:2], 2)  # all of them are: scored by each other's class
+    selector = Selector.fit([few], shrinkage=0.1, false_alarm=0.05, background=0.0)
+    assert (selector.choose(train[:2]) == 0).all()
+    assert torch.isfinite(selector.thresholds).all()
+    only = task_statistics(train[:1], labels[:1], 1)  # nothing at all is known: it takes what no other task does
+    selector = Selector.fit([only], shrinkage=0.1, false_alarm=0.05, background=0.4)
+    assert (selector.choose(train) == 0).all()
 
 
 def test_a_label_set_speaks_for_its_task() -> None:

@@ -187,8 +187,8 @@ def test_a_study_keeps_of_a_task_what_training_keeps(
         for index in range(2):
             kept, expected = folder.statistics(index), product.statistics(index)
             assert kept.count == expected.count
-            assert len(kept.calibration) == (3 if val_share else 2)
-            for values in ("means", "scatter", "calibration"):
+            assert len(kept.calibration) == 3
+            for values in ("means", "scatter", "calibration", "labels", "sizes"):
                 torch.testing.assert_close(getattr(kept, values), getattr(expected, values), atol=1e-4, rtol=1e-4)
             record, trained = folder.tasks[index].to_json(), product.tasks[index].to_json()
             for key in ("source", "data", "metrics", "images"):

@@ -19,7 +19,7 @@ from igsp_deploy.sites import Site
 from igsp_train.consolidate import consolidate
 from igsp_train.features import views_seen
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
-from igsp_train.learn import LearnResult, Reporter, TaskRun
+from igsp_train.learn import LOSS_IMAGES, LearnResult, Reporter, TaskRun
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import CHUNK, TaskTokens
 from igsp_train.statistics import spread
@@ -55,7 +55,7 @@ def make_run(
     reuse_ids: dict[Site, list[int]] | None = None,
 ) -> TaskRun:
     """The run of `run_task`, before its first step."""
-    rows = _calibration(setting, task)
+    rows = _held_out(task)
     tokens, labels = task.splits["val"]
     return TaskRun(
         setting.backbone,
@@ -74,7 +74,7 @@ def find_head(setting: Setting, task: TaskTokens, experts: SiteExperts) -> Head 
     """The head that `igsp train` would give the task; None where there is none, or the setting has none."""
     if setting.learn.head == "text":
         return None
-    rows, count = _calibration(setting, task), len(task.labels)
+    rows, count = _held_out(task), len(task.labels)
     held = len(rows) >= FEW
     tokens, labels = task.splits["val" if held else "train"]
     rows = rows if held else torch.from_numpy(spread(count, MEASURED))
@@ -98,14 +98,13 @@ def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result:
         display_names=task.classes,
         templates=task.templates,
         train=(split_features(setting, task, "train"), task.splits["train"][1]),
-        held_out=split_features(setting, task, "val")[_calibration(setting, task)],
         head=find_head(setting, task, frozen(result.learner.experts(), "cpu")),
     )
 
 
-def _calibration(setting: Setting, task: TaskTokens) -> Tensor:
-    """Which held-out images prune and calibrate, as `igsp train` picks them."""
-    return torch.from_numpy(spread(len(task.splits["val"][1]), setting.selector.calibration_images))
+def _held_out(task: TaskTokens) -> Tensor:
+    """Which held-out images prune and weigh a head, as `igsp train` picks them."""
+    return torch.from_numpy(spread(len(task.splits["val"][1]), LOSS_IMAGES))
 
 
 def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
