@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_CORNER, _COLUMN = 30, 9
+"""Characters of a table's first column, and of one with the figures of a task."""
+
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
@@ -31,22 +34,18 @@ def _matrix(title: str, tasks: list[str], matrix: Sequence[Sequence[float | None
     return table
 
 
-def _tasks(result: dict[str, Any]) -> Table:
-    table = _table("After the last task", "", result["tasks"])
+def _figures(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Title and a value a task, of what was measured."""
+    ece = [one["ece"] for one in result["calibration"]] if "calibration" in result else None
     accuracies = [
         ("zero-shot %", result.get("zero_shot")),
         ("task given %", result["given"][-1]),
         ("task chosen %", result["auto"][-1]),
         ("task chosen, all classes %", result["open_last"]),
         ("right task chosen %", result["selector_accuracy"]),
-        (
-            "calibration error, points",
-            [one["ece"] for one in result["calibration"]] if "calibration" in result else None,
-        ),
+        ("calibration error, points", ece),
     ]
-    for title, values in accuracies:
-        if values is not None:
-            table.add_row(title, *(_percent(value) for value in values))
+    found = [(title, [_percent(value) for value in values]) for title, values in accuracies if values is not None]
     for title, key in (
         ("parameters trained", "trained"),
         ("parameters kept", "kept"),
@@ -55,7 +54,26 @@ def _tasks(result: dict[str, Any]) -> Table:
     ):
         numbers = [task.get(key) for task in result["parameters"]]
         if any(number is not None for number in numbers):
-            table.add_row(title, *(_number(number) for number in numbers))
+            found.append((title, [_number(number) for number in numbers]))
+    return found
+
+
+def _tasks(result: dict[str, Any]) -> Table:
+    table = _table("After the last task", "", result["tasks"])
+    for title, values in _figures(result):
+        table.add_row(title, *values)
+    return table
+
+
+def _task_a_row(result: dict[str, Any]) -> Table:
+    """The same with a task a row, for more tasks than a line has room for."""
+    figures = _figures(result)
+    table = Table(title="After the last task", title_justify="left")
+    table.add_column("task", overflow="fold", min_width=8)
+    for title, values in figures:
+        table.add_column(title, justify="right", min_width=max(map(len, values)))
+    for name, *values in zip(result["tasks"], *(values for _, values in figures), strict=True):
+        table.add_row(escape(name), *values)
     return table
 
 
@@ -80,14 +98,21 @@ def table_console(num_tasks: int) -> Console:
 
 
 def print_evaluation(result: dict[str, Any], console: Console) -> None:
-    """Print what `igsp_train.evaluate.evaluate_model` returned as tables."""
-    console.print(_matrix("Task given", result["tasks"], result["given"]))
-    console.print(_matrix("Task chosen by the selector", result["tasks"], result["auto"]))
-    if "class_incremental" in result:
+    """Print what `igsp_train.evaluate.evaluate_model` returned as tables, as far as the console has room for them."""
+    tasks = result["tasks"]
+    if console.width < _CORNER + _COLUMN * len(tasks):
+        console.print(_task_a_row(result))
         console.print(
-            _matrix("Nothing given, all classes learned so far", result["tasks"], result["class_incremental"])
+            f"The matrices of {len(tasks)} tasks do not fit into {console.width} columns: --json has them, and "
+            "`igsp report` shows them.",
+            highlight=False,
         )
-    console.print(_tasks(result))
+    else:
+        console.print(_matrix("Task given", tasks, result["given"]))
+        console.print(_matrix("Task chosen by the selector", tasks, result["auto"]))
+        if "class_incremental" in result:
+            console.print(_matrix("Nothing given, all classes learned so far", tasks, result["class_incremental"]))
+        console.print(_tasks(result))
     console.print(_summary(result))
 
 

@@ -46,3 +46,27 @@ def test_a_single_task_has_no_transfer() -> None:
         "parameters": RESULT["parameters"][:1],
     }
     assert "-" in _text(single)
+
+
+def test_many_tasks_stand_one_a_row_where_a_line_has_no_room() -> None:
+    tasks = [f"a-task-of-number-{i}" for i in range(31)]
+    matrix = [[50.0 + i + j / 100 for i in range(31)] for j in range(31)]
+    many = {
+        **RESULT,
+        "tasks": tasks,
+        "given": matrix,
+        "auto": matrix,
+        "open_last": matrix[-1],
+        "selector_accuracy": matrix[0],
+        "parameters": [{"trained": 188000 + i, "kept": 83000 + i, "reused": i} for i in range(31)],
+    }
+    stream = io.StringIO()
+    print_evaluation(many, Console(file=stream, width=80))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "do not fit into 80 columns" in stream.getvalue()
+    for i in range(31):
+        assert any(f"{50.0 + i + 0.3:.1f}" in line and f"{83000 + i:,}" in line for line in lines), i
+    wide = io.StringIO()
+    print_evaluation(many, Console(file=wide, width=30 + 9 * 31))
+    assert "after a-task-of-number-30" in wide.getvalue()
