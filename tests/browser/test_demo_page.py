@@ -16,8 +16,8 @@ from tests.browser.site import choose, open_tab
 if TYPE_CHECKING:
     from tests.conftest import Bundled
 
-SLOW_MS = 90_000
-expect.set_options(timeout=30_000)
+SLOW_MS = 120_000
+expect.set_options(timeout=90_000)
 
 
 def give_image(page: Page, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 FILES = frozenset({"file", "image", "gallery", "uploadbutton", "multimodaltextbox", "imageeditor", "video", "audio"})
 """Kinds of components that take files."""
 

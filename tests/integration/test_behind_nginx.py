@@ -89,7 +89,7 @@ def test_images_are_classified_and_keys_are_asked_for(url: str, client: httpx2.C
     answer = client.post(f"{url}/v1/classify", files=files)
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == 3
-    assert httpx2.get(f"{url}/v1/tasks").status_code == 401
+    assert httpx2.get(f"{url}/v1/tasks", timeout=60).status_code == 401
     assert client.request("DELETE", f"{url}/v1/tasks/colors").status_code == 403
     assert httpx2.head(f"{url}/health/ready").status_code == 200
 

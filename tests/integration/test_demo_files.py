@@ -58,7 +58,7 @@ def place(
         arguments = ["demo", root / "bundle", "--model", root / "model", "--teach", "--port", 0]
         with running_demo(arguments, files=files) as url:
             demo = Demo(url)
-            yield Place(demo=demo, files=files, root=root, alive=lambda: httpx2.get(url).status_code == 200)
+            yield Place(demo=demo, files=files, root=root, alive=lambda: httpx2.get(url, timeout=60).status_code == 200)
             demo.close()
         return
     with serving(bundled.bundle, root / "server", "--demo", environment={"GRADIO_TEMP_DIR": str(files)}) as server:

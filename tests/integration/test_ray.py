@@ -65,7 +65,7 @@ class Cluster:
         """Ask it to end; else kill it, and what Ray leaves ends with it."""
         try:
             self.write("quit")
-            self.process.wait(60)
+            self.process.wait(120)
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()
@@ -98,14 +98,22 @@ def expected(bundled: Any, photos: list[bytes]) -> list[str]:
     return [found.labels[0] for found in classifier.classify(pixels)]
 
 
-def under_load(
-    client: Client, photos: list[bytes], change: Callable[[], None], *, lost: int = 0
-) -> list[tuple[int, Classified]]:
+Answers = list[tuple[int, Classified]]
+
+
+def wait_until(holds: Callable[[], object], cluster: Cluster) -> None:
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end, cluster.log.read_text()[-3000:]
+        time.sleep(0.1)
+
+
+def under_load(client: Client, photos: list[bytes], change: Callable[[Answers], None], *, lost: int = 0) -> Answers:
     """What four threads got while `change` ran: index of the photo, and its answer.
 
     Raises what one of them raised; but `lost` requests may be answered 500, as Ray's proxy does of a dead replica.
     """
-    answers: list[tuple[int, Classified]] = []
+    answers: Answers = []
     failures: list[Exception] = []
     stop = threading.Event()
 
@@ -124,7 +132,7 @@ def under_load(
     for thread in threads:
         thread.start()
     try:
-        change()
+        change(answers)
     finally:
         stop.set()
         for thread in threads:
@@ -140,19 +148,16 @@ def test_a_replica_killed_under_load_costs_no_right_answer(
     before = cluster.replicas()
     assert len(before) == 2
 
-    def kill() -> None:
-        time.sleep(0.5)
+    def kill(answers: Answers) -> None:
+        wait_until(lambda: len(answers) > 5, cluster)
         os.kill(min(before), signal.SIGKILL)
-        end = time.monotonic() + 120
-        while len(cluster.replicas()) != 2 or min(before) in cluster.replicas():
-            assert time.monotonic() < end, cluster.log.read_text()[-3000:]
-            time.sleep(0.5)
-        time.sleep(1)
+        wait_until(lambda: len(now := cluster.replicas()) == 2 and min(before) not in now, cluster)
+        answered = len(answers)
+        wait_until(lambda: len(answers) > answered + 10, cluster)
 
     with Client(cluster.url, retry_for_s=120) as client:
         # Four ask at once: no more can have been in the replica that died.
         answers = under_load(client, photos, kill, lost=4)
-    assert len(answers) > 20
     assert [answer.results[0].labels[0].label for _, answer in answers] == [expected[k] for k, _ in answers]
     assert max(before) in cluster.replicas()
 
@@ -163,11 +168,11 @@ def test_another_bundle_comes_without_a_gap(
     with Client(cluster.url, retry_for_s=0) as client:  # without a second try: nothing may be refused
         old = client.model().version
 
-        def deploy() -> None:
-            time.sleep(0.3)
+        def deploy(answers: Answers) -> None:
+            wait_until(lambda: len(answers) > 5, cluster)
             cluster.write(f"deploy {first_only}")
             cluster.expect("deployed")
-            time.sleep(0.5)
+            wait_until(lambda: any(answer.model.version != old for _, answer in answers), cluster)
 
         answers = under_load(client, photos, deploy)
         new = client.model().version
@@ -181,13 +186,13 @@ def test_another_bundle_comes_without_a_gap(
 
 
 def test_the_rest_of_the_server_is_there(cluster: Cluster) -> None:
-    assert httpx2.get(f"{cluster.url}/health/ready").status_code == 200
-    assert httpx2.get(f"{cluster.url}/v2/models/igsp").status_code == 200
-    assert httpx2.get(f"{cluster.url}/openapi.json").status_code == 200
-    bad = httpx2.post(f"{cluster.url}/v1/classify", files={"images": b"no image"})
+    assert httpx2.get(f"{cluster.url}/health/ready", timeout=60).status_code == 200
+    assert httpx2.get(f"{cluster.url}/v2/models/igsp", timeout=60).status_code == 200
+    assert httpx2.get(f"{cluster.url}/openapi.json", timeout=60).status_code == 200
+    bad = httpx2.post(f"{cluster.url}/v1/classify", files={"images": b"no image"}, timeout=60)
     assert bad.status_code == 422
     assert bad.headers["content-type"] == "application/problem+json"
-    assert httpx2.post(f"{cluster.url}/v1/models", json={"bundle": "x"}).status_code == 403
+    assert httpx2.post(f"{cluster.url}/v1/models", json={"bundle": "x"}, timeout=60).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ os.environ["NO_PROXY"] = "*"
 
 
 def images_seen(url: str) -> float:
-    metrics = httpx2.get(f"{url}/metrics", headers=KEY).text
+    metrics = httpx2.get(f"{url}/metrics", headers=KEY, timeout=60).text
     return sum(float(value) for value in re.findall(r"^igsp_images_total\{[^}]*\} (\S+)$", metrics, re.MULTILINE))
 
 
@@ -31,8 +31,8 @@ def test_the_demo_asks_for_the_key_and_classifies_through_the_batcher(bundled: "
     from gradio_client import Client, handle_file
 
     with serving(bundled.bundle, tmp_path / "server", "--demo", environment={"IGSP_API_KEYS": "secret"}) as server:
-        assert httpx2.get(f"{server.url}/demo/").status_code == 401
-        page = httpx2.get(f"{server.url}/demo/", headers=KEY)
+        assert httpx2.get(f"{server.url}/demo/", timeout=60).status_code == 401
+        page = httpx2.get(f"{server.url}/demo/", headers=KEY, timeout=60)
         assert page.status_code == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         before = images_seen(server.url)
@@ -56,7 +56,7 @@ KIB = 1024
 def small(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Demo, Path]]:
     """A server with small limits, and the folder with its files."""
     folder = tmp_path_factory.mktemp("small")
-    limits = ["--max-body-bytes", 200 * KIB, "--body-timeout-s", 2]
+    limits = ["--max-body-bytes", 200 * KIB, "--body-timeout-s", 8]
     environment = {"GRADIO_TEMP_DIR": str(folder)}
     with serving(bundled.bundle, folder / "server", "--demo", *map(str, limits), environment=environment) as server:
         demo = Demo(f"{server.url}/demo/")

@@ -30,7 +30,7 @@ def server(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         bundled.bundle,
         root,
         *("--bundle-roots", root / "roots", "--max-pixels", 1_000_000, "--max-body-bytes", 2_000_000),
-        *("--body-timeout-s", 2),
+        *("--body-timeout-s", 3),
         environment={"IGSP_ADMIN_KEYS": KEY},
     ) as running:
         yield running

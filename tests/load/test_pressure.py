@@ -77,7 +77,7 @@ def test_a_thousand_clients_get_200_429_or_504_and_then_it_is_over(bundled: Any,
         assert sum(result["retry_after"] for result in results) == statuses["429"]
         assert probes == [200, 200]
         # Back to normal: a median near that of the quiet server, soon.
-        while statistics.median(ask() for _ in range(5)) > max(5 * before, 0.1):
+        while statistics.median(ask() for _ in range(5)) > max(5 * before, 1.0):
             assert time.monotonic() - ended < 120
         # A thousand requests with their connections, not a queue without an end.
         assert max(most_bytes) - quiet_bytes < 250e6, (quiet_bytes, max(most_bytes))

@@ -111,7 +111,7 @@ def measure(
         with serving(bundle, Path(made) / "server", *options, command=command) as server:
             for clients in counts:
                 rows[clients] = load(server.url, images, client_core, clients, seconds)
-            names = [task["name"] for task in httpx2.get(f"{server.url}/v1/tasks").json()["tasks"]]
+            names = [task["name"] for task in httpx2.get(f"{server.url}/v1/tasks", timeout=60).json()["tasks"]]
             for _ in range(rounds):
                 for tasks, rates in ((names[0], one), (",".join(names), mixed)):
                     seen = load(server.url, images, client_core, MIXED_CLIENTS, seconds / 2, tasks)

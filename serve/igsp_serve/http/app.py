@@ -68,8 +68,6 @@ def create_app(
         statistics=Statistics(service),
     )
     service.watchers.add(context.drift)
-    also_open = ("/metrics",) if settings.public_metrics else ()
-    keys, admin_keys = settings.all_api_keys(), settings.all_admin_keys()
     app = FastAPI(
         title="igsp-deploy",
         version=__version__,
@@ -86,6 +84,21 @@ def create_app(
     for router in routers:
         app.include_router(router)
     _handle_errors(app, paths)
+    _add_layers(app, context, paths)
+    if settings.demo:
+        mount_demo(app, service, settings)
+    return app
+
+
+def _add_layers(app: FastAPI, context: Context, paths: "_Paths") -> None:
+    """What a request passes before its route, and the document that says who needs a key.
+
+    Raises:
+        UserError: a key file cannot be read.
+    """
+    settings = context.settings
+    also_open = ("/metrics",) if settings.public_metrics else ()
+    keys, admin_keys = settings.all_api_keys(), settings.all_admin_keys()
     describe(app, keys=bool(keys), public=frozenset(also_open))
     # The last one added is the outermost.
     app.add_middleware(
@@ -94,12 +107,7 @@ def create_app(
         max_buffered_bytes=settings.max_buffered_bytes,
         timeout_s=settings.body_timeout_s,
     )
-    app.add_middleware(
-        Keys,
-        keys=keys,
-        admin_keys=admin_keys,
-        also_open=also_open,
-    )
+    app.add_middleware(Keys, keys=keys, admin_keys=admin_keys, also_open=also_open)
     app.add_middleware(Head)
     if settings.cors_origin:
         app.add_middleware(
@@ -112,14 +120,11 @@ def create_app(
     app.add_middleware(
         RequestLog,
         observe=context.metrics.request,
-        draining=lambda: service.draining,
+        draining=lambda: context.service.draining,
         route_of=paths.route,
         root_path=settings.root_path,
         send_timeout_s=settings.body_timeout_s,
     )
-    if settings.demo:
-        mount_demo(app, service, settings)
-    return app
 
 
 def mount_demo(app: FastAPI, service: Service, settings: Settings) -> None:
