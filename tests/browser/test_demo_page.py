@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.bench import pasting
 from tests.browser.conftest import Site
 from tests.browser.site import choose, open_tab
 
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
 SLOW_MS = 120_000
 expect.set_options(timeout=90_000)
+
+
+def paste(page: Page, box: str, text: str) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    pasting.paste(page, box, text)
 
 
 def give_image(page: Page, path: Path) -> None:
@@ -77,17 +85,9 @@ def test_own_words_take_the_place_of_classes(page: Page, bundled: "Bundled") -> 
     labels = page.locator(".igsp-answer .igsp-bars").first.locator("li > span:first-child")
     expect(labels).to_have_count(2)
     assert set(labels.all_inner_texts()) == {"a cat", "<b>bold {{1}} ${2}</b>"}
-    paste(page, "#words textarea", "\n".join(f"word {k}" for k in range(5000)))
+    paste(page, pasting.BOX, "\n".join(f"word {k}" for k in range(5000)))
     page.get_by_role("button", name="Classify", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("At most 1000 labels")
-
-
-def paste(page: Page, box: str, text: str) -> None:
-    """Put `text` in the place of what is in a box, from the clipboard."""
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.evaluate("text => navigator.clipboard.writeText(text)", text)
-    page.locator(box).press("Control+a")
-    page.locator(box).press("Control+v")
 
 
 def test_a_thousand_names_are_pasted_and_classified(page: Page, bundled: "Bundled") -> None:
@@ -95,11 +95,41 @@ def test_a_thousand_names_are_pasted_and_classified(page: Page, bundled: "Bundle
     expect(page.locator(".igsp-answer")).to_be_visible()
     page.get_by_role("radio", name="My own words").check()
     names = [f"class {k}" for k in range(1000)]
-    paste(page, "#words textarea", "\n".join(names))
-    assert page.locator("#words textarea").input_value().splitlines() == names
+    paste(page, pasting.BOX, "\n".join(names))
+    assert page.locator(pasting.BOX).input_value().splitlines() == names
     page.get_by_role("button", name="Classify", exact=True).click()
     labels = page.locator(".igsp-answer .igsp-bars").first.locator("li > span:first-child")
     expect(labels.first).to_contain_text("class", timeout=SLOW_MS)
+
+
+@pytest.mark.parametrize("box", [pasting.BOX, "#teach-words textarea"])
+def test_a_line_in_a_box_costs_no_more_layouts_than_on_an_empty_page(page: Page, box: str) -> None:
+    """How long each takes is the margins' matter: the next test. `tests.bench.pasting` prints the time."""
+    if box == pasting.BOX:
+        pasting.show_words(page)
+    else:
+        open_tab(page, "Teach")
+        page.locator(box).click()
+    lines = "\n".join(f"class {number}" for number in range(100))
+    here = pasting.layouts(page, lambda: pasting.put_line_by_line(page, box, lines))
+    bare = page.context.new_page()
+    bare.set_content(pasting.BARE)
+    there = pasting.layouts(bare, lambda: pasting.put_line_by_line(bare, "textarea", lines))
+    assert 100 < there < 1000
+    assert here <= there + 20
+
+
+def test_the_bench_of_pasting_prints_all_three(bundled: "Bundled") -> None:
+    # In a process of its own: there is a browser in this one.
+    command = [sys.executable, "-m", "tests.bench.pasting", str(bundled.bundle), "--names", "30", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^30 names (.*): [\d.]+ s, (\d+) layouts", done.stdout, re.MULTILINE)
+    assert [what for what, _ in found] == [
+        "pasted into the demo",
+        "put into the demo line by line",
+        "put into a bare box line by line",
+    ]
 
 
 def test_the_container_has_no_automatic_margins(page: Page) -> None:

@@ -162,7 +162,9 @@ def add_teach_tab(context: Context, teacher: Teacher) -> None:
                     words = gr.Textbox(
                         label="Names of the classes (optional)",
                         info="Folder names are used; better ones as lines: folder = name",
-                        lines=2,
+                        # As many as at most: else Gradio measures the box anew for each line put into it.
+                        lines=3,
+                        max_lines=3,
                         elem_id="teach-words",
                     )
                     from_zip = gr.Button("Teach it from the zip", variant="primary", elem_id="teach-start")
