@@ -15,12 +15,10 @@ LONGEST_FUNCTION = 60
 TASK_CLASSES = 13
 """Seven is where this has to go."""
 
-STILL_LONG_FILES = {"igsp_deploy/runtime/engine.py", "serve/igsp_serve/service.py", "train/igsp_train/learn.py"}
+STILL_LONG_FILES = {"igsp_deploy/runtime/engine.py", "train/igsp_train/learn.py"}
 """Files that are yet to be split; nothing new may come in."""
 STILL_LONG_FUNCTIONS = {
     "export/igsp_export/bench/run.py:_run",
-    "serve/igsp_serve/demo/teach_tab.py:add_teach_tab",
-    "serve/igsp_serve/http/app.py:create_app",
     "train/igsp_train/sequence.py:learn_task",
 }
 """Functions that are yet to be split, `file:name`; nothing new may come in."""

@@ -39,14 +39,7 @@ def add_classify_tab(context: Context) -> gr.Dropdown:
             task = gr.Dropdown(context.task_choices(), value="auto", label="Task", elem_id="task")
             labels = gr.Radio(LABEL_CHOICES, value="task", label="Choose among", elem_id="labels")
             with gr.Group(visible=False) as own:
-                words = gr.Textbox(
-                    label="My own words, one a line",
-                    # As many as at most: else Gradio measures the box anew for each line put into it.
-                    lines=6,
-                    max_lines=6,
-                    placeholder="cat\ndog",
-                    elem_id="words",
-                )
+                words = _words_box()
                 template = gr.Dropdown(
                     context.templates(),
                     value=DEFAULT_TEMPLATE,
@@ -88,3 +81,14 @@ def add_classify_tab(context: Context) -> gr.Dropdown:
     gr.on([image.change, task.change, labels.change], on_change, inputs, answer, trigger_mode="always_last", **settings)
     labels.change(lambda kind: gr.Group(visible=kind == "own"), labels, own, api_visibility="private", queue=False)
     return task
+
+
+def _words_box() -> gr.Textbox:
+    return gr.Textbox(
+        label="My own words, one a line",
+        # As many as at most: else Gradio measures the box anew for each line put into it.
+        lines=6,
+        max_lines=6,
+        placeholder="cat\ndog",
+        elem_id="words",
+    )

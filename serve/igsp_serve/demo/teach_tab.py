@@ -150,124 +150,164 @@ def running_choices(teacher: Teacher) -> list[tuple[str, str]]:
 
 def add_teach_tab(context: Context, teacher: Teacher) -> None:
     """Add the form, the progress and the list of tasks to remove."""
-    staged = gr.State({})
     with gr.Row(elem_classes="igsp-row"):
         with gr.Column(scale=4, min_width=300):
-            name = gr.Textbox(label="Name of the new task", placeholder="for example: mugs", elem_id="teach-name")
-            with gr.Tabs():
-                with gr.Tab("A zip of folders"):
-                    archive = gr.File(
-                        label="Zip with one folder of images for each class", height=170, elem_id="teach-zip"
-                    )
-                    words = gr.Textbox(
-                        label="Names of the classes (optional)",
-                        info="Folder names are used; better ones as lines: folder = name",
-                        # As many as at most: else Gradio measures the box anew for each line put into it.
-                        lines=3,
-                        max_lines=3,
-                        elem_id="teach-words",
-                    )
-                    from_zip = gr.Button("Teach it from the zip", variant="primary", elem_id="teach-start")
-                with gr.Tab("Class by class"):
-                    label = gr.Textbox(label="Name of a class", placeholder="for example: red mug")
-                    files = gr.File(label="Its images", file_count="multiple", height=170, elem_id="teach-files")
-                    add = gr.Button("Add this class")
-                    collected = gr.HTML(_staged_html({}), elem_id="teach-classes")
-                    from_classes = gr.Button("Teach it these classes", variant="primary")
-            with gr.Accordion("More", open=False):
-                template = gr.Textbox(
-                    DEFAULT_TEMPLATE, label="Template", info="{} is where the name of a class goes", elem_id="template2"
-                )
-                steps = gr.Number(
-                    STEPS, label="Steps", info="More steps learn longer", minimum=2, maximum=5000, precision=0,
-                    elem_id="teach-steps",
-                )  # fmt: skip
-            said = gr.HTML("", elem_id="teach-said")
+            form = _Form()
         with gr.Column(scale=5, min_width=300):
-            progress = gr.HTML(lessons_html(teacher.lessons()), elem_id="teach-progress")
-            with gr.Group(visible=False) as stopping:
-                lesson = gr.Dropdown([], label="Lesson to cancel", elem_id="teach-lesson")
-                cancel = gr.Button("Cancel this lesson", variant="stop", elem_id="teach-cancel")
-            with gr.Accordion("Remove a task, or put it back", open=False):
-                gr.Markdown(
-                    "A removed task is no longer asked here. The model folder keeps it, and it can be put back; the "
-                    "other tasks do not change."
+            lessons = _Lessons(teacher)
+            tasks = _Removing(context, teacher)
+    form.connect(teacher)
+    lessons.connect(context, teacher, tasks, form.said)
+    tasks.connect(context, teacher, form.said)
+
+
+_QUIET: dict[str, Any] = {"api_visibility": "private"}
+# As they come: what is wrong with a value is told in our words.
+_RAW: dict[str, Any] = {**_QUIET, "preprocess": False}
+
+
+class _Form:
+    """What a task is taught from: a zip, or class by class."""
+
+    def __init__(self) -> None:
+        self.staged = gr.State({})
+        self.name = gr.Textbox(label="Name of the new task", placeholder="for example: mugs", elem_id="teach-name")
+        with gr.Tabs():
+            with gr.Tab("A zip of folders"):
+                self.archive = gr.File(
+                    label="Zip with one folder of images for each class", height=170, elem_id="teach-zip"
                 )
-                removable = gr.Dropdown(_names(context), label="Task", value=None, elem_id="remove-task")
-                remove = gr.Button("Remove it", elem_id="remove")
-                gone = gr.Dropdown(teacher.removed(), label="Removed tasks", value=None, elem_id="removed-tasks")
-                back = gr.Button("Put it back", elem_id="put-back")
-    seen = gr.State(-1)
-    timer = gr.Timer(EVERY_S)
+                self.words = gr.Textbox(
+                    label="Names of the classes (optional)",
+                    info="Folder names are used; better ones as lines: folder = name",
+                    # As many as at most: else Gradio measures the box anew for each line put into it.
+                    lines=3,
+                    max_lines=3,
+                    elem_id="teach-words",
+                )
+                self.from_zip = gr.Button("Teach it from the zip", variant="primary", elem_id="teach-start")
+            with gr.Tab("Class by class"):
+                self.label = gr.Textbox(label="Name of a class", placeholder="for example: red mug")
+                self.files = gr.File(label="Its images", file_count="multiple", height=170, elem_id="teach-files")
+                self.add = gr.Button("Add this class")
+                self.collected = gr.HTML(_staged_html({}), elem_id="teach-classes")
+                self.from_classes = gr.Button("Teach it these classes", variant="primary")
+        with gr.Accordion("More", open=False):
+            self.template = gr.Textbox(
+                DEFAULT_TEMPLATE, label="Template", info="{} is where the name of a class goes", elem_id="template2"
+            )
+            self.steps = gr.Number(
+                STEPS, label="Steps", info="More steps learn longer", minimum=2, maximum=5000, precision=0,
+                elem_id="teach-steps",
+            )  # fmt: skip
+        self.said = gr.HTML("", elem_id="teach-said")
 
-    def told(text: str) -> str:
-        return f'<p class="igsp-good" role="status">{text}</p>'
+    def connect(self, teacher: Teacher) -> None:
+        """Let the buttons do what they say."""
 
-    def begin_zip(name: str, payload: Any, words: str, template: str, steps: float) -> str:
-        try:
-            begun = teach_archive(teacher, name, payload, words, template, check_steps(steps))
-        except UserError as error:
-            return problem_html(str(error))
-        return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes. It goes on if you leave.")
+        def told(begun: Lesson, more: str = "") -> str:
+            text = f"{begun.task}: {begun.images} images of {len(begun.classes)} classes.{more}"
+            return f'<p class="igsp-good" role="status">{text}</p>'
 
-    def begin_classes(name: str, staged: Staged, template: str, steps: float) -> tuple[str, Any, str]:
-        try:
-            begun = teach_classes(teacher, name, staged, template, check_steps(steps))
-        except UserError as error:
-            return problem_html(str(error)), staged, _staged_html(staged)
-        return told(f"{begun.task}: {begun.images} images of {len(begun.classes)} classes."), {}, _staged_html({})
+        def begin_zip(name: str, payload: Any, words: str, template: str, steps: float) -> str:
+            try:
+                begun = teach_archive(teacher, name, payload, words, template, check_steps(steps))
+            except UserError as error:
+                return problem_html(str(error))
+            return told(begun, " It goes on if you leave.")
 
-    def on_add(staged: Staged, label: str, payloads: Any) -> tuple[Any, str, Any, Any]:
-        try:
-            staged = stage_class(staged, label, payloads)
-        except UserError as error:
-            return staged, problem_html(str(error)), gr.skip(), gr.skip()
-        return staged, _staged_html(staged), "", None
+        def begin_classes(name: str, staged: Staged, template: str, steps: float) -> tuple[str, Any, str]:
+            try:
+                begun = teach_classes(teacher, name, staged, template, check_steps(steps))
+            except UserError as error:
+                return problem_html(str(error)), staged, _staged_html(staged)
+            return told(begun), {}, _staged_html({})
 
-    def on_tick(seen: int) -> list[Any]:
-        if teacher.version == seen:
-            return [gr.skip()] * 6
-        version = teacher.version
-        choices = running_choices(teacher)
-        return [
-            version,
-            lessons_html(teacher.lessons()),
-            gr.Group(visible=bool(choices)),
-            gr.Dropdown(choices=choices, value=choices[0][1] if choices else None),
-            gr.Dropdown(choices=_names(context)),
-            gr.Dropdown(choices=teacher.removed()),
-        ]
+        def on_add(staged: Staged, label: str, payloads: Any) -> tuple[Any, str, Any, Any]:
+            try:
+                staged = stage_class(staged, label, payloads)
+            except UserError as error:
+                return staged, problem_html(str(error)), gr.skip(), gr.skip()
+            return staged, _staged_html(staged), "", None
 
-    def on_cancel(chosen: str | None) -> str:
-        if not chosen:
-            return problem_html("Choose a lesson first.")
-        try:
-            cancelled = teacher.cancel(chosen)
-        except UserError as error:
-            return problem_html(str(error))
-        return hint_html(f"Cancelling {cancelled.task}.")
+        zipped = [self.name, self.archive, self.words, self.template, self.steps]
+        self.from_zip.click(begin_zip, zipped, self.said, **_RAW)
+        classes = [self.name, self.staged, self.template, self.steps]
+        self.from_classes.click(begin_classes, classes, [self.said, self.staged, self.collected], **_RAW)
+        added = [self.staged, self.collected, self.label, self.files]
+        self.add.click(on_add, [self.staged, self.label, self.files], added, **_RAW)
 
-    def on_remove(chosen: str | None) -> tuple[str, Any]:
-        if not chosen:
-            return problem_html("Choose a task first."), None
-        return _change(lambda: context.backend.remove_task(chosen), teacher, f"{chosen} is removed."), None
 
-    def on_back(chosen: str | None) -> tuple[str, Any]:
-        if not chosen:
-            return problem_html("Choose a task first."), None
-        return _change(lambda: teacher.put_back(chosen), teacher, f"{chosen} is back."), None
+class _Removing:
+    """The tasks that may be taken out of use, and those that were."""
 
-    quiet: dict[str, Any] = {"api_visibility": "private"}
-    outputs = [seen, progress, stopping, lesson, removable, gone]
-    timer.tick(on_tick, seen, outputs, show_progress="hidden", queue=False, **quiet)
-    # As they come: what is wrong with a value is told in our words.
-    quiet["preprocess"] = False
-    from_zip.click(begin_zip, [name, archive, words, template, steps], said, **quiet)
-    from_classes.click(begin_classes, [name, staged, template, steps], [said, staged, collected], **quiet)
-    add.click(on_add, [staged, label, files], [staged, collected, label, files], **quiet)
-    cancel.click(on_cancel, lesson, said, **quiet)
-    remove.click(on_remove, removable, [said, removable], **quiet)
-    back.click(on_back, gone, [said, gone], **quiet)
+    def __init__(self, context: Context, teacher: Teacher) -> None:
+        with gr.Accordion("Remove a task, or put it back", open=False):
+            gr.Markdown(
+                "A removed task is no longer asked here. The model folder keeps it, and it can be put back; the "
+                "other tasks do not change."
+            )
+            self.removable = gr.Dropdown(_names(context), label="Task", value=None, elem_id="remove-task")
+            self.remove = gr.Button("Remove it", elem_id="remove")
+            self.gone = gr.Dropdown(teacher.removed(), label="Removed tasks", value=None, elem_id="removed-tasks")
+            self.back = gr.Button("Put it back", elem_id="put-back")
+
+    def connect(self, context: Context, teacher: Teacher, said: gr.HTML) -> None:
+        """Let the buttons do what they say."""
+
+        def on_remove(chosen: str | None) -> tuple[str, Any]:
+            if not chosen:
+                return problem_html("Choose a task first."), None
+            return _change(lambda: context.backend.remove_task(chosen), teacher, f"{chosen} is removed."), None
+
+        def on_back(chosen: str | None) -> tuple[str, Any]:
+            if not chosen:
+                return problem_html("Choose a task first."), None
+            return _change(lambda: teacher.put_back(chosen), teacher, f"{chosen} is back."), None
+
+        self.remove.click(on_remove, self.removable, [said, self.removable], **_RAW)
+        self.back.click(on_back, self.gone, [said, self.gone], **_RAW)
+
+
+class _Lessons:
+    """How far the lessons are, and the way to cancel one."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.progress = gr.HTML(lessons_html(teacher.lessons()), elem_id="teach-progress")
+        with gr.Group(visible=False) as self.stopping:
+            self.lesson = gr.Dropdown([], label="Lesson to cancel", elem_id="teach-lesson")
+            self.cancel = gr.Button("Cancel this lesson", variant="stop", elem_id="teach-cancel")
+        self.seen = gr.State(-1)
+
+    def connect(self, context: Context, teacher: Teacher, tasks: _Removing, said: gr.HTML) -> None:
+        """Keep it up to date, with the lists of tasks, which lessons change."""
+
+        def on_tick(seen: int) -> list[Any]:
+            if teacher.version == seen:
+                return [gr.skip()] * 6
+            version = teacher.version
+            choices = running_choices(teacher)
+            return [
+                version,
+                lessons_html(teacher.lessons()),
+                gr.Group(visible=bool(choices)),
+                gr.Dropdown(choices=choices, value=choices[0][1] if choices else None),
+                gr.Dropdown(choices=_names(context)),
+                gr.Dropdown(choices=teacher.removed()),
+            ]
+
+        def on_cancel(chosen: str | None) -> str:
+            if not chosen:
+                return problem_html("Choose a lesson first.")
+            try:
+                cancelled = teacher.cancel(chosen)
+            except UserError as error:
+                return problem_html(str(error))
+            return hint_html(f"Cancelling {cancelled.task}.")
+
+        outputs = [self.seen, self.progress, self.stopping, self.lesson, tasks.removable, tasks.gone]
+        gr.Timer(EVERY_S).tick(on_tick, self.seen, outputs, show_progress="hidden", queue=False, **_QUIET)
+        self.cancel.click(on_cancel, self.lesson, said, **_RAW)
 
 
 def _change(change: Any, teacher: Teacher, text: str) -> str:
