@@ -1,7 +1,7 @@
 """A client of `igsp serve`, for programs: typed answers, and retries that do what the server says.
 
     with Client("http://127.0.0.1:8000", key="secret") as client:
-        answer = client.classify([Path("photo.jpg")], top_k=3)
+        answer = client.classify("photo.jpg", top_k=3)
         print(answer.results[0].labels[0].label, answer.model.version)
 
 `AsyncClient` has the same calls to `await`. Both take an overloaded or restarting server for what it is: they wait as
@@ -103,17 +103,17 @@ class Client:
 
     def classify(
         self,
-        images: Sequence[Source],
+        images: Source | Sequence[Source],
         *,
         task: str = "auto",
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
     ) -> Classified:
-        """Classify one or many images.
+        """Classify one image, or several; there is a result for each.
 
         Args:
-            images: files, bytes or pillow's images.
+            images: a file, bytes or an image of pillow; or a list of these.
             task: `auto`, `none` (plain CLIP) or a name.
             top_k: labels to return for an image.
             prompts: words or sentences to choose among instead of learned classes.
@@ -125,7 +125,7 @@ class Client:
         """
         return self._send(calls.classify(images, task, top_k, prompts, template, self._timeout_s))
 
-    def embed_images(self, images: Sequence[Source], *, task: str = "auto") -> Embedded:
+    def embed_images(self, images: Source | Sequence[Source], *, task: str = "auto") -> Embedded:
         """Embed images under the named or chosen task's experts. Errors as in `classify`."""
         return self._send(calls.embed_images(images, task, self._timeout_s))
 
@@ -203,7 +203,7 @@ class AsyncClient:
 
     async def classify(
         self,
-        images: Sequence[Source],
+        images: Source | Sequence[Source],
         *,
         task: str = "auto",
         top_k: int = 5,
@@ -215,7 +215,7 @@ class AsyncClient:
         asked = (images, task, top_k, prompts, template, self._timeout_s)
         return await self._send(await asyncio.to_thread(calls.classify, *asked))
 
-    async def embed_images(self, images: Sequence[Source], *, task: str = "auto") -> Embedded:
+    async def embed_images(self, images: Source | Sequence[Source], *, task: str = "auto") -> Embedded:
         """See `Client.embed_images`."""
         return await self._send(await asyncio.to_thread(calls.embed_images, images, task, self._timeout_s))
 

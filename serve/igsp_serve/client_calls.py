@@ -54,9 +54,9 @@ class Call(Generic[T]):
         return {"method": self.method, "url": self.path, "extensions": extensions, **body}
 
 
-def _files(images: Sequence[Source]) -> list[tuple[str, tuple[str, bytes]]]:
+def _files(images: Source | Sequence[Source]) -> list[tuple[str, tuple[str, bytes]]]:
     if isinstance(images, (str, bytes, Path, Image.Image)):
-        raise UserError("images must be a list, also of one image.")
+        images = [images]
     return [("images", (f"{index}", _bytes(image))) for index, image in enumerate(images)]
 
 
@@ -76,7 +76,7 @@ def _bytes(image: Source) -> bytes:
 
 
 def classify(
-    images: Sequence[Source],
+    images: Source | Sequence[Source],
     task: str,
     top_k: int,
     prompts: Sequence[str] | None,
@@ -91,7 +91,7 @@ def classify(
     return Call(method="POST", path="/v1/classify", files=_files(images), data=data, read=read_classified)
 
 
-def embed_images(images: Sequence[Source], task: str, timeout_s: float) -> Call[Embedded]:
+def embed_images(images: Source | Sequence[Source], task: str, timeout_s: float) -> Call[Embedded]:
     data = {"task": task, "timeout_s": str(timeout_s)}
     return Call(method="POST", path="/v1/embed", files=_files(images), data=data, read=read_embedded)
 

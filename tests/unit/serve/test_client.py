@@ -169,14 +169,14 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after_s(formatdate(0, usegmt=True)) == 0.0
 
 
-def test_images_come_in_three_forms_and_one_is_a_list(bundled: Any, tmp_path: Path) -> None:
+def test_images_come_in_three_forms_alone_or_in_a_list(bundled: Any, tmp_path: Path) -> None:
     path = bundled.images("colors")[0]
     app = create_app(bundled.bundle, Settings(provider="cpu"))
 
     async def run() -> None:
         await app.state.context.service.warm_up()
         transport = httpx2.ASGITransport(app)
-        async with AsyncClient("http://server", transport=transport, timeout_s=20) as client:
+        async with AsyncClient("http://server", transport=transport, timeout_s=120) as client:
             opened = Image.open(path)
             sources = [path, path.read_bytes(), opened, opened.convert("CMYK"), opened.convert("YCbCr")]
             answer = await client.classify(sources, top_k=2)
@@ -192,9 +192,10 @@ def test_images_come_in_three_forms_and_one_is_a_list(bundled: Any, tmp_path: Pa
             assert len(first.labels) == 2
             assert (first.task, first.zero_shot) == ("colors", False)
             assert set(first.task_scores) == {"colors", "stripes"}
-            for wrong in (path, path.read_bytes(), opened):
-                with pytest.raises(UserError, match="must be a list"):
-                    await client.classify(wrong)  # type: ignore[arg-type]
+            for alone in (path, str(path), path.read_bytes(), opened):
+                (one,) = (await client.classify(alone, top_k=2)).results
+                assert [label.label for label in one.labels] == [label.label for label in first.labels]
+                assert len((await client.embed_images(alone)).embeddings) == 1
             with pytest.raises(UserError, match="cannot be read"):
                 await client.classify([tmp_path / "none.png"])
 
