@@ -70,29 +70,30 @@ def test_sigterm_answers_what_was_accepted(bundled: Any, tmp_path: Path) -> None
     with serving(bundled.bundle, tmp_path, *options) as server:
         done = queue.Queue[tuple[Any, Any]]()
         client = triton.InferenceServerClient(address(server))
-        answered, refused, wrong, stopping = 0, 0, [], threading.Event()
+        answered: list[Any] = []
+        refused: list[str] = []
+        wrong: list[str] = []
+        stopping = threading.Event()
         client.start_stream(lambda result, error: done.put((result, error)))
         for number in range(40):
             client.async_stream_infer("igsp", files(triton, photo), request_id=str(number))
 
         def ask() -> None:
-            nonlocal answered, refused
             mine = triton.InferenceServerClient(address(server))
             while True:
                 try:
                     mine.infer("igsp", files(triton, photo), client_timeout=200)
-                    answered += 1
+                    answered.append(mine)
                 except InferenceServerException as error:
-                    if error.status() == "StatusCode.UNAVAILABLE" and stopping.is_set():
-                        refused += 1
-                    else:
-                        wrong.append(str(error))
+                    # The library cancels a call that came, but not yet to us, when it stops.
+                    ends = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
+                    (refused if error.status() in ends and stopping.is_set() else wrong).append(str(error))
                     return
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while answered < 8 or done.qsize() < 40:  # what a stream has not been read of is not accepted
+        while len(answered) < 8 or done.qsize() < 40:  # what a stream has not been read of is not accepted
             time.sleep(0.01)
         assert client.is_server_ready()
         stopping.set()
@@ -100,13 +101,16 @@ def test_sigterm_answers_what_was_accepted(bundled: Any, tmp_path: Path) -> None
         for thread in threads:
             thread.join(200)
         assert wrong == []
-        assert refused == 4
+        assert len(refused) == 4
         for number in range(40):
             result, error = done.get(timeout=30)
             assert error is None
             assert result.get_response().id == str(number)
         client.stop_stream()
         client.close()
+        # What the server took is what the clients have an answer to.
+        taken = [line["status"] for line in server.lines() if str(line.get("path")).endswith("/ModelInfer")]
+        assert taken == ["OK"] * len(answered)
         assert not [line for line in server.lines() if line["level"] == "error"]
 
 

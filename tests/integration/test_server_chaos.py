@@ -195,6 +195,7 @@ def test_a_client_that_leaves_frees_its_place(bundled: Any, photo: bytes, tmp_pa
 
         first = threading.Thread(target=ask)
         first.start()
+        wait_for(server, "igsp_open_requests 1.0", "igsp_queue_images 0.0")  # it is in the model
         with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
             connection.sendall(head.encode() + body)
             wait_for(server, "igsp_queue_images 3.0")
@@ -208,9 +209,9 @@ def test_a_client_that_leaves_frees_its_place(bundled: Any, photo: bytes, tmp_pa
         assert server.stop() == 0
 
 
-def wait_for(server: ServerProcess, line: str) -> None:
-    """Until a line is in its metrics."""
+def wait_for(server: ServerProcess, *lines: str) -> None:
+    """Until these lines are in its metrics, all at once."""
     end = time.monotonic() + 120
-    while line not in server.metrics():
-        assert time.monotonic() < end, server.metrics()
+    while not all(line in (text := server.metrics()) for line in lines):
+        assert time.monotonic() < end, text
         time.sleep(0.02)
