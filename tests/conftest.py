@@ -1,5 +1,6 @@
 """Settings of every test: one thread of torch a process, so that parallel workers do not fight for the cores."""
 
+import dataclasses
 import fcntl
 import os
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def make_model(task_data: Path) -> MakeModel:
         from igsp_deploy.data import load_task_data, read_eval_images
         from igsp_deploy.model.clip import Clip
         from igsp_deploy.model.folder import LearnedTask, ModelFolder
+        from igsp_deploy.model.head import Head
         from igsp_deploy.model.loading import load_backbone
         from igsp_deploy.model.record import TaskRecord
         from igsp_deploy.model.selector import task_statistics
@@ -122,6 +124,9 @@ def make_model(task_data: Path) -> MakeModel:
                 source=str(task_data / name),
                 data={"val_share": 0.1, "test_share": 0.2, "seed": 0},
             )
+            if name == "stripes":  # one task with a head, one without
+                head = Head(vectors=draw(len(data.classes), features[0].shape[1]) * 0.005, text_share=0.6)
+                learned = dataclasses.replace(learned, head=head)
             folder.add_task(record, learned)
         return path
 

@@ -14,15 +14,14 @@ for file in ("experts", "selector", "classes"):
     for name, entry in json.loads(data[8 : (start := 8 + int.from_bytes(data[:8], "little"))]).items():
         dtype = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}[entry["dtype"]]
         arrays[name] = np.ndarray(entry["shape"], dtype, data, start + entry["data_offsets"][0])
-slots, width, size, scale = len(tasks) + 1, layout["vision_width"], spec["size"], manifest["backbone"]["logit_scale"]
+n, d, size, scale = len(tasks) + 1, layout["vision_width"], spec["size"], manifest["backbone"]["logit_scale"]
 for block in layout["vision_blocks"]:
-    k, own = max(1, *(len(arrays.get(f"task.{t}.vision.{block}.experts", ())) for t in range(slots))), {}
-    for name, pad in {"experts": -1, "gates": 1, "router_weight": [0] * width, "router_bias": -1e4}.items():
-        rows = [list(arrays.get(f"task.{t}.vision.{block}.{name}", ())) for t in range(slots)]
+    k, own = max(1, *(len(arrays.get(f"task.{t}.vision.{block}.experts", ())) for t in range(n))), {}
+    for name, pad in {"experts": -1, "gates": 1, "router_weight": [0] * d, "router_bias": -1e4}.items():
+        rows = [list(arrays.get(f"task.{t}.vision.{block}.{name}", ())) for t in range(n)]
         own[name] = np.array([row + [pad] * (k - len(row)) for row in rows])
-    down, up = (np.pad(arrays[f"vision.{block}.{part}"], ((0, 1), (0, 0), (0, 0))) for part in ("down", "up"))
-    own["down"] = down[own["experts"]].reshape(slots, -1, width)
-    own["up"] = (up[own["experts"]] * own["gates"][..., None, None]).swapaxes(1, 2).reshape(slots, width, -1)
+    down, up = (np.pad(arrays[f"vision.{block}.{x}"], [(0, 1), (0, 0), (0, 0)])[own["experts"]] for x in ("down", "up"))
+    own |= {"down": down.reshape(n, -1, d), "up": (up * own["gates"][..., None, None]).swapaxes(1, 2).reshape(n, d, -1)}
     arrays |= {f"experts.{block}.{name}": value.astype(np.float32) for name, value in own.items()}
 graph = ort.InferenceSession(bundle / next(v["image"] for v in variants if "CPUExecutionProvider" in v["providers"]))
 for photo in map(Image.open, paths):
@@ -36,7 +35,8 @@ for photo in map(Image.open, paths):
     arrays["images"] = np.asarray(flat)[None, top : top + size, left : left + size]
     t = {"auto": -1, "none": -2}.get(asked) or [task["name"] for task in tasks].index(asked)
     feeds = arrays | {"task": np.array([t]), **{f"selector.{name}": value for name, value in arrays.items()}}
-    features, used, _ = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
+    features, used, _, summary = graph.run(None, {value.name: feeds[value.name] for value in graph.get_inputs()})
     among, kind = ([t], "task") if (t := used.item()) >= 0 else (range(len(tasks)), "plain")
-    shares = np.exp(scale * (np.concatenate([arrays[f"{kind}.{i}"] for i in among]) @ features[0]).astype(float))
+    vectors, head = np.concatenate([arrays[f"{kind}.{i}"] for i in among]), arrays.get(f"head.{t}", 0 * summary)
+    shares = np.exp(scale * (vectors @ features[0] + head @ summary[0]).astype(float))
     print(json.dumps([t, [a for i in among for a in tasks[i]["classes"]], (shares / shares.sum()).tolist()]))

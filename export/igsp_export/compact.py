@@ -84,11 +84,16 @@ def selector_table(selector: Selector) -> SelectorTable:
     )
 
 
-def task_sizes(table: ExpertTable, selector: SelectorTable, embed_dim: int, itemsize: int) -> list[int]:
+def task_sizes(
+    table: ExpertTable, selector: SelectorTable, embed_dim: int, itemsize: int, *, heads: Sequence[bool]
+) -> list[int]:
     """Bytes each task adds to a bundle whose experts take `itemsize` bytes a number.
 
-    Its new experts and its routers, and for each of its classes two embeddings and the selector's mean, in float32.
+    Its new experts and its routers, and for each of its classes two embeddings, the selector's mean and, where it has
+    a head, that one's vector, in float32.
     """
     classes = np.bincount(selector.class_task, minlength=len(table.tasks))
-    row = 4 * (2 * embed_dim + selector.means.shape[1])
-    return [size + int(count) * row for size, count in zip(table.task_bytes(itemsize), classes, strict=True)]
+    width = selector.means.shape[1]
+    rows = [4 * (2 * embed_dim + width * (1 + has_head)) for has_head in heads]
+    sizes = zip(table.task_bytes(itemsize), classes, rows, strict=True)
+    return [size + int(count) * row for size, count, row in sizes]

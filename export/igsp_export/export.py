@@ -89,7 +89,13 @@ def export_bundle(
         table.write(scratch / EXPERTS, STORED[stored])
         selector = selector_table(learned.selector)
         selector.write(scratch / SELECTOR)
-        sizes = task_sizes(table, selector, learned.backbone.embed_dim, np.dtype(STORED[stored]).itemsize)
+        sizes = task_sizes(
+            table,
+            selector,
+            learned.backbone.embed_dim,
+            np.dtype(STORED[stored]).itemsize,
+            heads=[task.head is not None for task in learned.tasks],
+        )
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
         write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
         _say(console, f"writing the graphs of {learned.backbone.name}, for {len(folder.tasks)} tasks and later ones")
@@ -197,6 +203,9 @@ def _class_vectors(learned: LearnedClip) -> dict[str, Any]:
     for t in range(len(learned.tasks)):
         tensors[f"task.{t}"] = learned.class_vectors(t).numpy()
         tensors[f"plain.{t}"] = learned.class_vectors(t, PLAIN).numpy()
+        head = learned.head_vectors(t)
+        if head is not None:
+            tensors[f"head.{t}"] = head.numpy()
     return tensors
 
 

@@ -23,6 +23,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.runtime.classifier import Labels
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, choose_provider
 from igsp_deploy.runtime.tasks import find_task
@@ -109,7 +110,8 @@ def fold(
     """Write one task as a folder of plain ONNX graphs, held against PyTorch before it appears.
 
     `image.onnx`: `images` (uint8 `[B, S, S, 3]`) -> `features` `[B, D]`, `probabilities` `[B, C]`, the softmax of
-    logit scale times cosine over the task's classes. What the task changed in the text tower is in its class
+    logit scale times cosine over the task's classes. With a head its part is added, and what it reads is given as well:
+    `summary` `[B, F]`. What the task changed in the text tower is in its class
     embeddings, which are inside. `labels.json` names the classes and says how a picture becomes an input.
 
     Args:
@@ -170,8 +172,10 @@ def _write_graphs(
     backbone, experts = learned.backbone, learned.tasks[task].experts
     size, length = backbone.preprocess.size, backbone.context_length
     example = torch.zeros(batch or EXAMPLES, size, size, 3, dtype=torch.uint8)
-    image = FoldedImage(backbone, experts, learned.class_vectors(task), backbone.logit_scale)
+    image = FoldedImage(learned, task)
     inputs, outputs = {"images": example}, ["features", "probabilities"]
+    if learned.head_vectors(task) is not None:
+        outputs.append("summary")
     write_folded(image, inputs, outputs, folder / IMAGE, precision=precision, opset=opset, fixed=batch is not None)
     if with_text:
         ids = torch.zeros(EXAMPLES, length, dtype=torch.int64)
@@ -225,19 +229,24 @@ def check_folded(
         UserError: they differ by more than the precision allows.
     """
     session = _session(folder / IMAGE, precision)
-    classes = learned.class_vectors(task).numpy()
-    feature = probability = cosine = head = 0.0
+    head = learned.head_vectors(task)
+    classes = Labels(
+        names=(), tasks=(), embeddings=learned.class_vectors(task).numpy(), head=None if head is None else head.numpy()
+    )
+    feature = probability = cosine = end = 0.0
     scale = learned.backbone.logit_scale
     wrong = ties = right = right_torch = 0
     step = batch or CHUNK
     for start in range(0, len(images.images), step):
         part = images.images[start : start + step]
-        features, probabilities = (value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)}))
-        theirs = learned.embed(learned.trunk(torch.from_numpy(part)), task).numpy()
-        cosines, ours = theirs @ classes.T, features @ classes.T
+        given = [value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)})]
+        features, probabilities, read = given[0], given[1], given[-1]
+        tokens = learned.trunk(torch.from_numpy(part))
+        theirs, their_read = learned.embed(tokens, task).numpy(), learned.clip.summary(tokens).numpy()
+        cosines, ours = classes.compare(theirs, their_read), classes.compare(features, read)
         feature = max(feature, largest_difference(features, theirs))
         cosine = max(cosine, largest_difference(ours, cosines))
-        head = max(head, largest_difference(probabilities, _softmax(scale * ours)))
+        end = max(end, largest_difference(probabilities, _softmax(scale * ours)))
         probability = max(probability, largest_difference(probabilities, _softmax(scale * cosines)))
         best, other = cosines.argmax(1), probabilities.argmax(1)
         rows = np.arange(len(part))
@@ -253,7 +262,7 @@ def check_folded(
         "origin": images.origin,
         "feature_difference": feature,
         "cosine_difference": cosine,
-        "head_difference": head,
+        "head_difference": end,
         "probability_difference": probability,
         "top1_differing": wrong,
         "ties": ties,

@@ -11,6 +11,8 @@ where the gates p are constants (static gates) they are folded into B as well.
 Shapes: B images, N texts, n tokens, d width, R = K r rank of all K experts of a block, D embedding width, C classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip, MlpParts
 from igsp_deploy.model.experts import Experts, SiteExperts, route
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.sites import Site
 from igsp_export.image_graph import Pixels, image_features
 
@@ -67,33 +70,41 @@ class WidenedMlp(nn.Module):
         return F.linear(both, self.contract_weight, self.contract_bias)
 
 
-def folded_clip(backbone: Backbone, experts: SiteExperts) -> Clip:
-    """A CLIP with the MLPs widened in the blocks in which a task has experts."""
+def folded_clip(backbone: Backbone, experts: SiteExperts, sites: Sequence[Site] = ()) -> Clip:
+    """A CLIP with the MLPs widened in the blocks in which a task has experts; `sites` say where its trunk ends."""
     plain = Clip(backbone, [], exact=False)
     mlps: dict[Site, nn.Module] = {
         site: WidenedMlp(plain.mlp_parts(site), block, plain.tower(site[0]).prefix)
         for site, block in experts.items()
         if len(block)
     }
-    return Clip(backbone, [], exact=False, mlps=mlps)
+    return Clip(backbone, sites, exact=False, mlps=mlps)
 
 
 class FoldedImage(nn.Module):
-    """Pixels in, embedding and probabilities of one task's classes out."""
+    """Pixels in, embedding and probabilities of one task's classes out; with a head also what that one reads."""
 
     class_vectors: Tensor
+    class_vectors_head: Tensor | None
 
-    def __init__(self, backbone: Backbone, experts: SiteExperts, classes: Tensor, logit_scale: float) -> None:
-        """Take the frozen image tower, the task's experts and its class vectors `[C, D]`."""
+    def __init__(self, learned: LearnedClip, task: int) -> None:
+        """Take the frozen image tower, a task's experts and its class vectors."""
         super().__init__()
+        backbone, head = learned.backbone, learned.head_vectors(task)
         self.pixels = Pixels(backbone.preprocess)
-        self.tower = folded_clip(backbone, experts).vision
-        self.register_buffer("class_vectors", classes * logit_scale)
+        self.tower = folded_clip(backbone, learned.tasks[task].experts, learned.sites).vision
+        self.register_buffer("class_vectors", learned.class_vectors(task) * backbone.logit_scale)
+        self.register_buffer("class_vectors_head", None if head is None else head * backbone.logit_scale)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`, probabilities `[B, C]`."""
-        features = image_features(self.tower, self.tower.trunk(self.pixels(images)))
-        return features, (features @ self.class_vectors.T).softmax(-1)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`, probabilities `[B, C]` and, with a head, `[B, F]`."""
+        x = self.tower.trunk(self.pixels(images))
+        features = image_features(self.tower, x)
+        logits = features @ self.class_vectors.T
+        if self.class_vectors_head is None:
+            return features, logits.softmax(-1)
+        summary = self.tower.summary(x.float())
+        return features, (logits + summary @ self.class_vectors_head.T).softmax(-1), summary
 
 
 class FoldedText(nn.Module):

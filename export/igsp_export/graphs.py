@@ -52,7 +52,7 @@ def write_graphs(folder: ModelFolder, learned: LearnedClip, out: Path, precision
         router_input=config.router_input,
     )
     task = torch.zeros(EXAMPLES, dtype=torch.int64)
-    outputs = ["features", "used_task", "task_scores"]
+    outputs = ["features", "used_task", "task_scores", "summary"]
     images = {"images": _pixels(backbone), "task": task}
     _write(image, Signature(inputs=images, outputs=outputs, lengths={}), out / variant.image, dtype, opset)
     length = backbone.context_length

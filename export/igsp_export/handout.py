@@ -34,14 +34,15 @@ Any ONNX runtime runs them; they need no other file.
 {graphs}
 | `labels.json` | `tasks` by index, and every label with its task, in the order of the class vectors |
 | `preprocess.json` | how a picture becomes `images` |
-| `classes.safetensors` | class vectors: `task.0` `[C, D]` under the task's experts, `plain.0` under plain CLIP |
+| `classes.safetensors` | vectors of classes: `task.0` under the task's experts, `plain.0` under plain CLIP, `head.0` |
 | `tokenizer.json` | CLIP's byte-pair encoding, for the text graph |
 
 {inputs}
 
 `task` is a task's index, -1 to choose (images alone), -2 for plain CLIP; any other number gives
 NaN. The probabilities of an image of task t are the softmax of {scale:.6g} times the products of its `features` with
-the rows of `task.t`; those of an image of no task (-2), the same over the rows of all `plain.*`, one under the other.
+the rows of `task.t` plus, where there is a `head.t`, of its `summary` with the rows of that; those of an image of no
+task (-2), the same over the rows of all `plain.*`, one under the other.
 A graph in which this is done already: `igsp export MODEL BUNDLE --web DIR`.
 
 OpenVINO: ask for float32 (`INFERENCE_PRECISION_HINT: f32`). On processors with bf16 its default is bf16, which is off
@@ -49,7 +50,7 @@ by far more than rounding.
 """
 _INPUTS = (
     "The image graph takes `images` (uint8 `[B, {size}, {size}, 3]`) and `task` (int64 `[B]`) and gives `features`, "
-    "`used_task` and `task_scores`."
+    "`used_task`, `task_scores` and `summary`."
 )
 
 

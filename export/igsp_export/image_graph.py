@@ -94,7 +94,7 @@ class ImageGraph(nn.Module):
         self.tower = Clip(backbone, [("vision", int(block)) for block in self.experts], exact=False).vision
         self.selector = Selector(**{name: torch.from_numpy(value) for name, value in selector.arrays().items()})
 
-    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Classify into embeddings.
 
         Args:
@@ -102,15 +102,16 @@ class ImageGraph(nn.Module):
             task: int64 `[B]`: index of a task, `PLAIN`, or `AUTO` to choose.
 
         Returns:
-            Normalised embeddings `[B, D]`, not a number for any other `task`; the task used `[B]`; and scores minus
-            thresholds `[B, T]`.
+            Normalised embeddings `[B, D]`, not a number for any other `task`; the task used `[B]`; scores minus
+            thresholds `[B, T]`; and the trunk's summary `[B, F]`, which selector and heads read.
         """
         x = self.tower.trunk(self.pixels(images))
-        chosen, scores = self.selector(self.tower.summary(x.float()))
+        summary = self.tower.summary(x.float())
+        chosen, scores = self.selector(summary)
         used = torch.where(task == AUTO, chosen, task)
         num_slots = count_slots(self.experts)
         features = image_features(self.tower, x, sliced(self.experts, "vision", used, num_slots))
-        return answered(features, used, num_slots), used, scores
+        return answered(features, used, num_slots), used, scores, summary
 
 
 def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:

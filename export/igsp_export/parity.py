@@ -1,5 +1,6 @@
 """The gate of every export: the graphs must give what the uncompacted PyTorch model gives, or nothing is written."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from igsp_deploy.bundle.reference import (
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.runtime.classifier import Classifier, Labels
 from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
@@ -46,12 +48,14 @@ class Answer:
         used_task: `[B]`.
         task_scores: scores minus thresholds, `[B, T]`.
         score_sizes: what errors of the scores are measured by, `[B, T]`.
+        summary: what heads are compared with, `[B, F]`.
     """
 
     features: NDArray[np.float32]
     used_task: NDArray[np.int64]
     task_scores: NDArray[np.float32]
     score_sizes: NDArray[np.float32]
+    summary: NDArray[np.float32]
 
 
 @torch.no_grad()
@@ -66,6 +70,7 @@ def answer(learned: LearnedClip, tokens: Tensor, task: NDArray[np.int64]) -> Ans
         used_task=used.numpy(),
         task_scores=learned.selector(read)[1].numpy(),
         score_sizes=learned.selector.sizes(read).numpy(),
+        summary=read.numpy(),
     )
 
 
@@ -112,7 +117,7 @@ class _Counts:
         self,
         ours: ImageOutput,
         theirs: Answer,
-        classes: Callable[[int], NDArray[np.float32]],
+        classes: Callable[[int], Labels],
         labels: NDArray[np.int64] | None,
     ) -> None:
         """Compare the best class of both where they used the same task; equal within rounding of a cosine is a tie.
@@ -120,13 +125,13 @@ class _Counts:
         Args:
             ours: of the graphs.
             theirs: of PyTorch.
-            classes: a task, or `PLAIN` -> embeddings `[C, D]` of the classes an image is told apart with under it.
+            classes: a task, or `PLAIN` -> PyTorch's classes, among which an image is told apart under it.
             labels: right class of each row under the task used; None where they are not known.
         """
         for task in np.unique(theirs.used_task).tolist():
             rows = np.flatnonzero((theirs.used_task == task) & (ours.task == task))
-            cosines = theirs.features[rows] @ classes(task).T
-            best, other = cosines.argmax(1), (ours.features[rows] @ classes(task).T).argmax(1)
+            cosines = classes(task).compare(theirs.features[rows], theirs.summary[rows])
+            best, other = cosines.argmax(1), classes(task).compare(ours.features[rows], ours.summary[rows]).argmax(1)
             for row in np.flatnonzero(best != other):
                 if cosines[row, best[row]] - cosines[row, other[row]] <= TIE:
                     self.ties += 1
@@ -192,20 +197,27 @@ def check_parity(learned: LearnedClip, engine: Engine, images: list[CheckImages]
     return report
 
 
-def _class_lists(learned: LearnedClip, engine: Engine) -> Callable[[int], NDArray[np.float32]]:
-    """Class embeddings `[C, D]` by task; under plain CLIP an image is told apart with the classes of all tasks.
+def _class_lists(learned: LearnedClip, engine: Engine) -> Callable[[int], Labels]:
+    """PyTorch's classes by task; under plain CLIP an image is told apart with the classes of all tasks.
 
     Raises:
         UserError: those in the bundle are not PyTorch's.
     """
-    tasks = engine.tasks.task_set
-    found = {PLAIN: np.concatenate(tasks.plain_embeddings)}
+    tasks, sets = engine.tasks.task_set, Classifier(engine).learned(engine.tasks)
+    found = {PLAIN: sets.of(PLAIN)}
     for t, name in enumerate(tasks.names()):
-        found[t] = learned.class_vectors(t).numpy()
-        difference = largest_difference(tasks.class_embeddings[t], found[t])
+        head = learned.head_vectors(t)
+        found[t] = dataclasses.replace(
+            sets.of(t), embeddings=learned.class_vectors(t).numpy(), head=None if head is None else head.numpy()
+        )
+        ours, theirs = (
+            np.concatenate([labels.embeddings, *(() if labels.head is None else (labels.head,))], axis=1)
+            for labels in (sets.of(t), found[t])
+        )
+        difference = largest_difference(ours, theirs) if ours.shape == theirs.shape else float("inf")
         if not difference <= FEATURE_TOLERANCE["fp32"]:
             raise UserError(
-                f"the class embeddings of task {name!r} in the bundle differ from PyTorch's by "
+                f"the class vectors of task {name!r} in the bundle differ from PyTorch's by "
                 f"{difference:.2g}. Nothing was written. Please report it with the output of `igsp doctor`."
             )
     return found.__getitem__

@@ -15,13 +15,16 @@ from igsp_deploy.names import PLAIN
 from igsp_export.standalone import set_sizes
 
 OUTPUTS = ("probabilities", "used_task", "task_scores", "features")
+Classes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.int64]]
+"""Of every label the vector under its task's experts, the one under plain CLIP (both `[N, D]`), its head's `[N, F]`
+(zero where it has none; None if no task has one), all times the logit scale, and the index of its task `[N]`."""
 MASKED = -1e30
 """Added to the logit of a label of another task. Not minus infinity: features that are NaN shall stay NaN."""
 
 
 def picture_graph(
     image: ir.Model,
-    classes: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
+    classes: Classes,
     spec: PreprocessSpec,
 ) -> ir.Model:
     """Build the graph out of a baked one, which it takes over.
@@ -32,8 +35,7 @@ def picture_graph(
 
     Args:
         image: the image graph with its tasks inside.
-        classes: of every label the vector under its task's experts, the one under plain CLIP (both `[N, D]`, times the
-            logit scale) and the index of its task.
+        classes: of every label.
         spec: how the picture becomes the model's input.
     """
     graph, outputs = image.graph, {value.name: value for value in image.graph.outputs}
@@ -43,7 +45,7 @@ def picture_graph(
     pixels = _resized(begin, picture, spec)
     ir.convenience.replace_all_uses_with(images, pixels)
     graph.insert_before(graph[0], begin.nodes)
-    outputs["probabilities"] = _probabilities(end, outputs["features"], outputs["used_task"], classes)
+    outputs["probabilities"] = _probabilities(end, outputs, classes)
     graph.extend(end.nodes)
     for value in (*begin.initializers, *end.initializers):
         graph.register_initializer(value)
@@ -101,14 +103,17 @@ def _target(tape: Tape, sides: ir.Value, size: ir.Value, spec: PreprocessSpec) -
 
 def _probabilities(
     tape: Tape,
-    features: ir.Value,
-    used: ir.Value,
-    classes: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
+    outputs: dict[str | None, ir.Value],
+    classes: Classes,
 ) -> ir.Value:
     """Softmax over the labels of the task used, or over all of them under plain CLIP."""
-    own, plain, label_task = classes
+    own, plain, head, label_task = classes
+    features, used = outputs["features"], outputs["used_task"]
     matrices = (("own", own), ("plain", plain))
     under, apart = (_op(tape, "MatMul", [features, _numbers(tape, n, m.T, np.float32)]) for n, m in matrices)
+    if head is not None:
+        by_head = _op(tape, "MatMul", [outputs["summary"], _numbers(tape, "head", head.T, np.float32)])
+        under = _op(tape, "Add", [under, by_head])
     row = _op(tape, "Unsqueeze", [used, _numbers(tape, "last", [1])])
     is_plain = _op(tape, "Equal", [row, _numbers(tape, "none", [PLAIN])])
     its_own = _op(tape, "Equal", [row, _numbers(tape, "label_task", label_task[None])])

@@ -24,7 +24,7 @@ COSINE_FLOOR = 0.995
 """Least cosine of a feature with fp32's."""
 DIFFERING_ALLOWED = 0.02
 """Share of images, rounded up, that may get another best class."""
-CHOICE = ("used_task", "task_scores")
+CHOICE = ("used_task", "task_scores", "summary")
 """Outputs whose values stay those of the fp32 graph."""
 
 

@@ -234,10 +234,13 @@ def infer(model, **arrays):
 images = np.stack([read_pixels(Path(name), spec) for name in sys.argv[1:]])
 result = infer("igsp_image", images=images, task=np.full((len(images), 1), labels["choose"]))
 used = result.as_numpy("used_task")[:, 0]
-for name, task, vector in zip(sys.argv[1:], used, result.as_numpy("features")):
+for name, task, vector, read in zip(sys.argv[1:], used, result.as_numpy("features"), result.as_numpy("summary")):
     own = [task] if task >= 0 else range(len(labels["tasks"]))  # plain CLIP: the classes of all tasks
     kind = "task" if task >= 0 else "plain"
-    logits = labels["logit_scale"] * np.concatenate([classes[f"{{kind}}.{{t}}"] for t in own]) @ vector
+    scores = np.concatenate([classes[f"{{kind}}.{{t}}"] for t in own]) @ vector
+    if f"head.{{task}}" in classes:
+        scores += classes[f"head.{{task}}"] @ read
+    logits = labels["logit_scale"] * scores
     names = [label for t in own for label in labels["tasks"][t]["classes"]]
     print(name, names[logits.argmax()], labels["tasks"][task]["name"] if task >= 0 else "plain CLIP")
 ```

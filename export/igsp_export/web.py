@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from igsp_deploy.bundle.manifest import REFERENCE, Manifest, Variant, read_manifest
 from igsp_deploy.bundle.reference import Reference
@@ -21,7 +20,7 @@ from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU
 from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.handout import LABELS, PREPROCESS, labels, preprocess
-from igsp_export.picture_graph import picture_graph
+from igsp_export.picture_graph import Classes, picture_graph
 from igsp_export.shapes import read_tasks
 from igsp_export.standalone import LARGEST_FILE, baked, save_model
 
@@ -75,11 +74,15 @@ def write_web(bundle: Path, out: Path) -> list[str]:
     return [MODEL, LABELS, PREPROCESS, *PAGE]
 
 
-def _classes(tasks: TaskSet, manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+def _classes(tasks: TaskSet, manifest: Manifest) -> Classes:
     scale = np.float32(manifest.backbone.logit_scale)
     counts = [len(task.classes) for task in tasks.entries]
     own, plain = (np.concatenate(rows) * scale for rows in (tasks.class_embeddings, tasks.plain_embeddings))
-    return own, plain, np.repeat(np.arange(len(counts)), counts)
+    width, head = len(tasks.selector.center), None
+    if any(one is not None for one in tasks.heads):
+        rows = zip(tasks.heads, counts, strict=True)
+        head = scale * np.concatenate([np.zeros((n, width), np.float32) if one is None else one for one, n in rows])
+    return own, plain, head, np.repeat(np.arange(len(counts)), counts)
 
 
 def _check(bundle: Path, variant: Variant, graph: Path) -> None:
@@ -94,17 +97,17 @@ def _check(bundle: Path, variant: Variant, graph: Path) -> None:
     sets, options = classifier.learned(engine.tasks), onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=[CPU])
-    scale, label_task = engine.manifest.backbone.logit_scale, _classes(engine.tasks.task_set, engine.manifest)[2]
+    scale, label_task = engine.manifest.backbone.logit_scale, _classes(engine.tasks.task_set, engine.manifest)[-1]
     places = {PLAIN: label_task >= 0} | {t: label_task == t for t in range(len(engine.manifest.tasks))}
     rows = np.linspace(0, len(reference.task) - 1, min(CHECKED, len(reference.task))).astype(int)
     images = reference.images[reference.image_index[rows]]
     output = engine.run_images(images, reference.task[rows])
     worst = 0.0
-    for pixels, features, used in zip(images, output.features, output.task, strict=True):
+    for pixels, features, read, used in zip(images, output.features, output.summary, output.task, strict=True):
         # The task is named: a choice between two that are equal within rounding is no difference.
         given = session.run(None, {"image": pixels, "task": np.array([used])})[0][0]
         expected = np.zeros(len(given))
-        expected[places[int(used)]] = softmax(sets.of(int(used)).embeddings @ features, scale)
+        expected[places[int(used)]] = softmax(sets.of(int(used)).compare(features, read), scale)
         worst = max(worst, float(np.nan_to_num(np.abs(given - expected), nan=np.inf).max()))
     if not worst <= TOLERANCE:
         raise UserError(

@@ -14,10 +14,10 @@ from igsp_deploy.checked import Count, Flag, Number, Positive, build, stored
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OLDEST_VERSION = 2
 """Oldest format that is read. In format 2 the selector has no background, and the graphs take none; up to format 3 the
-graphs' stacks had defaults."""
+graphs' stacks had defaults; up to format 4 no task has a head, and the graphs give no summary."""
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
 EXPERTS = "experts.safetensors"

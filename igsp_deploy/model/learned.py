@@ -47,6 +47,7 @@ class LearnedClip(nn.Module):
     The task is an argument of every call, never a state. Nothing here needs a gradient.
 
     Attributes:
+        sites: blocks that may have experts.
         clip: the frozen towers.
         tasks: what each task adds.
         selector: chooses the task of an image; None where there are no statistics.
@@ -65,6 +66,7 @@ class LearnedClip(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
+        self.sites = tuple(sites)
         self.clip = Clip(backbone, sites)
         self.tasks = tuple(tasks)
         self.selector = selector

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +58,39 @@ class Prediction:
         }
 
 
+class ModelRows(Protocol):
+    """What the image graph gives, see `ImageOutput`; or a part of its rows."""
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """`[B, D]`."""
+
+    @property
+    def task(self) -> NDArray[np.int64]:
+        """`[B]`."""
+
+    @property
+    def task_scores(self) -> NDArray[np.float32]:
+        """`[B, T]`."""
+
+    @property
+    def summary(self) -> NDArray[np.float32]:
+        """`[B, F]`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Candidate labels with their embeddings `[C, D]`."""
+    """Candidate labels with their embeddings `[C, D]`, and the head `[C, F]` of a task's own classes, if it has one."""
 
     names: tuple[str, ...]
     tasks: tuple[str | None, ...]
     embeddings: NDArray[np.float32]
+    head: NDArray[np.float32] | None = None
+
+    def compare(self, features: NDArray[np.float32], summary: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores `[..., C]` in units of a cosine, of embeddings `[..., D]` and summaries `[..., F]`."""
+        scores: NDArray[np.float32] = (self.embeddings @ features.T).T
+        return scores if self.head is None else scores + (self.head @ summary.T).T
 
 
 class Classifier:
@@ -208,8 +234,7 @@ class Classifier:
         for start in range(0, len(images), BATCH):
             rows = [i if isinstance(i, np.ndarray) else self.load(i) for i in images[start : start + BATCH]]
             output = self.engine.run_images(np.stack(rows), index[start : start + BATCH], tasks=known)
-            for features, used, evidence in zip(output.features, output.task, output.task_scores, strict=True):
-                found.append(self.predict(features, int(used), evidence, labels, top_k))
+            found += self.predict(output, labels, top_k)
         return found
 
     def learned(self, known: LoadedTasks) -> "LabelSets":
@@ -236,20 +261,28 @@ class Classifier:
         ]
         return np.concatenate(parts)
 
-    def predict(
-        self, features: NDArray[np.float32], used: int, evidence: NDArray[np.float32], labels: "LabelSets", top_k: int
-    ) -> Prediction:
-        """From one row of an `ImageOutput` to labels.
+    def predict(self, rows: ModelRows, labels: "LabelSets", top_k: int) -> list[Prediction]:
+        """From what the image graph gave to labels.
 
         Args:
-            features: `[D]`.
-            used: index of the task used, or `PLAIN`.
-            evidence: task scores, `[T]`.
+            rows: of the model.
             labels: what to choose among.
             top_k: labels to return; fewer where there are fewer.
         """
+        each = zip(rows.features, rows.summary, rows.task.tolist(), rows.task_scores, strict=True)
+        return [self._predict(*row, labels, top_k) for row in each]
+
+    def _predict(
+        self,
+        features: NDArray[np.float32],
+        summary: NDArray[np.float32],
+        used: int,
+        evidence: NDArray[np.float32],
+        labels: "LabelSets",
+        top_k: int,
+    ) -> Prediction:
         candidates = labels.of(used)
-        shares = softmax(candidates.embeddings @ features, self.manifest.backbone.logit_scale)
+        shares = softmax(candidates.compare(features, summary), self.manifest.backbone.logit_scale)
         best = np.argsort(-shares, kind="stable")[:top_k]
         names = labels.known.task_set.names()
         # A task without held-out images has no threshold: its score is infinite, which JSON does not know.
@@ -311,7 +344,9 @@ class LabelSets:
         if used != PLAIN:
             task = tasks.entries[used]
             names: tuple[str | None, ...] = (task.name,) * len(task.classes)
-            return Labels(names=task.classes, tasks=names, embeddings=tasks.class_embeddings[used])
+            return Labels(
+                names=task.classes, tasks=names, embeddings=tasks.class_embeddings[used], head=tasks.heads[used]
+            )
         return Labels(
             names=tuple(name for task in tasks.entries for name in task.classes),
             tasks=tuple(task.name for task in tasks.entries for _ in task.classes),

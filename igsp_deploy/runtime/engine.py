@@ -46,11 +46,13 @@ class ImageOutput:
         task: index of the task used, or `PLAIN`, int64 `[B]`.
         task_scores: the selector's score of each task minus the task's threshold, float32 `[B, T]`; at least 0 means
             that the task would take the image.
+        summary: what heads are compared with, float32 `[B, F]`; F is 0 with graphs up to format 4, which give none.
     """
 
     features: NDArray[np.float32]
     task: NDArray[np.int64]
     task_scores: NDArray[np.float32]
+    summary: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +284,13 @@ class Engine:
         # Bundles of format 2 know no background; their graphs take none.
         fitting = tasks.selector.fitting("selector.background" in self._image.stacks)
         tasks = dataclasses.replace(tasks, selector=fitting)
+        with_head = [task.name for task, head in zip(tasks.entries, tasks.heads, strict=True) if head is not None]
+        if with_head and "summary" not in self._image.outputs:
+            raise UserError(
+                f"task {with_head[0]!r} has a head, and {self._image.path} is of a bundle of format "
+                f"{self.manifest.format_version}, whose graphs give nothing to compare it with. Open the bundle that "
+                "the task comes from instead."
+            )
         batches = None
         image = self._image.bind(tasks.image | tasks.selector_stacks())
         text = self._text.bind(tasks.text) if self._text is not None else {}
@@ -368,12 +377,14 @@ class Engine:
                 features=np.zeros((0, self.manifest.backbone.embed_dim), np.float32),
                 task=np.zeros(0, np.int64),
                 task_scores=np.zeros((0, total), np.float32),
+                summary=np.zeros((0, 0), np.float32),
             )
         slots = tasks.task_set.image_slots
         inputs: dict[str, NDArray[Any]] = {"images": images, "task": slots.slot(task)}
         run = tasks.batches.run(inputs) if tasks.batches is not None else self._image.run(inputs, tasks.image)
-        features, used, scores = run
-        return ImageOutput(features=features, task=slots.task(used), task_scores=slots.columns(scores))
+        features, used, scores, *rest = run
+        summary = rest[0] if rest else np.zeros((len(features), 0), np.float32)
+        return ImageOutput(features=features, task=slots.task(used), task_scores=slots.columns(scores), summary=summary)
 
     def embed_text(
         self, ids: NDArray[np.int64], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None

@@ -41,6 +41,7 @@ class TaskSet:
         selector: the selector over these tasks.
         class_embeddings: of each task's classes under its own experts, `[C, D]` each.
         plain_embeddings: of each task's classes under plain CLIP, `[C, D]` each.
+        heads: of each task that has one, compared with the image's summary, `[C, F]`; None of the others.
     """
 
     entries: tuple[BundleTask, ...]
@@ -49,6 +50,7 @@ class TaskSet:
     selector: SelectorTable
     class_embeddings: tuple[NDArray[np.float32], ...]
     plain_embeddings: tuple[NDArray[np.float32], ...]
+    heads: tuple[NDArray[np.float32] | None, ...]
 
     @classmethod
     def read(
@@ -162,6 +164,7 @@ class TaskSet:
             selector=self.selector.only(kept),
             class_embeddings=tuple(self.class_embeddings[t] for t in kept),
             plain_embeddings=tuple(self.plain_embeddings[t] for t in kept),
+            heads=tuple(self.heads[t] for t in kept),
         )
 
     def num_bytes(self) -> int:
@@ -188,29 +191,37 @@ def find_task(name: str, names: Sequence[str], also: Sequence[str] = (), of: str
 def _shared(folder: Path, manifest: Manifest, picked: Sequence[int]) -> dict[str, Any]:
     """All of a `TaskSet` but its stacks: small, and read as a whole, for a new task changes the selector of all."""
     selector = SelectorTable.read(folder / SELECTOR, len(manifest.tasks))
-    own, plain = _class_embeddings(folder / CLASSES, manifest)
+    own, plain, heads = _class_vectors(folder / CLASSES, manifest, len(selector.center))
     return {
         "entries": tuple(manifest.tasks[t] for t in picked),
         "selector": selector if list(picked) == list(range(len(manifest.tasks))) else selector.only(picked),
         "class_embeddings": tuple(own[t] for t in picked),
         "plain_embeddings": tuple(plain[t] for t in picked),
+        "heads": tuple(heads[t] for t in picked),
     }
 
 
-def _class_embeddings(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+Vectors = list[NDArray[np.float32]]
+
+
+def _class_vectors(
+    path: Path, manifest: Manifest, num_features: int
+) -> tuple[Vectors, Vectors, list[NDArray[np.float32] | None]]:
+    """Of every task: the classes' embeddings under it and under plain CLIP, and its head where it has one."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
-    found: dict[str, list[NDArray[np.float32]]] = {"task": [], "plain": []}
+    widths = {"task": manifest.backbone.embed_dim, "plain": manifest.backbone.embed_dim, "head": num_features}
+    found: dict[str, list[Any]] = {kind: [] for kind in widths}
     for t, task in enumerate(manifest.tasks):
-        expected = (len(task.classes), manifest.backbone.embed_dim)
-        for kind, embeddings in found.items():
+        for kind, width in widths.items():
+            expected = (len(task.classes), width)
             value = tensors.get(f"{kind}.{t}")
-            if value is None or value.shape != expected:
+            if (value is None and kind != "head") or (value is not None and value.shape != expected):
                 shape = "nothing" if value is None else list(value.shape)
                 raise UserError(
                     f"{path} must hold {list(expected)} numbers for task {task.name!r}, has {shape}. {REMEDY}"
                 )
-            embeddings.append(value)
-    return found["task"], found["plain"]
+            found[kind].append(value)
+    return found["task"], found["plain"], found["head"]

@@ -61,6 +61,7 @@ class Rows:
         features: float32 `[n, D]`.
         task: task used, int64 `[n]`.
         task_scores: float32 `[n, T]`.
+        summary: float32 `[n, F]`.
         queue_s: longest time one of its images waited for the model.
         inference_s: time of the model calls that held its images, in all.
         ready_at: when its first image was decoded, on the clock of `time.monotonic`.
@@ -71,6 +72,7 @@ class Rows:
     features: NDArray[np.float32]
     task: NDArray[np.int64]
     task_scores: NDArray[np.float32]
+    summary: NDArray[np.float32]
     queue_s: float
     inference_s: float
     ready_at: float = 0.0
@@ -94,7 +96,7 @@ class Job:
         """Images not yet in the model; they count for the queue."""
         self.missing = len(task)
         """Images without an answer."""
-        self.rows: list[tuple[NDArray[np.float32], np.int64, NDArray[np.float32]] | None] = [None] * len(task)
+        self.rows: list[tuple[ImageOutput, int] | None] = [None] * len(task)
         self.queue_s = 0.0
         self.inference_s = 0.0
         self.ready_at = self.began_at = self.ended_at = 0.0
@@ -103,9 +105,10 @@ class Job:
         """All rows, in the order of the request."""
         rows = [row for row in self.rows if row is not None]
         return Rows(
-            features=np.stack([row[0] for row in rows]),
-            task=np.array([row[1] for row in rows], np.int64),
-            task_scores=np.stack([row[2] for row in rows]),
+            features=np.stack([output.features[row] for output, row in rows]),
+            task=np.array([output.task[row] for output, row in rows], np.int64),
+            task_scores=np.stack([output.task_scores[row] for output, row in rows]),
+            summary=np.stack([output.summary[row] for output, row in rows]),
             queue_s=self.queue_s,
             inference_s=self.inference_s,
             ready_at=self.ready_at,
@@ -341,7 +344,7 @@ class Batcher:
         finished: list[Job] = []
         with self._changed:
             for row, (job, index, _, since) in enumerate(batch):
-                job.rows[index] = (output.features[row], output.task[row], output.task_scores[row])
+                job.rows[index] = (output, row)
                 job.queue_s = max(job.queue_s, start - since)
                 job.missing -= 1
                 if not job.missing and not job.done:

@@ -56,7 +56,4 @@ class Labelling:
         labels = snapshot.labels
         if self.prompts is not None:
             labels = LabelSets(snapshot.classifier, snapshot.known, self.prompts, self.template)
-        return [
-            snapshot.classifier.predict(features, int(used), evidence, labels, self.top_k)
-            for features, used, evidence in zip(rows.features, rows.task, rows.task_scores, strict=True)
-        ]
+        return snapshot.classifier.predict(rows, labels, self.top_k)

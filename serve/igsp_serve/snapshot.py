@@ -128,7 +128,8 @@ def _version(classifier: Classifier, known: LoadedTasks) -> str:
         [task.name, task.fingerprint, task.classes, task.display_names, task.templates] for task in tasks.entries
     ]
     digest = hashlib.sha256(json.dumps([files, described]).encode())
-    for arrays in (tasks.selector.stacks().values(), tasks.class_embeddings, tasks.plain_embeddings):
+    heads = [head for head in tasks.heads if head is not None]
+    for arrays in (tasks.selector.stacks().values(), tasks.class_embeddings, tasks.plain_embeddings, heads):
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]

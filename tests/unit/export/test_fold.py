@@ -77,10 +77,16 @@ def test_a_folded_task_gives_what_the_bundle_gives_for_it(
     images = synthetic_images(7, model.backbone.preprocess.size, seed=9)
     engine = Engine.open(bundled.bundle, "cpu")
     parity = model.fold(task, tmp_path / "out", opset=opset, with_text=True)["parity"]
-    features, probabilities = run(tmp_path / "out" / IMAGE, images)
-    theirs = engine.run_images(images, np.full(7, task)).features
+    features, probabilities, *summary = run(tmp_path / "out" / IMAGE, images)
+    output = engine.run_images(images, np.full(7, task))
+    theirs = output.features
     np.testing.assert_allclose(features, theirs, atol=1e-5)
     logits = model.backbone.logit_scale * theirs @ model.learned.class_vectors(task).numpy().T
+    head = model.learned.head_vectors(task)
+    assert (head is None, len(summary)) == ((True, 0) if task == 0 else (False, 1))
+    if head is not None:
+        np.testing.assert_allclose(summary[0], output.summary, atol=1e-4)
+        logits += model.backbone.logit_scale * output.summary @ head.numpy().T
     np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1).numpy(), atol=1e-4)
     ids = model.backbone.tokenize(["a red wall", "", "two dogs on a lawn"]).numpy()
     embeddings = run(tmp_path / "out" / TEXT, ids)[0]
@@ -150,7 +156,7 @@ def test_a_fixed_batch_leaves_no_free_size_and_no_other_input(fixed: Path, model
         assert all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim), value.name
     assert not {node.op_type for node in graph.node} & {"Shape", "ScatterElements", "Where", "GatherND", "ReduceMax"}
     images = synthetic_images(3, model.backbone.preprocess.size)
-    features, probabilities = run(fixed / IMAGE, images)
+    features, probabilities, *_ = run(fixed / IMAGE, images)
     theirs = model.learned.embed(model.learned.trunk(torch.from_numpy(images)), 1).numpy()
     np.testing.assert_allclose(features, theirs, atol=1e-5)
     assert probabilities.shape == (3, 2)

@@ -110,11 +110,12 @@ def test_a_mixed_batch_equals_each_task_by_itself(backbone: Backbone, router_inp
     images = torch.randint(0, 255, (12, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     task = torch.tensor([0, 1, -2, -1, 1, 0, -1, -1, -2, -1, -1, -1])
     with torch.no_grad():
-        features, used, scores = image_graph(backbone, tasks, selector, router_input)(images, task)
+        features, used, scores, summary = image_graph(backbone, tasks, selector, router_input)(images, task)
         clip = Clip(backbone, SITES)
         tokens = clip.trunk(images)
         read = clip.summary(tokens)
         assert torch.equal(used, torch.where(task == -1, selector.choose(read), task))
+        torch.testing.assert_close(summary, read, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(scores, selector.scores(read) - selector.thresholds, atol=1e-2, rtol=1e-4)
         for row, t in enumerate(used.tolist()):
             alone = clip.embed(tokens[row : row + 1], {} if t == PLAIN else tasks[t])[0]
@@ -148,7 +149,7 @@ def test_a_blank_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> No
     graph = ImageGraph(backbone, blank_stacks(layout, "vision"), blank, rank=RANK, router_input="class_token").eval()
     images = torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        features, used, scores = graph(images, torch.tensor([-1, -2, -1]))
+        features, used, scores, _ = graph(images, torch.tensor([-1, -2, -1]))
         clip = Clip(backbone, SITES)
         torch.testing.assert_close(features, clip.embed(clip.trunk(images)), atol=1e-5, rtol=1e-5)
     assert used.tolist() == [PLAIN] * 3
@@ -191,7 +192,7 @@ def test_images_under_a_number_that_names_no_task_get_no_numbers(backbone: Backb
     images = torch.randint(0, 255, (len(ODD) + 3, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         graph = image_graph(backbone, tasks, selector_for(backbone), "class_token")
-        features, _, _ = graph(images, torch.tensor([*ODD, 0, 1, PLAIN]))
+        features, *_ = graph(images, torch.tensor([*ODD, 0, 1, PLAIN]))
     assert features[: len(ODD)].isnan().all()
     assert features[len(ODD) :].isfinite().all()
 

@@ -18,7 +18,7 @@ from igsp_export.images import synthetic_images
 from igsp_export.quantize import COSINE_FLOOR, Quantized, quantize_int8, weight_products
 from tests.conftest import Bundled
 
-OUTPUTS = ["features", "used_task", "task_scores"]
+OUTPUTS = ["features", "used_task", "task_scores", "summary"]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,7 @@ def test_the_same_task_is_chosen_to_the_bit(bundled: Bundled, int8: tuple[Path, 
     new = run(int8[0], images, [-1] * 24, stacks)
     np.testing.assert_array_equal(old[1], new[1])
     np.testing.assert_array_equal(old[2], new[2])
+    np.testing.assert_array_equal(old[3], new[3])
     assert (old[0] != new[0]).any()
     everything = int8[0].with_name("everything.onnx")
     assert len(quantize_int8(bundled.bundle / "image.fp32.onnx", everything, exact_choice=False).quantized) == 12

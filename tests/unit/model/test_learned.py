@@ -61,7 +61,9 @@ def test_class_vectors_average_normalised_templates_under_the_tasks_own_experts(
     for template in words.templates:
         ids = learned.backbone.tokenize([template.format(name) for name in words.display_names])
         parts.append(learned.embed_text(ids, 1))
-    torch.testing.assert_close(learned.class_vectors(1), F.normalize(sum(parts[1:], start=parts[0]), dim=-1))
+    expected = F.normalize(sum(parts[1:], start=parts[0]), dim=-1)
+    assert words.head is not None
+    torch.testing.assert_close(learned.class_vectors(1), expected * words.head.text_share)
     assert (learned.class_vectors(1) - learned.class_vectors(1, under=PLAIN)).abs().max() > 0.01
 
 

@@ -42,12 +42,32 @@ def test_scores_are_the_softmax_over_the_tasks_classes(classifier: Classifier, b
     (prediction,) = classifier.classify([path], "stripes")
     folder = ModelFolder.open(bundled.model)
     record, backbone = folder.tasks[1], folder.load_backbone()
-    classes = LearnedClip.open(folder, backbone).class_vectors(1).numpy()
+    learned = LearnedClip.open(folder, backbone)
+    classes, head = learned.class_vectors(1).numpy(), learned.head_vectors(1)
+    assert head is not None
     output = classifier.engine.run_images(classifier.load(path)[None], np.array([1]))
-    logits = backbone.logit_scale * classes @ output.features[0]
+    logits = backbone.logit_scale * (classes @ output.features[0] + head.numpy() @ output.summary[0])
     expected = np.exp(logits) / np.exp(logits).sum()
     scores = dict(zip(prediction.labels, prediction.scores, strict=True))
     assert [scores[name] for name in record.classes] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_words_of_ones_own_and_plain_clip_are_compared_by_text_alone(
+    classifier: Classifier, bundled: "Bundled"
+) -> None:
+    pixels = classifier.load(bundled.images("stripes")[3])[None]
+    known, scale = classifier.engine.tasks, classifier.manifest.backbone.logit_scale
+    assert [head is None for head in known.task_set.heads] == [True, False]
+    for task, under in (("stripes", 1), ("none", PLAIN)):
+        words = ["a flat wall", "a steep hill"]
+        (prediction,) = classifier.classify([pixels[0]], task, prompts=words)
+        features = classifier.engine.run_images(pixels, np.array([under])).features[0]
+        logits = scale * classifier.embed_text(words, under) @ features
+        expected = dict(zip(words, np.exp(logits) / np.exp(logits).sum(), strict=True))
+        assert dict(zip(prediction.labels, prediction.scores, strict=True)) == pytest.approx(expected, abs=1e-4)
+    plain = classifier.learned(known).of(PLAIN)
+    assert plain.head is None
+    np.testing.assert_allclose(np.linalg.norm(plain.embeddings, axis=1), 1.0, rtol=1e-5)
 
 
 def test_plain_clip_chooses_among_the_classes_of_all_tasks(classifier: Classifier, bundled: "Bundled") -> None:

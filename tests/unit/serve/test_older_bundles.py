@@ -1,6 +1,7 @@
 """Bundles of older formats: opened, verified, and mixed with newer ones.
 
-Up to format 3 stacks had defaults, under which every image got plain CLIP. In format 2 graphs and selector know no
+Up to format 4 graphs gave no summary, and no task had a head. Up to format 3 stacks had
+defaults, under which every image got plain CLIP. In format 2 graphs and selector know no
 background.
 """
 
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
 from igsp_deploy.bundle.stacks import blank_selector, blank_stacks
 from igsp_deploy.errors import UserError
+from igsp_deploy.files import write_sums
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_deploy.runtime.verify import verify_bundle
@@ -35,20 +37,35 @@ Images = np.ndarray[Any, np.dtype[np.uint8]]
 
 @pytest.fixture(scope="module")
 def modern(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of today, of a model from before there was a background."""
+    """A bundle of today, of a model from before there were a background and heads."""
     root = tmp_path_factory.mktemp("older")
     shutil.copytree(bundled.model, root / "model")
     values = json.loads((root / "model" / "config.json").read_text())
     del values["selector"]["background"]
+    task = root / "model" / "tasks" / "01-stripes"
+    (task / "head.safetensors").unlink()
+    write_sums(task)
     (root / "model" / "config.json").write_text(json.dumps(values))
     export_bundle(root / "model", root / "bundle", console=Console(file=io.StringIO()))
     return root / "bundle"
 
 
 @pytest.fixture(scope="module")
-def previous(modern: Path) -> Path:
+def headless(modern: Path) -> Path:
+    """The same bundle as format 4 had it."""
+    folder = Path(shutil.copytree(modern, modern.parent / "headless"))
+    graph = ir.load(folder / "image.fp32.onnx")
+    assert [value.name for value in graph.graph.outputs][3:] == ["summary"]
+    del graph.graph.outputs[3:]
+    ir.save(graph, folder / "image.fp32.onnx")
+    dataclasses.replace(read_manifest(folder), format_version=4, files=list_files(folder)).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def previous(headless: Path) -> Path:
     """The same bundle as format 3 had it."""
-    folder = Path(shutil.copytree(modern, modern.parent / "previous"))
+    folder = Path(shutil.copytree(headless, headless.parent / "previous"))
     layout = read_manifest(folder).experts
     selector = blank_selector(len(load_file(folder / SELECTOR)["center"])).stacks()
     for name, stacks in {
@@ -93,7 +110,7 @@ def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-@pytest.mark.parametrize(("which", "version"), [("old", 2), ("previous", 3)])
+@pytest.mark.parametrize(("which", "version"), [("old", 2), ("previous", 3), ("headless", 4)])
 def test_a_bundle_of_an_older_format_computes_what_it_did(
     which: str, version: int, modern: Path, images: Images, request: pytest.FixtureRequest
 ) -> None:
@@ -123,7 +140,21 @@ def test_tasks_whose_selector_has_a_background_do_not_enter_it(old: Path, bundle
     assert engine.tasks is before
 
 
-@pytest.mark.parametrize("which", ["old", "previous"])
+def test_tasks_with_a_head_do_not_enter_graphs_that_give_no_summary(
+    headless: Path, bundled: "Bundled", images: Images
+) -> None:
+    engine = Engine.open(headless, "cpu", num_threads=1)
+    before = engine.tasks
+    with pytest.raises(UserError, match=r"task 'stripes' has a head, and .* of format 4, whose graphs give nothing to"):
+        engine.replace_tasks(bundled.bundle)
+    assert engine.tasks is before
+    newer = Engine.open(bundled.bundle, "cpu", num_threads=1)
+    newer.remove_task("stripes")
+    newer.replace_tasks(headless)
+    assert newer.tasks.task_set.heads == (None, None)
+
+
+@pytest.mark.parametrize("which", ["old", "previous", "headless"])
 def test_it_can_be_written_with_its_tasks_inside(
     which: str, images: Images, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -131,7 +162,7 @@ def test_it_can_be_written_with_its_tasks_inside(
     write_standalone(old, tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "image.fp32.onnx", providers=["CPUExecutionProvider"])
     task = np.full(len(images), AUTO)
-    _, used, scores = session.run(None, {"images": images, "task": task})
+    _, used, scores, *_ = session.run(None, {"images": images, "task": task})
     expected = Engine.open(old, "cpu", num_threads=1).run_images(images, task)
     np.testing.assert_array_equal(used, expected.task)
     np.testing.assert_allclose(scores, expected.task_scores, atol=1e-2, rtol=1e-4)
