@@ -170,18 +170,19 @@ def test_wrong_experts_stop_the_export_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["task.1", "head.1"])
 def test_wrong_class_vectors_stop_the_export(
-    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = export_module._class_vectors
 
     def wrong(learned: Any) -> Any:
         found = right(learned)
-        found["task.1"] = found["task.1"][::-1]
+        found[name] = found[name][::-1]
         return found
 
     monkeypatch.setattr(export_module, "_class_vectors", wrong)
-    with pytest.raises(UserError, match="class embeddings of task 'stripes' in the bundle differ"):
+    with pytest.raises(UserError, match="class vectors of task 'stripes' in the bundle differ"):
         export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
     assert list(tmp_path.iterdir()) == []
 

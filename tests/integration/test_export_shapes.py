@@ -76,7 +76,7 @@ def test_a_standalone_graph_needs_no_stacks(shapes: tuple[Path, dict[str, Any]],
         session = onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
         assert not session.get_overridable_initializers()
         task = np.full(len(pixels), -1)
-        features, used, _ = session.run(None, {"images": pixels, "task": task})
+        features, used, *_ = session.run(None, {"images": pixels, "task": task})
         expected = engine.run_images(pixels, task)
         np.testing.assert_allclose(features, expected.features, atol=1e-5)
         np.testing.assert_array_equal(used, expected.task)
@@ -94,7 +94,7 @@ def test_one_task_is_folded_from_the_command_line(bundled: "Bundled", igsp: Igsp
     assert [value.name for value in session.get_inputs()] == ["images"]
     classifier = Classifier.open(bundled.bundle, "cpu")
     pixels = np.stack([classifier.load(path) for path in bundled.images("stripes")[:2]])
-    _, probabilities = session.run(None, {"images": pixels})
+    _, probabilities, *_ = session.run(None, {"images": pixels})
     for row, prediction in zip(probabilities, classifier.classify(list(pixels), "stripes"), strict=True):
         expected = dict(zip(prediction.labels, prediction.scores, strict=True))
         assert row.tolist() == pytest.approx([expected["flat"], expected["steep"]], abs=1e-4)

@@ -327,7 +327,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         (swapped, "stripes", r"experts\.safetensors is damaged or was changed .* what task 'stripes' uses"),
         (backbone, "stripes", "another backbone"),
         (absent, "stripes", r"selector\.safetensors is missing"),
-        (newer, "stripes", "format 99; this version reads up to 4"),
+        (newer, "stripes", "format 99; this version reads up to 5"),
         (tmp_path / "nowhere", "stripes", "does not exist"),
     ]
     for bundle, name, message in cases:
@@ -383,7 +383,7 @@ def test_a_missing_file_is_named(bundled: "Bundled", tmp_path: Path, name: str) 
 def test_a_newer_format_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
     dataclasses.replace(read_manifest(copy), format_version=99).write(copy)
-    with pytest.raises(UserError, match=r"format 99; this version reads up to 4\. Upgrade"):
+    with pytest.raises(UserError, match=r"format 99; this version reads up to 5\. Upgrade"):
         Engine.open(copy, "cpu")
 
 
@@ -412,7 +412,7 @@ def test_buffers_of_a_captured_batch_are_filled_anew(both: Engine, images: Image
     """On the CPU nothing is captured, but buffers and binding are those of a CUDA graph."""
     batches = FixedBatches(both._image, both.tasks.image, (8,), capture=True)
     for part in (images[:8], images[8:], images[:3]):
-        features, used, _ = batches.run({"images": part, "task": np.full(len(part), AUTO)})
+        features, used, *_ = batches.run({"images": part, "task": np.full(len(part), AUTO)})
         expected = ask(both, part, AUTO)
         np.testing.assert_allclose(features, expected.features, atol=1e-5)
         np.testing.assert_array_equal(used, expected.task)
