@@ -203,16 +203,24 @@ def _numbers(value: Any) -> Any:
 
 
 def load_yaml(path: Any) -> dict[str, Any]:
-    """Read a YAML file of settings.
+    """Read a YAML file of settings. Keys are what stands there: a task called `no` or `1` is no truth value or number.
 
     Raises:
         UsageError: missing, unreadable or not a mapping.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            self.flatten_mapping(node)
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    key.tag = "tag:yaml.org,2002:str"
+            return super().construct_mapping(node, deep)
+
     try:
         with open(path, encoding="utf-8") as handle:
-            values = yaml.safe_load(handle) or {}
+            values = yaml.load(handle, Loader) or {}
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}. Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from igsp_deploy.checked import build
-from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig, SelectorConfig
+from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig, SelectorConfig, load_yaml
 from igsp_deploy.errors import UsageError, UserError
 
 
@@ -108,3 +108,12 @@ def test_a_seed_that_no_generator_takes_is_refused(section: str, seed: int) -> N
     with pytest.raises(UsageError, match=rf"{section}\.seed must be"):
         build(RunConfig, {section: {"seed": seed}}, "x")
     assert build(RunConfig, {section: {"seed": 1 << 53}}, "x")
+
+
+def test_keys_of_yaml_are_what_stands_there(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "all: &all\n  no: data/no\ntasks:\n  <<: *all\n  on: data/on\n  1: data/1\n  2024-01-02: data/day\n"
+    )
+    values = load_yaml(path)
+    assert values["tasks"] == {"no": "data/no", "on": "data/on", "1": "data/1", "2024-01-02": "data/day"}
