@@ -65,7 +65,9 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
             read = learned.clip.summary(x)
 
             def predict(t: int, of: int, x: torch.Tensor = x) -> int:
-                return int((learned.embed(x, t) @ learned.class_vectors(of, under=t).T).argmax())
+                scores = learned.embed(x, t) @ learned.class_vectors(of, under=t).T
+                head = learned.head_vectors(of) if t == of else None
+                return int((scores if head is None else scores + learned.clip.summary(x) @ head.T).argmax())
 
             for j in range(total):
                 selector = folder.selector(j + 1)
