@@ -1,15 +1,20 @@
 """Whether a path is a model folder, and the lock of one: what every command that takes a MODEL asks first. No torch."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import explain_os_error
+from igsp_deploy.files import explain_os_error, sha256_file
 from igsp_deploy.locks import try_lock
 
 LOCK = ".lock"
+HEAD = "head.safetensors"
+"""File of a task's head, where it has one."""
 _WEIGHTS: ContextVar[str | None] = ContextVar("weights", default=None)
 
 
@@ -88,3 +93,16 @@ def _remove_empty(path: Path) -> None:
         (path / LOCK).unlink()
         (path / f"{LOCK}.soft").unlink(missing_ok=True)
         path.rmdir()
+
+
+def task_fingerprint(folder: Path, words: list[Any]) -> str:
+    """SHA-256 of what a task computes: its numbers, its classes and prompts; not where its images lay.
+
+    Args:
+        folder: of the task.
+        words: its name, classes, display names and templates.
+    """
+    names = ["experts.safetensors", "router.safetensors", "selector.safetensors"]
+    names += [HEAD] if (folder / HEAD).is_file() else []
+    sums = [sha256_file(folder / name) for name in names]
+    return hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest()

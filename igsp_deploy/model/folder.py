@@ -8,8 +8,6 @@ A task's new experts lie in its own folder and the pool is their union, so addin
 """
 
 import dataclasses
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from igsp_deploy.checked import build
 from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, sha256_file, write_json, write_sums
+from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, write_json, write_sums
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
 from igsp_deploy.model.head import Head
@@ -38,14 +36,12 @@ from igsp_deploy.model.task_files import (
     router_tensors,
     save_tensors,
 )
-from igsp_deploy.model_path import is_unused, locked_model, require_model, weights_place
+from igsp_deploy.model_path import HEAD, is_unused, locked_model, require_model, task_fingerprint, weights_place
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 2
 """In format 1 no task has a head, and held-out images set its threshold; it is read as before."""
 SPLIT = "split.json"
-HEAD = "head.safetensors"
-_NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,9 +259,8 @@ class ModelFolder:
         """SHA-256 of what task `index` computes: its numbers, its classes and prompts; not where its images lay."""
         record = self.tasks[index]
         path = self.path / "tasks" / f"{record.index:02d}-{record.name}"
-        sums = [sha256_file(path / name) for name in (*_NUMBERS, HEAD) if name != HEAD or (path / name).is_file()]
         words = [record.name, record.classes, record.display_names, record.templates]
-        return hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest()
+        return task_fingerprint(path, words)
 
     def head(self, index: int) -> Head | None:
         """Head of task `index`; None where words alone tell its classes apart."""

@@ -1,7 +1,5 @@
 """A model folder as files: what its tasks are and where their images lie. Read without torch."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +8,9 @@ from typing import Any
 
 from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import read_json, sha256_file
+from igsp_deploy.files import read_json
 from igsp_deploy.locks import try_lock
-from igsp_deploy.model_path import LOCK, require_model
-
-_NUMBERS = ("experts.safetensors", "router.safetensors", "selector.safetensors")
+from igsp_deploy.model_path import LOCK, require_model, task_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +49,13 @@ def read_model_tasks(model: Path) -> list[ModelTask]:
         values = read_json(folder / "task.json", "task record")
         try:
             words = [values[key] for key in ("name", "classes", "display_names", "templates")]
-            sums = [sha256_file(folder / name) for name in _NUMBERS]
             tasks.append(
                 ModelTask(
                     folder=folder,
                     name=values["name"],
                     classes=values["classes"],
                     source=Path(values.get("source") or "/nowhere"),
-                    fingerprint=hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest(),
+                    fingerprint=task_fingerprint(folder, words),
                     parameters=values["kept_parameters"],
                     metrics=values.get("metrics") or {},
                 )
