@@ -50,6 +50,9 @@ class ModelConfig:
     """Adapt the last q text blocks; 0 adapts all, -1 none."""
     rank: Annotated[Positive, Field(le=512)] = 16
     """Rank r of one expert."""
+    max_experts: Count = 4
+    """Experts a task keeps in one block, at most; its router chooses from the new ones and twice as many frozen ones,
+    picked from the pool by one batch. It bounds the width of the exported graphs. 0 is no bound."""
     scale: AboveZero = 1.0
     """Factor s on the experts' output."""
     router_input: RouterInput = "class_token"

@@ -41,9 +41,10 @@ from igsp_train.optimiser import (
 )
 from igsp_train.penalties import GradientProjection, function_residual, weight_overlap
 from igsp_train.precision import autocast
-from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
+from igsp_train.prune import at_most, experts_to_keep, level_by_loss, most_worth
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.reuse import ReuseStrength, candidate_mass, new_expert_share
+from igsp_train.shortlist import block_gradients, needs_shortlist, shortlist
 
 HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
 """Pruning rules that measure a loss."""
@@ -64,6 +65,8 @@ class StepReport:
 
 LOSS_IMAGES = 256
 """Images on which pruning measures a loss."""
+BOUND_IMAGES = 64
+"""The same where a block has more experts than a task may keep: one loss for each of them."""
 
 
 class TokenBatches(Protocol):
@@ -152,7 +155,7 @@ class TaskRun:
             ranks: the processes that learn together; only the first writes.
             held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on, for the pruning
                 rules that measure a loss.
-            reuse_ids: pool ids a block's router may use; all of them by default.
+            reuse_ids: pool ids a block's router may use; by default all of them, or where these are many a shortlist.
 
         Raises:
             UserError: there is a checkpoint of another task or of other settings, or more processes than images a step.
@@ -182,6 +185,8 @@ class TaskRun:
         if found is not None and found[0].get("learned") != len(folder.tasks):
             found = None  # its task was learned, and the process ended before the checkpoint was removed
         if found is None:
+            if reuse_ids is None and needs_shortlist(folder):
+                reuse_ids = self._shortlist()
             self.learner = new_task_learner(
                 folder, config.num_candidates, self.seed, config.initial_candidate_mass, reuse_ids
             )
@@ -370,8 +375,27 @@ class TaskRun:
             self.projection = GradientProjection(self.learner)
         self.projection.apply(self.learner)
 
+    def _shortlist(self) -> dict[Site, list[int]]:
+        """Pool ids that the routers choose from, by the first batch; the same in every process."""
+        indices, epochs = self._batch(0)
+        labels = self.labels[torch.from_numpy(indices).to(self.labels.device)]
+        tokens, prompts = self.views.batch(indices, epochs).float(), (self.ids, self.prompts.float())
+        return shortlist(self.folder, block_gradients(self.clip, self.folder, tokens, labels, prompts))
+
     def masks(self, gates: dict[Site, Tensor] | None = None) -> dict[Site, Tensor]:
-        """Which experts the pruning rule keeps now, bool `[K]` for each block.
+        """Which experts the pruning rule keeps now, bool `[K]` for each block; at most `model.max_experts` of them.
+
+        Args:
+            gates: mean gates to go by; the tracker's by default.
+        """
+        masks, limit = self._masks_of_rule(gates), self.folder.config.max_experts
+        if not limit or all(int(mask.sum()) <= limit for mask in masks.values()):
+            return masks
+        prompts = (self.ids, self.prompts)
+        return at_most(masks, limit, HeldOutLoss(self.clip, self.learner, prompts, self.loss_images(BOUND_IMAGES)))
+
+    def _masks_of_rule(self, gates: dict[Site, Tensor] | None) -> dict[Site, Tensor]:
+        """The same without the bound.
 
         Args:
             gates: mean gates to go by; the tracker's by default.

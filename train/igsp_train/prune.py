@@ -69,6 +69,24 @@ def level_by_loss(mean_gates: dict[Site, Tensor], loss: Callable[[Masks], float]
     return high
 
 
+def at_most(masks: Masks, limit: int, loss: Callable[[Masks], float]) -> dict[Site, Tensor]:
+    """The masks with at most `limit` experts a block: those go whose absence alone raises the loss least.
+
+    Args:
+        masks: of every block, bool `[K]`.
+        limit: experts a block.
+        loss: held-out loss with only the experts of the masks.
+    """
+    bounded = dict(masks)
+    for site, mask in masks.items():
+        kept = mask.nonzero().flatten()
+        if len(kept) > limit:
+            without = [loss({**bounded, site: mask & (torch.arange(len(mask)) != expert)}) for expert in kept]
+            dearest = torch.tensor(without).argsort(descending=True, stable=True)[:limit]
+            bounded[site] = torch.zeros_like(mask).index_fill(0, kept[dearest], True)
+    return bounded
+
+
 def most_worth(worth: dict[Site, Tensor], share: float) -> dict[Site, Tensor]:
     """Over all blocks, the fewest experts that hold `share` of what leaving one out costs; one a block at least.
 

@@ -6,7 +6,7 @@ import torch
 from igsp_deploy.config import PruneRule
 from igsp_deploy.sites import Site
 from igsp_train.importance import Masks
-from igsp_train.prune import experts_to_keep, level_by_loss, most_worth
+from igsp_train.prune import at_most, experts_to_keep, level_by_loss, most_worth
 
 GATES = torch.tensor([0.5, 0.02, 0.3, 0.08, 0.1])
 
@@ -52,6 +52,19 @@ def test_experts_are_kept_by_what_leaving_them_out_costs(share: float, kept: lis
     masks = most_worth(WORTH, share)
     assert [masks["vision", b].nonzero().flatten().tolist() for b in (0, 1)] == kept
     assert masks["text", 0].tolist() == [True]
+
+
+def test_a_block_keeps_no_more_than_the_bound_and_loses_what_is_missed_least() -> None:
+    worth = torch.tensor([0.1, 3.0, 0.5, 9.0, 2.0])
+    masks = {("vision", 0): torch.tensor([True, True, True, False, True]), ("text", 0): torch.tensor([True, True])}
+
+    def loss(masks: Masks) -> float:
+        return -float(worth[masks["vision", 0]].sum())
+
+    bounded = at_most(masks, 2, loss)
+    assert bounded["vision", 0].tolist() == [False, True, False, False, True]  # 3 was out already, whatever its worth
+    assert bounded["text", 0].tolist() == [True, True]
+    assert masks["vision", 0].sum() == 4
 
 
 def test_the_level_is_as_low_as_the_held_out_loss_allows() -> None:
