@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
@@ -27,14 +26,16 @@ from igsp_deploy.model.head import Head
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.record import TaskRecord
-from igsp_deploy.model.selector import HELD_OUT, Selector, TaskStatistics
+from igsp_deploy.model.selector import Selector, TaskStatistics
 from igsp_deploy.model.task_files import (
     REMEDY,
     expert_tensors,
     load_head,
     load_tensors,
+    read_statistics,
     router_tensors,
     save_tensors,
+    statistics_tensors,
 )
 from igsp_deploy.model_path import HEAD, is_unused, locked_model, require_model, task_fingerprint, weights_place
 from igsp_deploy.sites import Site, site_name
@@ -311,18 +312,7 @@ class ModelFolder:
                 write_json(self.path / "config.json", {**settings, "format_version": FORMAT_VERSION})
             save_tensors(scratch / "experts.safetensors", expert_tensors(learned.experts))
             save_tensors(scratch / "router.safetensors", router_tensors(learned.router_weights, learned.router_biases))
-            statistics = learned.statistics
-            save_tensors(
-                scratch / "selector.safetensors",
-                {
-                    "means": statistics.means,
-                    "scatter": statistics.scatter,
-                    "count": torch.tensor([statistics.count]),
-                    "calibration": statistics.calibration,
-                    "labels": statistics.labels,
-                    "sizes": statistics.sizes,
-                },
-            )
+            save_tensors(scratch / "selector.safetensors", statistics_tensors(learned.statistics))
             if learned.head is not None:
                 (scratch / HEAD).write_bytes(learned.head.to_bytes())
             write_json(scratch / "task.json", record.to_json())
@@ -356,15 +346,7 @@ class ModelFolder:
                     biases[site] = routers[f"{key}.bias"]
                     if ids[site] and max(ids[site]) >= self.pool.size(site):
                         raise KeyError(f"expert {max(ids[site])} of {key}")
-            stats = TaskStatistics(
-                means=statistics["means"],
-                scatter=statistics["scatter"],
-                count=int(statistics["count"][0]),
-                calibration=statistics["calibration"],
-                # A task from before thresholds came from its training images keeps the held-out ones.
-                labels=statistics.get("labels", torch.full((len(statistics["calibration"]),), HELD_OUT)),
-                sizes=statistics.get("sizes", torch.zeros(len(statistics["means"]), dtype=torch.long)),
-            )
+            stats = read_statistics(statistics)
         except KeyError as error:
             raise UserError(f"{path} lacks {error}. {REMEDY}") from error
         self._learned.append(

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.head import Head
+from igsp_deploy.model.selector import HELD_OUT, TaskStatistics
 from igsp_deploy.sites import Site, site_name
 
 REMEDY = "Restore the folder from a copy, or delete this task's folder and every later one and learn them again."
@@ -28,6 +30,30 @@ def router_tensors(weights: dict[Site, Tensor], biases: dict[Site, Tensor]) -> d
     tensors = {f"{site_name(site)}.bias": bias for site, bias in biases.items()}
     tensors.update({f"{site_name(site)}.weight": weight for site, weight in weights.items()})
     return tensors
+
+
+def statistics_tensors(statistics: TaskStatistics) -> dict[str, Tensor]:
+    """Names and values of a task's selector statistics."""
+    tensors = {name: value for name, value in vars(statistics).items() if isinstance(value, Tensor)}
+    return {**tensors, "count": torch.tensor([statistics.count])}
+
+
+def read_statistics(tensors: dict[str, Tensor]) -> TaskStatistics:
+    """What `statistics_tensors` gave.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    means, calibration = tensors["means"], tensors["calibration"]
+    return TaskStatistics(
+        means=means,
+        scatter=tensors["scatter"],
+        count=int(tensors["count"][0]),
+        calibration=calibration,
+        # A task from before thresholds came from its training images keeps the held-out ones.
+        labels=tensors.get("labels", torch.full((len(calibration),), HELD_OUT)),
+        sizes=tensors.get("sizes", torch.zeros(len(means), dtype=torch.long)),
+    )
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
