@@ -56,7 +56,10 @@ def test_experts_are_kept_by_what_leaving_them_out_costs(share: float, kept: lis
 
 def test_a_block_keeps_no_more_than_the_bound_and_loses_what_is_missed_least() -> None:
     worth = torch.tensor([0.1, 3.0, 0.5, 9.0, 2.0])
-    masks = {("vision", 0): torch.tensor([True, True, True, False, True]), ("text", 0): torch.tensor([True, True])}
+    masks: dict[Site, torch.Tensor] = {
+        ("vision", 0): torch.tensor([True, True, True, False, True]),
+        ("text", 0): torch.tensor([True, True]),
+    }
 
     def loss(masks: Masks) -> float:
         return -float(worth[masks["vision", 0]].sum())
