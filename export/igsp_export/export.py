@@ -20,6 +20,7 @@ from igsp_deploy.bundle.manifest import (
     TOKENIZER,
     BundleBackbone,
     BundleTask,
+    BundleTokenizer,
     Manifest,
     Variant,
     check_files,
@@ -32,6 +33,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import count_experts
+from igsp_deploy.model.tokenizing import end_id
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
@@ -97,19 +99,20 @@ def export_bundle(
             heads=[task.head is not None for task in learned.tasks],
         )
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
-        write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
+        texts = write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
+        texts = dataclasses.replace(texts, end_id=end_id(learned.backbone.text, texts.end_id))
         _say(console, f"writing the graphs of {learned.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(folder, learned, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_vectors(learned)))
         make_reference(learned).write(scratch / REFERENCE)
-        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, {})
+        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, texts, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
         backbone = learned.backbone
         images = [check_images(r, backbone, console, check_limit, folder.split(r.index)) for r in folder.tasks]
         if adapters:
             add_adapters(scratch, manifest)
         parity = {v.precision: _check(learned, scratch, v, images, console) for v in variants}
-        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, parity)
+        manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, texts, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         (manifest := _with_files(manifest, scratch)).write(scratch)
     return _result(bundle_path, manifest)
@@ -239,6 +242,7 @@ def _manifest(
     variants: list[Variant],
     tasks: tuple[BundleTask, ...],
     stored: str,
+    texts: BundleTokenizer,
     parity: dict[str, Any],
 ) -> Manifest:
     # A local checkpoint's path means nothing elsewhere, and is nobody's business; its weights are in the hash.
@@ -260,6 +264,7 @@ def _manifest(
         experts=expert_layout(folder),
         experts_precision=cast(Literal["fp32", "fp16"], stored),
         parity=parity,
+        tokenizer=texts,
     )
 
 

@@ -3,6 +3,7 @@
 For TensorRT, phones and whatever runs an ONNX file: no stacks, no gather by task, no selector.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
+from igsp_deploy.model.tokenizing import describe
 from igsp_deploy.runtime.classifier import Labels
 from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, choose_provider
@@ -140,6 +142,9 @@ def fold(
         images = check_images(record, backbone, console, check_limit, folder.split(record.index))
         parity = check_folded(learned, task, scratch, images, precision=precision, batch=batch)
         made = {"precision": precision, "opset": opset, "batch": batch, "parity": parity}
+        if with_text:
+            texts = dataclasses.replace(describe(backbone.tokenizer), end_id=None)  # the graph takes whole contexts
+            made["tokenizer"] = dataclasses.asdict(texts) | {"context_length": backbone.context_length}
         write_json(scratch / LABELS, _about(record, backbone) | made)
         write_sums(scratch)
     return {

@@ -1,5 +1,6 @@
 """What lies beside a graph that is used without this project: its labels, how a picture becomes its input, a README."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,13 @@ def labels(manifest: Manifest) -> dict[str, Any]:
         "created_by": f"igsp-deploy {__version__}",
         "tasks": manifest.task_names(),
         "labels": found,
+        "tokenizer": texts(manifest),
     }
+
+
+def texts(manifest: Manifest) -> dict[str, Any]:
+    """What is done to a text around `tokenizer.json`, as in the manifest."""
+    return dataclasses.asdict(manifest.tokenizer) | {"context_length": manifest.backbone.context_length}
 
 
 def preprocess(manifest: Manifest, *, inside: bool) -> dict[str, Any]:

@@ -181,6 +181,7 @@ def _labels(manifest: Manifest) -> dict[str, object]:
         "logit_scale": manifest.backbone.logit_scale,
         "preprocess": dataclasses.asdict(manifest.preprocess),
         "context_length": manifest.backbone.context_length,
+        "tokenizer": dataclasses.asdict(manifest.tokenizer),
     }
 
 
@@ -245,9 +246,9 @@ for name, task, vector, read in zip(sys.argv[1:], used, result.as_numpy("feature
     print(name, names[logits.argmax()], labels["tasks"][task]["name"] if task >= 0 else "plain CLIP")
 ```
 
-`igsp_text` turns token ids (int64 `[B, n]`, n from 2 to {context_length}, made with `tokenizer.json`) and a task
-(`[B, 1]`) into `embeddings`, for classes named on the spot. Only requests of the same n share a batch: pad with 0 to
-one length.
+`igsp_text` turns token ids (int64 `[B, n]`, n up to {context_length}, made with `tokenizer.json` as `tokenizer` in
+`labels.json` says) and a task (`[B, 1]`) into `embeddings`, for classes named on the spot. Only requests of the same n
+share a batch. {padding}
 """
 
 
@@ -268,4 +269,14 @@ def _readme(manifest: Manifest, graphs: Sequence[TritonGraph], settings: TritonS
         resize=RESIZE[manifest.preprocess.resize_mode],
         crop=CROP[manifest.preprocess.resize_mode],
         context_length=manifest.backbone.context_length,
+        padding=_padding(manifest),
+    )
+
+
+def _padding(manifest: Manifest) -> str:
+    about = manifest.tokenizer
+    if about.end_id is None:
+        return f"The tower reads all of it: always pad with {about.pad_id} to n = {manifest.backbone.context_length}."
+    return (
+        f"Ids behind the end token ({about.end_id}) change nothing: pad with {about.pad_id} to one length, from 2 on."
     )

@@ -17,7 +17,8 @@ from igsp_deploy.files import sha256_file, write_json
 FORMAT_VERSION = 5
 OLDEST_VERSION = 2
 """Oldest format that is read. In format 2 the selector has no background, and the graphs take none; up to format 3 the
-graphs' stacks had defaults; up to format 4 no task has a head, and the graphs give no summary."""
+graphs' stacks had defaults; up to format 4 no task has a head, the graphs
+give no summary, and the tokenizer is CLIP's own."""
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
 EXPERTS = "experts.safetensors"
@@ -79,6 +80,22 @@ class BundleBackbone:
     """Token ids a text."""
     logit_scale: Number
     """Factor on cosines before the softmax."""
+
+
+@stored
+class BundleTokenizer:
+    """What is done to a text around `tokenizer.json`; the defaults are those of CLIP's own."""
+
+    kind: Literal["clip", "fast"] = "clip"
+    """`clip` is CLIP's byte-pair encoding: the reader adds start and end and cuts; a `fast` file does all by itself."""
+    clean: Literal["lower", "whitespace", "canonicalize"] = "lower"
+    """What a text goes through first, see `clean`."""
+    pad_id: Count = 0
+    """Id behind a text, up to the context length."""
+    zeroed_id: Count | None = None
+    """Id in whose place 0 is put in the end, wherever it stands."""
+    end_id: Count | None = 49407
+    """Ids behind the first of these change no embedding and may be left out; None where all of the context counts."""
 
 
 @stored
@@ -151,6 +168,8 @@ class Manifest:
     """What the graphs take besides images and texts: experts and routers, as inputs with a default."""
     experts_precision: Literal["fp32", "fp16"] = "fp32"
     """What experts are stored in, `fp32` or `fp16`, whatever the graphs are in: these take them in their own."""
+    tokenizer: BundleTokenizer = BundleTokenizer()
+    """How a text becomes token ids."""
     parity: dict[str, Any] = field(default_factory=dict)
     """Largest differences from PyTorch found at export, by precision."""
     files: dict[FileName, BundleFile] = field(default_factory=dict)

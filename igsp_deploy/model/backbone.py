@@ -74,7 +74,7 @@ class Backbone:
         return self
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids of `texts`, int64 `[N, context_length]`, padded with zeros."""
+        """Token ids of `texts`, int64 `[N, context_length]`, padded as its tokenizer does."""
         return self.tokenizer(texts)
 
     def identity(self) -> dict[str, Any]:

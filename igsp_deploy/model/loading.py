@@ -26,6 +26,7 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.checkpoint import put_weights, read_weights
+from igsp_deploy.model.tokenizing import describe
 
 NANO = "nano"
 DEBUG = "debug"
@@ -219,8 +220,14 @@ def on_meta(place: str, name: str, quick_gelu: bool = False) -> nn.Module:
 def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     try:
         tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise UserError(
+            f"{name} has one of Hugging Face's tokenizers, and {error.name or 'transformers'} is not installed: "
+            'pip install "igsp-deploy[transformers]" (for learning and export; serving does without).'
+        ) from error
     except Exception as error:
         raise UserError(f"cannot load the tokenizer of {name}: {_line(error)}. Check the network.") from error
+    describe(tokenizer)  # what could not be exported is not learned
     return tokenizer
 
 

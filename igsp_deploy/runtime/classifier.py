@@ -12,7 +12,7 @@ from PIL import Image
 from igsp_deploy.bundle.fetch import local_bundle
 from igsp_deploy.bundle.manifest import TOKENIZER
 from igsp_deploy.bundle.preprocess import read_pixels
-from igsp_deploy.bundle.tokenizer import ClipTokenizer, check_distinct
+from igsp_deploy.bundle.tokenizer import ClipTokenizer, FastTokenizer, check_distinct, open_tokenizer
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine, LoadedTasks
@@ -110,7 +110,7 @@ class Classifier:
         """
         self.engine = bundle if isinstance(bundle, Engine) else Engine.open(local_bundle(Path(bundle)), providers)
         self.manifest = self.engine.manifest
-        self._tokenizer: ClipTokenizer | None = None
+        self._tokenizer: ClipTokenizer | FastTokenizer | None = None
         self._learned: LabelSets | None = None
 
     @classmethod
@@ -136,10 +136,10 @@ class Classifier:
         self._open_tokenizer()
         self.engine.open_text()
 
-    def _open_tokenizer(self) -> ClipTokenizer:
+    def _open_tokenizer(self) -> ClipTokenizer | FastTokenizer:
         if self._tokenizer is None:
             length = self.manifest.backbone.context_length
-            tokenizer = ClipTokenizer.from_file(self.engine.folder / TOKENIZER, length)
+            tokenizer = open_tokenizer(self.engine.folder / TOKENIZER, length, self.manifest.tokenizer)
             self.engine.require_unchanged((TOKENIZER,))
             self._tokenizer = tokenizer
         return self._tokenizer

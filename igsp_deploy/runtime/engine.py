@@ -410,11 +410,15 @@ class Engine:
         if not len(ids):
             return np.zeros((0, self.manifest.backbone.embed_dim), np.float32)
         text = self._open_text(tasks)
-        # The tower is causal and reads its end token: the padding behind the longest text changes nothing.
-        # (The end token has the highest id. Id 0 is padding, but a text may hold it as well: "!" before a symbol.)
-        longest = max(2, int(ids.argmax(axis=1).max()) + 1)
+        longest = max(2, _read_length(ids, self.manifest.tokenizer.end_id))
         (result,) = text.run({"ids": ids[:, :longest], "task": tasks.task_set.text_slots.slot(task)}, tasks.text)
         return result
+
+
+def _read_length(ids: NDArray[np.int64], end_id: int | None) -> int:
+    """How many columns of `ids` `[N, L]` the text tower has to see: up to the last row's first end, if all have one."""
+    ends = np.zeros_like(ids, dtype=bool) if end_id is None else ids == end_id
+    return int(ends.argmax(axis=1).max()) + 1 if ends.any(axis=1).all() else ids.shape[1]
 
 
 def _says_experts(manifest: Manifest, name: str) -> bool:

@@ -14,7 +14,7 @@ from igsp_deploy.bundle.reference import (
     score_difference,
     wrong_choices,
 )
-from igsp_deploy.bundle.tokenizer import ClipTokenizer
+from igsp_deploy.bundle.tokenizer import open_tokenizer
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.runtime.classifier import Classifier
@@ -70,7 +70,7 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
     texts = engine.embed_text(reference.ids, reference.text_task)
     add("texts", len(texts), largest_difference(texts, reference.embeddings), tolerance)
     prompts = [task.templates[0].format(task.display_names[0]) for task in manifest.tasks]
-    ids = ClipTokenizer.from_file(bundle / TOKENIZER, manifest.backbone.context_length)(prompts)
+    ids = open_tokenizer(bundle / TOKENIZER, manifest.backbone.context_length, manifest.tokenizer)(prompts)
     add("token ids that differ", ids.size, float(np.count_nonzero(ids != reference.ids[: len(ids)])), 0.0)
     return {
         "bundle": str(bundle),

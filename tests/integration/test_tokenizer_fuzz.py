@@ -9,7 +9,8 @@ import numpy as np
 import open_clip
 import pytest
 
-from igsp_deploy.bundle.tokenizer import ClipTokenizer
+from igsp_deploy.bundle.manifest import BundleTokenizer
+from igsp_deploy.bundle.tokenizer import ClipTokenizer, open_tokenizer
 from igsp_export.tokenizer import write_tokenizer
 
 CONTEXT = 77
@@ -153,7 +154,9 @@ def reference() -> open_clip.SimpleTokenizer:
 def ours(reference: open_clip.SimpleTokenizer, tmp_path_factory: pytest.TempPathFactory) -> ClipTokenizer:
     path = tmp_path_factory.mktemp("fuzz") / "tokenizer.json"
     write_tokenizer(reference, path)
-    return ClipTokenizer.from_file(path, CONTEXT)
+    tokenizer = open_tokenizer(path, CONTEXT, BundleTokenizer())
+    assert isinstance(tokenizer, ClipTokenizer)
+    return tokenizer
 
 
 @pytest.mark.parametrize("part", range(PARTS))

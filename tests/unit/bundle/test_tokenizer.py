@@ -7,9 +7,9 @@ import numpy as np
 import open_clip
 import pytest
 
-from igsp_deploy.bundle.tokenizer import ClipTokenizer
+from igsp_deploy.bundle.manifest import BundleTokenizer
+from igsp_deploy.bundle.tokenizer import ClipTokenizer, open_tokenizer
 from igsp_deploy.errors import UserError
-from igsp_export.tokenizer import build_tokenizer
 
 CONTEXT = 16
 
@@ -34,7 +34,9 @@ def random_text(random: random.Random) -> str:
 
 @pytest.fixture(scope="module")
 def ours(tokenizer_file: Path) -> ClipTokenizer:
-    return ClipTokenizer.from_file(tokenizer_file, CONTEXT)
+    tokenizer = open_tokenizer(tokenizer_file, CONTEXT, BundleTokenizer())
+    assert isinstance(tokenizer, ClipTokenizer)
+    return tokenizer
 
 
 def theirs(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -84,7 +86,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
-        ClipTokenizer.from_file(path, CONTEXT)
+        open_tokenizer(path, CONTEXT, BundleTokenizer())
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -94,9 +96,4 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     Tokenizer(BPE(vocab={"a": 0}, merges=[])).save(str(path))
     with pytest.raises(UserError, match="not CLIP's tokenizer"):
-        ClipTokenizer.from_file(path, CONTEXT)
-
-
-def test_a_backbone_with_another_cleaning_cannot_be_exported() -> None:
-    with pytest.raises(UserError, match="byte-pair"):
-        build_tokenizer(open_clip.SimpleTokenizer(clean="canonicalize"))
+        open_tokenizer(path, CONTEXT, BundleTokenizer())
