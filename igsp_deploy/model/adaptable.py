@@ -25,7 +25,10 @@ def check_adaptable(clip: nn.Module, name: str) -> None:
     if isinstance(text, TextTransformer):
         if text.cls_emb is not None or text.attn_mask is None or text.use_pad_mask:
             raise UserError(f"{name}: its text tower is not a plain causal transformer. {remedy}")
-    elif not isinstance(text, CLIP):
+    elif isinstance(text, CLIP):
+        if text.attn_mask is None or text.text_pool_type != "argmax":
+            raise UserError(f"{name}: its text tower is not a plain causal transformer. {remedy}")
+    else:
         raise UserError(f"{name}: its text tower is a {type(text).__name__}, not open_clip's own. {remedy}")
     for tower, transformer in (("image", visual.transformer), ("text", text.transformer)):
         for block in transformer.resblocks:

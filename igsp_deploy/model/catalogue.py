@@ -11,7 +11,6 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.loading import on_meta
 
-HF_TOKENIZER = "its tokenizer is one of Hugging Face's, which a bundle cannot hold yet"
 HF_TEXT = "its text tower is one of Hugging Face's, which cannot be adapted"
 
 
@@ -55,8 +54,6 @@ def _look(name: str) -> Architecture:
             check_adaptable(clip, name)
         except UserError as error:
             problem = str(error).removeprefix(f"{name}: ").split(". Choose")[0].rstrip(".")
-    if problem is None and (text.get("hf_tokenizer_name") or "siglip" in name.lower()):
-        problem = HF_TOKENIZER
     return Architecture(
         name=name,
         tags=tuple(open_clip.list_pretrained_tags_by_model(name)),
