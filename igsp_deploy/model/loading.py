@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from igsp_deploy.config import SHORT_NAMES, ModelConfig
 from igsp_deploy.errors import UserError
+from igsp_deploy.installed import install_command
 from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.checkpoint import put_weights, read_weights
@@ -223,7 +224,7 @@ def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     except ImportError as error:
         raise UserError(
             f"{name} has one of Hugging Face's tokenizers, and {error.name or 'transformers'} is not installed: "
-            'pip install "igsp-deploy[transformers]" (for learning and export; serving does without).'
+            f"{install_command('transformers')} (for learning and export; serving does without)."
         ) from error
     except Exception as error:
         raise UserError(f"cannot load the tokenizer of {name}: {_line(error)}. Check the network.") from error
