@@ -27,8 +27,9 @@ class Site:
     folder: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """For this folder's tests alone: while its loop runs, no other test could start an event loop."""
     with chromium() as started:
         yield started
 

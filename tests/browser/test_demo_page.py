@@ -197,8 +197,19 @@ def begin_lesson(page: Page, name: str, archive: Path, steps: int) -> None:
     page.locator("#teach-zip input[type=file]").set_input_files(archive)
     expect(page.locator("#teach-zip")).to_contain_text(archive.name.removesuffix(".zip"))
     page.get_by_role("button", name="More").first.click()
-    page.locator("#teach-steps input").fill(str(steps))
+    set_steps(page, steps)
     page.locator("#teach-start").click()
+
+
+def set_steps(page: Page, steps: int) -> None:
+    """Write the number until it stays: what opens with the accordion is drawn anew when its values arrive."""
+    box = page.locator("#teach-steps input")
+    for _ in range(10):
+        box.fill(str(steps))
+        page.wait_for_timeout(500)
+        if box.input_value() == str(steps):
+            return
+    raise AssertionError(f"the box of the steps goes back to {box.input_value()}")
 
 
 def tasks_in(model: Path) -> list[str]:
@@ -275,7 +286,7 @@ def test_mistakes_of_teaching_class_by_class_are_told_in_the_pages_words(
     page.get_by_role("button", name="Teach it these classes").click()
     expect(told).to_contain_text("needs at least two classes")
     page.get_by_role("button", name="More").first.click()
-    page.locator("#teach-steps input").fill("1")
+    set_steps(page, 1)
     page.get_by_role("button", name="Teach it these classes").click()
     expect(told).to_contain_text("Steps must be a whole number from 2")
     assert page.locator(".toast-body").count() == 0, "nothing is told in Gradio's words"

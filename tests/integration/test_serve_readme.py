@@ -91,9 +91,7 @@ def test_the_examples_of_tritons_client_run(url: str, folder: Path, transport: s
 
 @pytest.mark.parametrize("text", [README, OPERATING])
 def test_the_example_of_the_client_runs(url: str, folder: Path, text: str) -> None:
-    (code,) = re.findall(
-        r"^    from pathlib import Path\n    from igsp_serve.client .*\n(?:    .*\n|\n)+", text, re.MULTILINE
-    )
+    (code,) = re.findall(r"^    from igsp_serve.client .*\n(?:    .*\n|\n)+", text, re.MULTILINE)
     code = re.sub(r"^    ", "", code, flags=re.MULTILINE).replace("http://127.0.0.1:8000", url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     assert done.returncode == 0, done.stderr
