@@ -3,15 +3,23 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from igsp_deploy.data.items import ImageRef, Items
+from rich.markup import escape
+from rich.table import Table
+
+from igsp_deploy.data.items import ImageRef, Items, place_in_source
 from igsp_deploy.data.layout import PassedOver
 from igsp_deploy.data.looks import Look
 from igsp_deploy.runtime.image_files import count_kinds
 
 _SHOWN = 6
 """Classes that the line of counts names."""
+MOST_ROWS = 20
+"""Classes that the table of counts names."""
+MOST_FILES = 100
+"""Skipped files that are kept by name."""
 
 
 @dataclass
@@ -76,3 +84,40 @@ def counts_line(counts: Mapping[str, ClassCount], outside: Sequence[PassedOver] 
     reasons += [entry.reason for entry in outside]
     skipped = f" ({len(reasons)} skipped: {count_kinds(reasons)})" if reasons else ""
     return ", ".join(told) + skipped
+
+
+def counts_table(name: str, counts: Mapping[str, ClassCount]) -> Table:
+    """The images of each class of the task `name`; of many classes the first, and the others in one row."""
+    table = Table(title=f"Images of {escape(name)}", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for title in ("learned", "held out", "tested"):
+        table.add_column(title, justify="right")
+    table.add_column("skipped", overflow="fold")
+    names = list(counts)
+    for label in names[:MOST_ROWS]:
+        table.add_row(escape(label), *_figures([counts[label]]))
+    rest = names[MOST_ROWS:]
+    if rest:
+        table.add_row(f"({len(rest)} more)", *_figures([counts[label] for label in rest]))
+    table.add_section()
+    table.add_row("(all)", *_figures(list(counts.values())))
+    return table
+
+
+def _figures(counts: Sequence[ClassCount]) -> list[str]:
+    sums = [sum(getattr(count, part) for count in counts) for part in ("learned", "held_out", "tested")]
+    reasons = [reason for count in counts for reason, n in count.skipped.items() for _ in range(n)]
+    return [*(f"{number:,}" for number in sums), escape(count_kinds(reasons))]
+
+
+def skipped_files(
+    looks: Mapping[ImageRef, Look], passed_over: Sequence[PassedOver], root: Path | None
+) -> list[tuple[str, str]]:
+    """Place in the source and reason of every file that is not used."""
+    damaged = [(place_in_source(image, root), look.problem) for image, look in looks.items() if look.problem]
+    return [("/".join(entry.parts), entry.reason) for entry in passed_over] + damaged
+
+
+def first_skipped(files: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """For a record: `count`, and `first`, the first `MOST_FILES` of them as `[place, reason]`."""
+    return {"count": len(files), "first": [list(file) for file in files[:MOST_FILES]]}

@@ -58,6 +58,18 @@ ImageRef = Path | StoredImage
 """Where an image is: a file, or a place in a data set."""
 
 
+def place_in_source(image: ImageRef, root: Path | None) -> str:
+    """Where an image is, for people who may not know the machine: below `root`, or its name and the folder it is in.
+
+    An image inside a data set is called by the last word of the set and its number, as in `test[7]`.
+    """
+    if isinstance(image, StoredImage):
+        return f"{image.reader.name.rpartition(' ')[2].rpartition('/')[2]}[{image.index}]"
+    if root is not None and image.is_relative_to(root):
+        return image.relative_to(root).as_posix()
+    return "/".join(image.parts[-2:] if len(image.parts) > 2 else image.parts[-1:])
+
+
 @dataclass(frozen=True)
 class Items:
     """Images and their labels. Nothing is read before it is asked for.
@@ -103,6 +115,7 @@ class TaskData:
         val: images held out of the training images.
         test: images to measure on.
         counts: images of each class: learned, held out, tested, skipped; empty where nobody looked.
+        skipped: place in the source and reason of every file that is not used.
         split: the same split by the content of the images, to find it again; None where nobody looked.
         notes: what a person should know before it is learned, a line each.
     """
@@ -115,5 +128,6 @@ class TaskData:
     val: Items
     test: Items
     counts: "dict[str, ClassCount]" = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     split: "FrozenSplit | None" = None
     notes: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from igsp_deploy.data.copies import Looks
-from igsp_deploy.data.counts import count_classes, counts_line
+from igsp_deploy.data.counts import count_classes, counts_line, skipped_files
 from igsp_deploy.data.few_shot import take_shots
 from igsp_deploy.data.file_sources import FolderSource, ManifestSource
 from igsp_deploy.data.frozen import freeze
@@ -176,7 +176,9 @@ def _load(
     counts = count_classes(classes, parts, looks.seen, listing.passed_over)
     notes = [counts_line(counts, outside), *listing.notes, *looks.notes(parts)]
     contents = {image: seen.content for image, seen in looks.seen.items()}
-    return dataclasses.replace(data, counts=counts, split=freeze(parts, contents, listing.root), notes=notes)
+    skipped = skipped_files(looks.seen, listing.passed_over, listing.root)
+    split = freeze(parts, contents, listing.root)
+    return dataclasses.replace(data, counts=counts, skipped=skipped, split=split, notes=notes)
 
 
 def _no_items() -> Items:

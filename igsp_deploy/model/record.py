@@ -26,6 +26,7 @@ class TaskRecord:
         data: settings of the split, to find the same test images again.
         metrics: what was measured while learning (accuracies, seconds, steps of phase 1, curves).
         images: class -> images `learned`, `held_out`, `tested`, and those `skipped` by reason.
+        skipped: files that were not used: `count`, and the `first` of them, each `[place in the source, reason]`.
     """
 
     index: int
@@ -41,6 +42,7 @@ class TaskRecord:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `task.json`, the ids by tower: `vision_ids` and `text_ids`, block -> ids."""

@@ -27,6 +27,7 @@ def consolidate(
     data: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     images: dict[str, Any] | None = None,
+    skipped: dict[str, Any] | None = None,
     split: FrozenSplit | None = None,
 ) -> TaskRecord:
     """Add a learned task to a model, by one rename.
@@ -44,6 +45,7 @@ def consolidate(
         data: settings of the split.
         metrics: what was measured while learning.
         images: images of each class: learned, held out, tested, skipped.
+        skipped: files that were not used, as of `TaskRecord`.
         split: which image was in which part.
 
     Raises:
@@ -65,6 +67,7 @@ def consolidate(
         data=data or {},
         metrics=metrics or {},
         images=images or {},
+        skipped=skipped or {},
     )
     folder.add_task(record, learned, split)
     return record

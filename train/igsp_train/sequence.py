@@ -17,6 +17,7 @@ from torch import Tensor
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
+from igsp_deploy.data.counts import counts_table, first_skipped
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
@@ -179,6 +180,8 @@ def learn_task(
     settings = dataclasses.asdict(config.data)
     for note in task.notes:
         warn(f"{task.name}: {note}")
+    if report is None:  # who follows the steps reads the counts in the record
+        console.print(counts_table(task.name, task.counts))
     check_prompts(task, backbone, lambda text: warn(f"{task.name}: {text}"))
     views = TrainViews(
         task.train,
@@ -257,6 +260,7 @@ def learn_task(
         data=settings,
         metrics=metrics,
         images={name: count.to_json() for name, count in task.counts.items()},
+        skipped=first_skipped(task.skipped),
         split=task.split,
     )
     clear_checkpoint(folder.path)

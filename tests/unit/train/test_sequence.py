@@ -1,10 +1,14 @@
-"""Sequences of tasks: two runs into one model at once."""
+"""Sequences of tasks: two runs into one model at once, and what is said before a task is learned."""
 
+import io
+import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.errors import UserError
@@ -71,3 +75,25 @@ def test_a_run_that_fails_before_its_first_task_leaves_no_folder(task_data: Path
     with pytest.raises(UserError, match="vision_blocks must be at most"):
         train_sequence(tmp_path / "model", wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_classes_are_counted_before_learning_and_in_the_record(task_data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "data" / "colors"
+    shutil.copytree(task_data / "colors", source)
+    (source / "train" / "red" / "notes.txt").write_text("x")
+    console = Console(file=io.StringIO(), width=100)
+    folder = train_sequence(tmp_path / "model", _config(tmp_path / "data", "colors"), console=console)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Images of colors" in said.partition("colors: learned;")[0]
+    assert re.search(r"red +│ +9 │ +1 │ +4 │ 1 TXT", said), said
+    record = ModelFolder.open(folder.path).tasks[0]
+    assert record.images["red"] == {"learned": 9, "held_out": 1, "tested": 4, "skipped": {"TXT": 1}}
+    assert record.skipped == {"count": 1, "first": [["train/red/notes.txt", "TXT"]]}
+
+
+def test_a_program_that_follows_the_steps_gets_no_table(task_data: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    train_sequence(tmp_path / "model", _config(task_data, "colors"), console=console, report=lambda report: None)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Images of colors" not in said
+    assert "blue 14 images, red 14" in said
