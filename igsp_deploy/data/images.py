@@ -29,10 +29,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and why: as a sentence, and in a word or two."""
 
     image: ImageRef
     reason: str
+    kind: str
 
 
 def open_image(image: ImageRef, least: int | None = None) -> Image.Image:
@@ -97,10 +98,14 @@ def eval_chunks(
 
 
 def read_chunks(
-    items: Items, spec: PreprocessSpec, on_skip: Report | None = None, size: int = EVAL_CHUNK
+    items: Items,
+    spec: PreprocessSpec,
+    on_skip: Report | None = None,
+    size: int = EVAL_CHUNK,
+    skipped: list[Skipped] | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], Items]]:
-    """As `eval_chunks`, with the items in place of their labels."""
-    skipped: list[Skipped] = []
+    """As `eval_chunks`, with the items in place of their labels; `skipped` gets the images that cannot be read."""
+    skipped = [] if skipped is None else skipped
     for start in range(0, len(items), size):
         part = items.subset(range(start, min(start + size, len(items))))
         kept: list[int] = []
@@ -125,7 +130,7 @@ def decode_all(
         try:
             return then(open_image(image, least))
         except ImageError as error:
-            return Skipped(image, str(error))
+            return Skipped(image, str(error), error.kind)
 
     files = list(images)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:

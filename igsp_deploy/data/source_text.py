@@ -53,6 +53,19 @@ class SourceText:
                 raise UserError(f"{text} needs the option {option}, for example {text}?{option}=...")
 
 
+def source_root(text: str) -> Path | None:
+    """The folder that the places of a source's images are told from; None where they lie in no folder of this machine.
+
+    Raises:
+        UserError: an option without a value, or given twice.
+    """
+    parts = split_source(text)
+    if parts.kind:
+        return Path(parts.options["root"]) if "root" in parts.options else None
+    path = Path(parts.name)
+    return path if path.is_dir() else path.parent
+
+
 def known_kinds() -> set[str]:
     """What may stand before the colon: our own kinds, and those that installed packages bring."""
     return {"hf", "torchvision", *(point.name for point in entry_points(group=GROUP))}

@@ -10,7 +10,8 @@ from igsp_train.report import make_report
 from igsp_train.report.page import render
 from tests.unit.train.report.made_up import make_data
 
-SECTIONS = ["short", "tasks", "accuracy", "growth", "sharing", "choice", "convergence", "examples", "cost", "made"]
+SECTIONS = ["short", "tasks", "accuracy", "worst", "growth", "sharing", "choice", "convergence", "examples", "unused"]
+SECTIONS += ["cost", "made"]
 
 CONTRAST = """() => {
   const parse = text => {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from igsp_deploy.data.items import ImageRef
+from igsp_deploy.data.items import ImageRef, place_in_source
 from igsp_deploy.files import write_bytes_atomic
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.names import PLAIN
@@ -118,6 +118,41 @@ def calibration(answers: Answers) -> dict[str, Any]:
             error += inside.mean() * abs(mean - share)
             bins.append([int(inside.sum()), round(mean, 2), round(share, 2)])
     return {"ece": round(float(error), 2), "bins": bins}
+
+
+WORST = 20
+"""Mistakes that an evaluation names."""
+
+
+def worst_mistakes(
+    records: Sequence[TaskRecord], answers: Sequence[Answers], roots: Sequence[Path | None]
+) -> list[dict[str, Any]]:
+    """The `WORST` test images that are wrong with the highest probability, the task given; the worst first.
+
+    Args:
+        records: the tasks.
+        answers: one entry a task.
+        roots: folder of each task's images.
+
+    Returns:
+        Of each: `task`, `file` (its place in the source), `label` and `predicted` (classes of the task), and `score`,
+        the probability of the latter in percent.
+    """
+    wrong = [
+        (-float(found.score[i]), task, i)
+        for task, found in enumerate(answers)
+        for i in np.flatnonzero(found.given != found.labels).tolist()
+    ]
+    return [
+        {
+            "task": records[task].name,
+            "file": place_in_source(answers[task].images[i], roots[task]),
+            "label": records[task].classes[answers[task].labels[i]],
+            "predicted": records[task].classes[answers[task].given[i]],
+            "score": round(-100.0 * score, 2),
+        }
+        for score, task, i in sorted(wrong)[:WORST]
+    ]
 
 
 MISTAKES = ("file", "task", "label", "predicted", "score", "task_chosen", "answer_task", "answer", "answer_score")

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from igsp_deploy.data import Items, read_chunks
+from igsp_deploy.data import Items, Skipped, read_chunks
+from igsp_deploy.data.counts import first_skipped
+from igsp_deploy.data.items import place_in_source
+from igsp_deploy.data.source_text import source_root
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_place
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
-from igsp_train.answers import Answers, calibration, of_classes, write_mistakes
+from igsp_train.answers import Answers, calibration, of_classes, worst_mistakes, write_mistakes
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 
@@ -162,6 +165,8 @@ def evaluate_model(
         `zero_shot`, `selector_accuracy`, `left_to_plain`: per task; `confusion`: [task][chosen task..., plain] counts;
         `metrics`: Transfer, Average and Last of `given` and `auto`; Average and Last of `class_incremental`;
         `per_class`: per task, see `answers.of_classes`; `calibration`: per task, see `answers.calibration`;
+        `worst`: of all tasks, see `answers.worst_mistakes`; `skipped`: per task, the test images that cannot be read,
+        as `count` and `first`, a list of `[place in the source, reason]`;
         `parameters`: trained, kept and reused per task.
 
     Raises:
@@ -181,17 +186,25 @@ def evaluate_model(
     evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
     counts: list[_TaskCounts] = []
     answers: list[Answers] = []
-    for record in folder.tasks:
+    skipped: list[list[tuple[str, str]]] = []
+    roots = [source_root((sources or {}).get(record.name, record.source)) for record in folder.tasks]
+    for record, root in zip(folder.tasks, roots, strict=True):
         items = find_test_items(record, (sources or {}).get(record.name), folder.split(record.index), _say(console))
-        chunks = read_chunks(items, backbone.preprocess, on_skip=_say(console))
+        unread: list[Skipped] = []
+        chunks = read_chunks(items, backbone.preprocess, on_skip=_say(console), skipped=unread)
         parts = [evaluation.count(record.index, images, kept) for images, kept in chunks]
         counts.append(_total([part for part, _ in parts]))
         answers.append(Answers.joined([part for _, part in parts]))
+        skipped.append([(place_in_source(one.image, root), one.kind) for one in unread])
         console.print(f"{record.name}: {counts[-1].images} test images", markup=False, highlight=False)
     if errors is not None:
         rows = write_mistakes(errors, folder.tasks, answers)
         console.print(f"{errors}: {rows} images with a wrong answer", markup=False, highlight=False)
-    return _report(folder, counts, answers)
+    return {
+        **_report(folder, counts, answers),
+        "worst": worst_mistakes(folder.tasks, answers, roots),
+        "skipped": [first_skipped(files) for files in skipped],
+    }
 
 
 def _say(console: Console) -> Callable[[str], None]:

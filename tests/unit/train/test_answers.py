@@ -1,6 +1,7 @@
 """Classes, mistakes and calibration against scikit-learn and the definitions."""
 
 import csv
+import dataclasses
 import itertools
 import os
 from pathlib import Path
@@ -11,7 +12,15 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
-from igsp_train.answers import MISTAKES, Answers, calibration, class_confusion, of_classes, write_mistakes
+from igsp_train.answers import (
+    MISTAKES,
+    Answers,
+    calibration,
+    class_confusion,
+    of_classes,
+    worst_mistakes,
+    write_mistakes,
+)
 from tests.unit.train.report.made_up import make_records
 
 CLASSES = ["boot", "sandal", "clog", "never seen", "never said"]
@@ -97,3 +106,19 @@ def test_a_table_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         write_mistakes(tmp_path / "file" / "e.csv", [], [])
+
+
+def test_the_worst_mistakes_are_those_of_the_highest_probability_over_all_tasks() -> None:
+    records = [dataclasses.replace(record, classes=CLASSES) for record in make_records(2)]
+    answers = [made_up(seed=0), made_up(seed=1)]
+    rows = worst_mistakes(records, answers, [None, None])
+    everything = [
+        (round(100 * float(found.score[i]), 2), record.name, CLASSES[found.labels[i]], CLASSES[found.given[i]])
+        for record, found in zip(records, answers, strict=True)
+        for i in range(len(found.labels))
+        if found.given[i] != found.labels[i]
+    ]
+    assert len(rows) == 20 < len(everything)
+    assert [row["score"] for row in rows] == sorted((score for score, *_ in everything), reverse=True)[:20]
+    assert {(row["score"], row["task"], row["label"], row["predicted"]) for row in rows} <= set(everything)
+    assert worst_mistakes(records[:1], [Answers.blank([], np.zeros(0, np.int64))], [None]) == []

@@ -140,6 +140,12 @@ def test_answers_are_those_of_the_final_model_image_by_image(model: Path, tmp_pa
         np.testing.assert_allclose([row["recall"] for row in result["per_class"][i]], expected, atol=0.006)
     assert len(rows) == wrong > 0, "the test is too easy"
     assert any(row["task_chosen"] not in ("", row["task"]) for row in rows.values()), "the test is too easy"
+    wrongly = [(row["task"], Path(file)) for file, row in rows.items() if row["label"] != row["predicted"]]
+    assert len(result["worst"]) == min(20, len(wrongly)) > 0
+    for shown in result["worst"]:
+        assert any(task == shown["task"] and path.match(shown["file"]) for task, path in wrongly), shown
+        assert not Path(shown["file"]).is_absolute()
+    assert result["skipped"] == [{"count": 0, "first": []}] * 3
 
 
 def test_a_place_for_the_mistakes_is_looked_at_first(model: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json
 from igsp_deploy.model.record import TaskRecord
+from igsp_train.answers import WORST
 
 Row = list[float | None]
 """One value a task; None where there was nothing to measure."""
@@ -37,6 +38,8 @@ class Evaluation:
         per_class: a row for each class of each task, see `igsp_train.answers.of_classes`; empty in evaluations from
             before it was kept.
         calibration: of each task, see `igsp_train.answers.calibration`; empty as well.
+        worst: mistakes, see `igsp_train.answers.worst_mistakes`; None in evaluations from before they were named.
+        skipped: of each task, the test images that could not be read; empty as well.
     """
 
     given: list[Row]
@@ -51,6 +54,8 @@ class Evaluation:
     test_images: list[int]
     per_class: list[list[dict[str, Any]]]
     calibration: list[dict[str, Any]]
+    worst: list[dict[str, Any]] | None
+    skipped: list[dict[str, Any]]
 
 
 def load_evaluation(path: Path, records: list[TaskRecord]) -> Evaluation:
@@ -95,6 +100,8 @@ def check_evaluation(values: Any, records: list[TaskRecord], where: str) -> Eval
         test_images=_counts(values.get("test_images"), "test_images", total, where),
         per_class=_per_class(values, records, where),
         calibration=_calibration(values, total, where),
+        worst=_worst(values, records, where),
+        skipped=_skipped(values, total, where),
     )
     _check_sizes(values, records, where)
     return checked
@@ -198,6 +205,38 @@ def _calibration(values: dict[str, Any], total: int, where: str) -> list[dict[st
     if not good or not all(_is_number(one.get("ece")) and _are_bins(one.get("bins")) for one in found):
         raise _damaged(where, "calibration", f"{total} calibration errors with their bins")
     return found
+
+
+def _worst(values: dict[str, Any], records: list[TaskRecord], where: str) -> list[dict[str, Any]] | None:
+    if "worst" not in values:
+        return None
+    classes = {record.name: record.classes for record in records}
+    found = values["worst"]
+    if not isinstance(found, list) or not all(isinstance(row, dict) and _is_mistake(row, classes) for row in found):
+        raise _damaged(where, "worst", "mistakes, each with task, file, label, predicted and score")
+    return found[:WORST]
+
+
+def _is_mistake(row: dict[str, Any], classes: dict[str, list[str]]) -> bool:
+    known = classes.get(row["task"], []) if isinstance(row.get("task"), str) else []
+    named = all(isinstance(row.get(key), str) and row[key] in known for key in ("label", "predicted"))
+    return named and isinstance(row.get("file"), str) and _is_number(row.get("score"))
+
+
+def _skipped(values: dict[str, Any], total: int, where: str) -> list[dict[str, Any]]:
+    if "skipped" not in values:
+        return []
+    found = values["skipped"]
+    good = isinstance(found, list) and len(found) == total and all(isinstance(one, dict) for one in found)
+    if not good or not all(_is_count(one.get("count")) and _are_files(one.get("first")) for one in found):
+        raise _damaged(where, "skipped", f"{total} counts with the first of the files")
+    return found
+
+
+def _are_files(rows: Any) -> bool:
+    return isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row) for row in rows
+    )
 
 
 def _are_bins(bins: Any) -> bool:

@@ -1,16 +1,21 @@
-"""Test images of a task with what the model says about them."""
+"""Test images with what the model says about them: examples of a task, and the worst mistakes of all."""
 
 import base64
 import io
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igsp_deploy.data import read_eval_images
-from igsp_deploy.data.test_items import find_test_items
-from igsp_deploy.errors import UserError
+from igsp_deploy.bundle.preprocess import PreprocessSpec, to_uint8
+from igsp_deploy.data import Items, Skipped, read_eval_images
+from igsp_deploy.data.images import decode_all
+from igsp_deploy.data.items import place_in_source
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
@@ -62,8 +67,66 @@ class TaskExamples:
     problem: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One of the worst mistakes of an evaluation.
+
+    Attributes:
+        task: name of the task.
+        file: place of the image in the task's source.
+        truth: display name of its class.
+        predicted: display name of the best class, the task given.
+        probability: of that class, in percent.
+        picture: the image as the model sees it, a `data:` address; None where it is not there.
+    """
+
+    task: str
+    file: str
+    truth: str
+    predicted: str
+    probability: float
+    picture: str | None
+
+
+def name_mistakes(
+    rows: Sequence[dict[str, Any]], records: Sequence[TaskRecord], pictures: dict[tuple[str, str], str]
+) -> list[Mistake]:
+    """Mistakes as a page shows them.
+
+    Args:
+        rows: as of `igsp_train.answers.worst_mistakes`.
+        records: the tasks.
+        pictures: by task and place.
+    """
+    words = {
+        (record.name, label): name
+        for record in records
+        for label, name in zip(record.classes, record.display_names, strict=True)
+    }
+    return [
+        Mistake(
+            task=row["task"],
+            file=row["file"],
+            truth=words[row["task"], row["label"]],
+            predicted=words[row["task"], row["predicted"]],
+            probability=row["score"],
+            picture=pictures.get((row["task"], row["file"])),
+        )
+        for row in rows
+    ]
+
+
+def pictures_of(places: Sequence[str], items: Items, root: Path | None, spec: PreprocessSpec) -> dict[str, str]:
+    """Pictures of the images at `places` below `root`; a place that two images have, or none, is left out."""
+    named = [place_in_source(image, root) for image in items.images]
+    found = Counter(named)
+    rows = [index for index, place in enumerate(named) if place in places and found[place] == 1]
+    images = decode_all([items.images[i] for i in rows], lambda image: to_uint8(image, spec), spec.decoded_side)
+    return {named[i]: _picture(image) for i, image in zip(rows, images, strict=True) if not isinstance(image, Skipped)}
+
+
 def find_examples(
-    folder: ModelFolder, learned: LearnedClip, record: TaskRecord, *, count: int, source: str | None = None
+    folder: ModelFolder, learned: LearnedClip, record: TaskRecord, items: Items, *, count: int
 ) -> TaskExamples:
     """Choose examples of one task: half of them mistakes, as far as there are any.
 
@@ -71,15 +134,14 @@ def find_examples(
         folder: the model.
         learned: the same, opened.
         record: the task.
+        items: its test images.
         count: images to show at most.
-        source: where its images are now, if not where it was learned from.
+
+    Raises:
+        UserError: none of those it looks at can be read.
     """
-    try:
-        items = find_test_items(record, source, folder.split(record.index))
-        picked = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).round().astype(np.int64))
-        images, labels, _ = read_eval_images(items.subset(picked), learned.backbone.preprocess)
-    except UserError as error:
-        return TaskExamples(shown=[], problem=str(error))
+    picked = np.unique(np.linspace(0, len(items) - 1, min(len(items), LOOKED_AT)).round().astype(np.int64))
+    images, labels, _ = read_eval_images(items.subset(picked), learned.backbone.preprocess)
     probabilities, chosen = _classify(learned, record.index, images)
     best = probabilities.argmax(1)
     right = best == labels

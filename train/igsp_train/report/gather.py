@@ -9,7 +9,8 @@ from igsp_deploy.model.record import TaskRecord, count_experts
 from igsp_train.convergence import THRESHOLD
 from igsp_train.report.command import commands_to_repeat, learn_settings
 from igsp_train.report.evaluation import Evaluation
-from igsp_train.report.examples import TaskExamples
+from igsp_train.report.examples import Mistake, TaskExamples
+from igsp_train.report.places import without_folders
 from igsp_train.report.sharing import TowerSharing, isolated_parameters, share_of_experts
 
 
@@ -46,6 +47,25 @@ class Curves:
         return moved is not None and moved < self.threshold
 
 
+FILES = 20
+"""Files that a page names, of those of a task that were not used at one time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotUsed:
+    """Files of a task that were not used.
+
+    Attributes:
+        when: when that was.
+        count: all of them.
+        first: the first `FILES`, each `[place in the source, reason]`.
+    """
+
+    when: str
+    count: int
+    first: list[list[str]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskFacts:
     """One task; percentages in percent, sizes in bytes, times in seconds, None where nothing was recorded."""
@@ -53,7 +73,6 @@ class TaskFacts:
     name: str
     classes: list[str]
     templates: list[str]
-    source: str
     test_images: int
     zero_shot: float | None
     given: float | None
@@ -72,6 +91,7 @@ class TaskFacts:
     peak_cuda_bytes: int | None
     curves: Curves
     examples: TaskExamples
+    not_used: list[NotUsed]
 
     @property
     def experts_reused(self) -> int:
@@ -93,12 +113,14 @@ class ReportData:
     backbone: dict[str, Any]
     settings: dict[str, dict[str, Any] | None]
     commands: list[str]
+    worst: list[Mistake] | None
 
 
 def gather(
     folder: ModelFolder,
     evaluation: Evaluation,
     examples: list[TaskExamples],
+    worst: list[Mistake] | None,
     *,
     title: str,
     made: str,
@@ -110,6 +132,7 @@ def gather(
         folder: the model, with at least one task.
         evaluation: of this model.
         examples: one entry a task.
+        worst: mistakes of the evaluation; None where it has none of them.
         title: heading of the page.
         made: when the page is made, for people.
         version: of this project.
@@ -124,7 +147,6 @@ def gather(
                 name=record.name,
                 classes=record.display_names,
                 templates=record.templates,
-                source=record.source,
                 test_images=evaluation.test_images[i],
                 zero_shot=evaluation.zero_shot[i],
                 given=evaluation.given[-1][i],
@@ -143,26 +165,38 @@ def gather(
                 peak_cuda_bytes=metrics.get("peak_cuda_bytes"),
                 curves=_curves(record),
                 examples=shown,
+                not_used=_not_used(record, evaluation),
             )
         )
     data = folder.tasks[0].data if all(r.data == folder.tasks[0].data for r in folder.tasks) else None
     return ReportData(
         title=title,
-        model=str(folder.path),
+        model=folder.path.resolve().name,
         made=made,
         version=version,
         tasks=tasks,
         evaluation=evaluation,
         sharing=share_of_experts(folder.tasks),
-        backbone=folder.identity,
+        backbone=without_folders(folder.identity),
         settings={
-            "model": dataclasses.asdict(folder.config),
+            "model": without_folders(dataclasses.asdict(folder.config)),
             "selector": dataclasses.asdict(folder.selector_config),
             "learn": learn_settings(folder.tasks),
             "data": data,
         },
-        commands=commands_to_repeat(folder),
+        commands=without_folders(commands_to_repeat(folder)),
+        worst=worst,
     )
+
+
+def _not_used(record: TaskRecord, evaluation: Evaluation) -> list[NotUsed]:
+    kept = [("when it was learned", record.skipped)]
+    kept += [("in the evaluation", evaluation.skipped[record.index])] if evaluation.skipped else []
+    return [
+        NotUsed(when=when, count=files["count"], first=files["first"][:FILES])
+        for when, files in kept
+        if files.get("count")
+    ]
 
 
 def _curves(record: TaskRecord) -> Curves:

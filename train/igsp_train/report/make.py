@@ -7,15 +7,18 @@ import torch
 from rich.console import Console
 
 from igsp_deploy import __version__
+from igsp_deploy.data.source_text import source_root
+from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_place, write_bytes_atomic
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_train.evaluate import evaluate_model
-from igsp_train.report.evaluation import check_evaluation, load_evaluation
-from igsp_train.report.examples import TaskExamples, find_examples
+from igsp_train.report.evaluation import Evaluation, check_evaluation, load_evaluation
+from igsp_train.report.examples import TaskExamples, find_examples, name_mistakes, pictures_of
 from igsp_train.report.gather import gather
 from igsp_train.report.page import render
+from igsp_train.report.places import without_folders
 
 
 def make_report(
@@ -58,24 +61,43 @@ def make_report(
     else:
         console.print("measuring on the test images; --evaluation FILE takes an earlier evaluation", highlight=False)
         measured = check_evaluation(evaluate_model(model, sources, console=console), folder.tasks, str(model))
-    found = [TaskExamples(shown=[]) for _ in folder.tasks]
+    found, pictures = [TaskExamples(shown=[]) for _ in folder.tasks], dict[tuple[str, str], str]()
     if images:
-        backbone = folder.load_backbone()
-        if torch.cuda.is_available():
-            backbone.to("cuda")
-        learned = LearnedClip.open(folder, backbone)
-        found = []
-        for record in folder.tasks:
-            console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
-            source = (sources or {}).get(record.name)
-            found.append(find_examples(folder, learned, record, count=images, source=source))
+        found, pictures = _find_pictures(folder, measured, sources or {}, images, console)
     values = gather(
         folder,
         measured,
         found,
+        None if measured.worst is None else name_mistakes(measured.worst, folder.tasks, pictures),
         title=title or f"What {model.resolve().name} has learned",
         made=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
     )
     write_bytes_atomic(out, render(values).encode("utf-8", "backslashreplace"))
     return out
+
+
+def _find_pictures(
+    folder: ModelFolder, measured: Evaluation, sources: dict[str, str], count: int, console: Console
+) -> tuple[list[TaskExamples], dict[tuple[str, str], str]]:
+    """Examples of each task, and pictures of the worst mistakes by task and place."""
+    backbone = folder.load_backbone()
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    learned = LearnedClip.open(folder, backbone)
+    found: list[TaskExamples] = []
+    pictures: dict[tuple[str, str], str] = {}
+    for record in folder.tasks:
+        console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
+        source = sources.get(record.name)
+        places = [row["file"] for row in measured.worst or () if row["task"] == record.name]
+        try:
+            items = find_test_items(record, source, folder.split(record.index))
+            found.append(find_examples(folder, learned, record, items, count=count))
+        except UserError as error:
+            found.append(TaskExamples(shown=[], problem=without_folders(str(error))))
+            continue
+        root = source_root(source or record.source)
+        for place, picture in pictures_of(places, items, root, backbone.preprocess).items():
+            pictures[record.name, place] = picture
+    return found, pictures

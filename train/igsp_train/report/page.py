@@ -55,7 +55,6 @@ def render(data: ReportData) -> str:
         any_cuda=any(t.peak_cuda_bytes is not None for t in data.tasks),
         any_memory=any(t.peak_rss_bytes is not None for t in data.tasks),
         of_process=any(t.peak_rss_of_process for t in data.tasks),
-        sources_with_problems=[t for t in data.tasks if t.examples.problem],
     )
 
 

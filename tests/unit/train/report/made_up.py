@@ -6,7 +6,7 @@ from typing import Any
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.report.evaluation import check_evaluation
-from igsp_train.report.examples import Example, TaskExamples
+from igsp_train.report.examples import Example, TaskExamples, name_mistakes
 from igsp_train.report.gather import ReportData, gather
 
 
@@ -60,6 +60,11 @@ def make_evaluation(records: list[TaskRecord]) -> dict[str, Any]:
             ]
             for record in records
         ],
+        "worst": [
+            {"task": record.name, "file": f"test/c0/{t}.jpg", "label": "c0", "predicted": "c1", "score": 99.5 - t}
+            for t, record in enumerate(records)
+        ],
+        "skipped": [{"count": 22, "first": [[f"test/c0/{i}.heic", "HEIC"] for i in range(22)]} for _ in records],
         "calibration": [{"ece": 6.25, "bins": [[5, 55.5, 60.0], [15, 95.5, 80.0]]} for _ in records],
         "metrics": {
             kind: {"transfer": None if total == 1 else 12.5, "average": 50.5, "last": 80.25}
@@ -90,9 +95,14 @@ class Folder:
 
 
 def make_data(
-    count: int, title: str = "Report", shown: list[Example] | None = None, steps: int = 0, **sizes: Any
+    count: int,
+    title: str = "Report",
+    shown: list[Example] | None = None,
+    steps: int = 0,
+    picture: str = "",
+    **sizes: Any,
 ) -> ReportData:
-    """Everything on a page; with curves of `steps` steps."""
+    """Everything on a page; with curves of `steps` steps, and `picture` of every mistake."""
     records = make_records(count, **sizes)
     for record in records if steps else []:
         movement = [1.0 if step % (steps // 3) < 5 else 1 / (step + 2) for step in range(steps)]
@@ -102,4 +112,6 @@ def make_data(
     evaluation = check_evaluation(make_evaluation(records), records, "e.json")
     folder: Any = Folder(records)
     examples = [TaskExamples(shown=shown or [], looked_at=20, wrong=3) for _ in records]
-    return gather(folder, evaluation, examples, title=title, made="today", version="0")
+    rows = evaluation.worst or []
+    worst = name_mistakes(rows, records, {(row["task"], row["file"]): picture for row in rows} if picture else {})
+    return gather(folder, evaluation, examples, worst, title=title, made="today", version="0")

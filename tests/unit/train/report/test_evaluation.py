@@ -57,6 +57,13 @@ def _without(key: str) -> Callable[[dict[str, Any]], Any]:
         (lambda v: v["calibration"].pop(), "expected calibration"),
         (lambda v: v["calibration"][0].pop("ece"), "expected calibration"),
         (lambda v: v["calibration"][0]["bins"][0].pop(), "expected calibration"),
+        (lambda v: v["worst"][0].__setitem__("task", "other"), "expected worst"),
+        (lambda v: v["worst"][0].__setitem__("predicted", "other"), "expected worst"),
+        (lambda v: v["worst"][0].__setitem__("score", None), "expected worst"),
+        (lambda v: v["worst"][0].pop("file"), "expected worst"),
+        (lambda v: v["skipped"].pop(), "expected skipped to be 2 counts"),
+        (lambda v: v["skipped"][0]["first"][0].pop(), "expected skipped"),
+        (lambda v: v["skipped"][0].__setitem__("count", -1), "expected skipped"),
         (lambda v: v["parameters"][1].__setitem__("kept", 7), "'task-1' kept 7 parameters there and 51 in the model"),
     ],
 )
@@ -73,10 +80,12 @@ def test_what_is_damaged_or_of_another_model_is_refused(change: Callable[[dict[s
 def test_an_evaluation_from_before_classes_were_kept_is_taken() -> None:
     records = make_records(2)
     values = make_evaluation(records)
-    del values["per_class"], values["calibration"]
+    del values["per_class"], values["calibration"], values["worst"], values["skipped"]
     checked = check_evaluation(values, records, "e.json")
     assert checked.per_class == []
     assert checked.calibration == []
+    assert checked.worst is None
+    assert checked.skipped == []
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:

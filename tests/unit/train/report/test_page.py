@@ -1,15 +1,25 @@
 """The page: whole, closed, escaped, at any size."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
-from igsp_train.report.examples import Example, TaskExamples
+from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.data.items import Items, StoredImage
+from igsp_train.report.evaluation import check_evaluation
+from igsp_train.report.examples import Example, Mistake, TaskExamples, name_mistakes, pictures_of
+from igsp_train.report.gather import NotUsed, ReportData, gather
 from igsp_train.report.page import render
-from tests.unit.train.report.made_up import make_data
+from igsp_train.report.places import without_folders
+from tests.unit.train.report.made_up import Folder, make_data, make_evaluation, make_records
 from tests.unit.train.report.page_parts import Parts, external
 
-SECTIONS = ["short", "tasks", "accuracy", "growth", "sharing", "choice", "convergence", "examples", "cost", "made"]
+SECTIONS = ["short", "tasks", "accuracy", "worst", "growth", "sharing", "choice", "convergence", "examples", "unused"]
+SECTIONS += ["cost", "made"]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
 
@@ -82,17 +92,19 @@ def test_what_users_named_is_escaped_wherever_it_stands() -> None:
     evil = '<img src=x onerror="alert(1)">&"\'</title><script>alert(2)</script>'
     example = Example(picture=PIXEL, truth=evil, predicted=evil, probability=51.0, chosen=None, right=False)
     values = make_data(2, title=evil, shown=[example])
-    tasks = [
-        dataclasses.replace(task, name=evil, classes=[evil], templates=[evil], source=evil) for task in values.tasks
-    ]
+    tasks = [dataclasses.replace(task, name=evil, classes=[evil], templates=[evil]) for task in values.tasks]
     row = {"class": evil, "images": 2, "recall": 50.0, "precision": 50.0, "f1": 50.0, "taken_for": [[evil, 1]]}
     evaluation = dataclasses.replace(values.evaluation, per_class=[[row]] * 2)
     values = dataclasses.replace(values, tasks=tasks, commands=[evil], model=evil, evaluation=evaluation)
+    mistake = Mistake(task=evil, file=evil, truth=evil, predicted=evil, probability=51.0, picture=PIXEL)
+    unused = NotUsed(when="in the evaluation", count=1, first=[[evil, evil]])
+    tasks = [dataclasses.replace(task, not_used=[unused]) for task in tasks]
+    values = dataclasses.replace(values, tasks=tasks, worst=[mistake])
     page = render(values)
     parts = Parts(page)
     assert "script" not in parts.tags
     assert external(page) == []
-    assert parts.tags.count("img") == 2  # one example a task
+    assert parts.tags.count("img") == 3  # one example a task, and one mistake
     assert evil in "".join(parts.text)
 
 
@@ -125,3 +137,77 @@ def test_missing_images_are_said_with_the_reason() -> None:
     text = "".join(Parts(render(dataclasses.replace(values, tasks=[gone]))).text)
     assert "the test images are not where they were" in text
     assert "data/0 does not exist." in text
+
+
+def _said(values: ReportData) -> str:
+    return "|".join(part.strip() for part in Parts(render(values)).text if part.strip())
+
+
+def test_the_worst_mistakes_are_named_by_place_class_and_probability() -> None:
+    values = make_data(3, picture=PIXEL)
+    page = render(values)
+    assert "|class 1|(100\xa0%)|it is class 0|task-0:|test/c0/0.jpg|" in _said(values)
+    assert page.count(PIXEL) == 3
+    assert "no test image is wrong" in _said(dataclasses.replace(values, worst=[]))
+    old = Parts(render(dataclasses.replace(values, worst=None)))
+    assert "worst" not in old.ids
+    assert "#worst" not in old.addresses
+
+
+class _Rows:
+    name = "a set x"
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self.image = Image.fromarray(image)
+
+    def read(self, index: int) -> Image.Image:
+        return self.image
+
+
+def test_however_many_mistakes_and_files_there_are_a_page_stays_small() -> None:
+    row = {"task": "task-0", "file": "f" * 40, "label": "c0", "predicted": "c1", "score": 99.0}
+    records = make_records(1)
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    items = Items([StoredImage(_Rows(noise), 0)], np.zeros(1, np.int64))
+    picture = pictures_of(["x[0]"], items, None, PreprocessSpec(size=224, mean=(0, 0, 0), std=(1, 1, 1)))["x[0]"]
+    evaluation = check_evaluation(
+        {
+            **make_evaluation(records),
+            "worst": [row] * 5000,
+            "skipped": [{"count": 9999, "first": [["f" * 40, "TXT"]] * 9999}],
+        },
+        records,
+        "e.json",
+    )
+    worst = name_mistakes(evaluation.worst or [], records, {("task-0", "f" * 40): picture})
+    folder: Any = Folder(records)
+    page = gather(folder, evaluation, [TaskExamples(shown=[])], worst, title="t", made="now", version="0")
+    assert "|and 9,979 more|" in _said(page)
+    assert render(page).count("data:image/jpeg") == 20
+    # Noise is the worst that a picture can be.
+    assert len(render(page)) - len(render(make_data(1))) < 20 * 24_000, len(picture)
+
+
+def test_files_that_were_not_used_stand_with_their_reason() -> None:
+    values = make_data(2)
+    unused = [NotUsed(when="when it was learned", count=1, first=[["boot/a.txt", "TXT"]])]
+    tasks = [dataclasses.replace(values.tasks[0], not_used=unused), dataclasses.replace(values.tasks[1], not_used=[])]
+    text = _said(dataclasses.replace(values, tasks=tasks))
+    assert "|task-0: 1 when it was learned|file|reason|when|boot/a.txt|TXT|when it was learned|" in text
+    assert "task-0: 22 in the evaluation" in _said(values)
+    none = [dataclasses.replace(task, not_used=[]) for task in tasks]
+    assert "No file is known" in _said(dataclasses.replace(values, tasks=none))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--task 'shoes=/home/me/my photos/shoes'", "--task 'shoes=my photos/shoes'"),
+        ("hf:/srv/data/saved?label=label", "hf:saved?label=label"),
+        ("torchvision:CIFAR10?root=/data", "torchvision:CIFAR10?root=data"),
+        ("/srv/a/b.jpg cannot be decoded", "b.jpg cannot be decoded"),
+        ("hf-hub:timm/ViT and data/shoes 50 / 100", "hf-hub:timm/ViT and data/shoes 50 / 100"),
+    ],
+)
+def test_paths_are_told_without_the_folders_of_a_machine(text: str, shown: str) -> None:
+    assert without_folders({"a": [text]}) == {"a": [shown]}
