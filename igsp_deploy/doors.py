@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "NAMES", "Classifier", "Client", "Model"]
 
 COMMANDS = {
     "train": "igsp_train.commands.train",
+    "import": "igsp_train.commands.import_",
     "evaluate": "igsp_train.commands.evaluate",
     "backbones": "igsp_deploy.cli.backbones",
     "data": "igsp_train.commands.data",
@@ -33,7 +34,7 @@ COMMANDS = {
     "quickstart": "igsp_deploy.cli.quickstart",
     "doctor": "igsp_deploy.cli.doctor",
 }
-"""Command -> module that holds the function of its name; it imports nothing heavy at the top."""
+"""Command -> module that holds a function of the module's own name; it imports nothing heavy at the top."""
 
 NAMES = {
     "Classifier": "igsp_deploy.runtime.classifier",

@@ -96,7 +96,7 @@ def export_bundle(
             selector,
             learned.backbone.embed_dim,
             np.dtype(STORED[stored]).itemsize,
-            heads=[task.head is not None for task in learned.tasks],
+            heads=[learned.head_vectors(t) is not None for t in range(len(learned.tasks))],
         )
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
         texts = write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)

@@ -84,7 +84,7 @@ def igsp(
 
 for _name, _place in COMMANDS.items():
     _module = importlib.import_module(_place)
-    app.command(_name, epilog=getattr(_module, "EXAMPLES", None))(getattr(_module, _name))
+    app.command(_name, epilog=getattr(_module, "EXAMPLES", None))(getattr(_module, _place.rpartition(".")[2]))
 
 
 def _remedy(module: str) -> str:

@@ -1,13 +1,14 @@
-"""A task's head: a second set of class vectors, on what the frozen trunk gives, beside those made of words.
+"""A task's head: class vectors beside those made of words, or in their place.
 
-An image's score for class c is `text_share <embedding, text vector c> + <summary, head vector c>`, times the logit
-scale. The summary is what the selector reads as well (`Clip.summary`), so a head costs one small product and no pass.
-How it is found: igsp_train/head.py.
+*Beside*: an image's score for class c is `text_share <embedding, text vector c> + <summary, head vector c>`, times the
+logit scale. The summary is what the selector reads as well (`Clip.summary`), so a head costs one small product and no
+pass. How it is found: igsp_train/head.py. *In their place*: `<embedding, probe vector c>`, times the logit scale, for a
+linear probe that somebody brought (igsp_train/imported.py).
 
 Only a task's own classes under its own experts have it. Words that a caller gives, the classes of another task, and
 plain CLIP are compared by text alone, with text vectors of length 1.
 
-Shapes: C classes of one task, F numbers of a summary.
+Shapes: C classes of one task, F numbers of a summary, D of an embedding.
 """
 
 from dataclasses import dataclass
@@ -20,22 +21,31 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The closed-form part of a task's classifier.
+    """What a task's classes are told apart by, besides words or without them; in units of a cosine.
 
     Attributes:
-        vectors: on the trunk's summary, `[C, F]` float32, in units of a cosine.
-        text_share: factor on the cosine with the text vectors, in (0, 1).
+        vectors: on the trunk's summary, `[C, F]` float32; None where words are replaced.
+        text_share: factor on the cosine with the text vectors, in (0, 1]; 0 where words are replaced.
+        probe: on the embedding, in place of words, `[C, D]` float32; None where words count.
     """
 
-    vectors: Tensor
-    text_share: float
+    vectors: Tensor | None = None
+    text_share: float = 0.0
+    probe: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that it is one of the two."""
+        assert (self.vectors is None) != (self.probe is None), "vectors beside words, or a probe in their place"
 
     def num_parameters(self) -> int:
         """Numbers that are kept for it."""
-        return self.vectors.numel() + 1
+        return sum(part.numel() for part in (self.vectors, self.probe) if part is not None) + (self.probe is None)
 
     def to_bytes(self) -> bytes:
         """As safetensors."""
+        if self.probe is not None:
+            return save({"probe": self.probe.detach().cpu().float().contiguous()})
+        assert self.vectors is not None
         vectors = self.vectors.detach().cpu().float().contiguous()
         return save({"vectors": vectors, "text_share": torch.tensor([self.text_share])})
 
@@ -48,9 +58,11 @@ class Head:
         """
         try:
             tensors = load(content)
-            vectors, share = tensors["vectors"], float(tensors["text_share"][0])
+            probe = tensors.get("probe")
+            vectors = tensors["vectors"] if probe is None else probe
+            share = float(tensors["text_share"][0]) if probe is None else 1.0
         except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise ValueError(f"it does not hold a head ({error})") from error
         if vectors.ndim != 2 or len(vectors) != num_classes or not vectors.isfinite().all() or not 0 < share <= 1:
             raise ValueError(f"it must hold finite numbers for {num_classes} classes, has {list(vectors.shape)}")
-        return cls(vectors=vectors, text_share=share)
+        return cls(vectors=vectors, text_share=share) if probe is None else cls(probe=probe)

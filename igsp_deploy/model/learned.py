@@ -32,7 +32,7 @@ class Learned:
         experts: of the blocks that have some; none of them makes it plain CLIP with this task's words.
         display_names: what its classes are called in prompts, in label order.
         templates: prompt templates with one `{}`, all of which are averaged.
-        head: of its classes, beside the words; None compares with words alone.
+        head: of its classes, beside the words or in their place; None compares with words alone.
     """
 
     experts: SiteExperts
@@ -145,7 +145,8 @@ class LearnedClip(nn.Module):
         """What embeddings are compared with, `[C, D]`: one vector a class.
 
         The normalised mean over templates of normalised text embeddings: prompt ensembling as in CLIP (arXiv
-        2103.00020, section 3.1.4). Those of a task with a head, under its own experts, are as long as its text share.
+        2103.00020, section 3.1.4). Those of a task with a head, under its own experts, are as long as its text share,
+        or those of its probe as they are.
 
         Args:
             task: the task whose classes are meant; `PLAIN` gives those of all tasks, one task after another.
@@ -155,21 +156,28 @@ class LearnedClip(nn.Module):
             return torch.cat([self.class_vectors(t, PLAIN) for t in range(len(self.tasks))])
         under = task if under is None else under
         if (task, under) not in self._vectors:
-            words = self.tasks[task]
-            total: Tensor | None = None
-            for template in words.templates:
-                ids = self.backbone.tokenize([template.format(name) for name in words.display_names]).to(self.device)
-                part = torch.cat([self.embed_text(chunk, under) for chunk in ids.split(TEXTS)])
-                total = part if total is None else total + part
-            assert total is not None, "a task has at least one template"
-            share = words.head.text_share if words.head is not None and under == task else 1.0
-            self._vectors[task, under] = F.normalize(total, dim=-1) * share
+            head = self.tasks[task].head if under == task else None
+            if head is not None and head.probe is not None:
+                self._vectors[task, under] = head.probe
+            else:
+                share = 1.0 if head is None else head.text_share
+                self._vectors[task, under] = self._text_vectors(task, under) * share
         return self._vectors[task, under].to(self.device)
+
+    def _text_vectors(self, task: int, under: int) -> Tensor:
+        words = self.tasks[task]
+        total: Tensor | None = None
+        for template in words.templates:
+            ids = self.backbone.tokenize([template.format(name) for name in words.display_names]).to(self.device)
+            part = torch.cat([self.embed_text(chunk, under) for chunk in ids.split(TEXTS)])
+            total = part if total is None else total + part
+        assert total is not None, "a task has at least one template"
+        return F.normalize(total, dim=-1)
 
     def head_vectors(self, task: int) -> Tensor | None:
         """What summaries are compared with, `[C, F]`: the head of a task; None where it has none, and of `PLAIN`."""
         head = None if task == PLAIN else self.tasks[task].head
-        return None if head is None else head.vectors.to(self.device)
+        return None if head is None or head.vectors is None else head.vectors.to(self.device)
 
     @torch.no_grad()
     def compare(self, features: Tensor, read: Tensor, task: int, under: int | None = None) -> Tensor:

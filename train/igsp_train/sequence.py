@@ -110,13 +110,13 @@ def train_sequence(
     backbone = load_backbone(*_named(config.model)) if fresh and ranks.first else None
     with locked_model(model_path) if ranks.first else nullcontext():
         if ranks.first:
-            folder, backbone = _open_or_create(model_path, config, backbone)
+            folder, backbone = open_or_create(model_path, config, backbone)
             if discard:
                 discard_unfinished(model_path)
         ranks.wait()
         if not ranks.first:
             _check_shared(model_path, ranks)
-            folder, backbone = _open_or_create(model_path, config, None)
+            folder, backbone = open_or_create(model_path, config, None)
         assert backbone is not None
         if ranks.device is not None:
             backbone.to(ranks.device)
@@ -140,7 +140,7 @@ def _named(config: ModelConfig) -> tuple[str, str | None, str | None]:
     return config.backbone, config.pretrained, config.preprocess
 
 
-def _open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | None) -> tuple[ModelFolder, Backbone]:
+def open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | None) -> tuple[ModelFolder, Backbone]:
     """The model as it is under the lock: another process may have made it, or added to it, since the first look."""
     if not (model_path / "config.json").exists():
         backbone = backbone or load_backbone(*_named(config.model))

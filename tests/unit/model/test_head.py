@@ -16,13 +16,24 @@ from tests.unit.model.test_folder import learned_task, model
 
 __all__ = ["model"]
 
-HEAD = Head(vectors=torch.arange(10.0).view(2, 5), text_share=0.5)
+VECTORS = torch.arange(10.0).view(2, 5)
+HEAD = Head(vectors=VECTORS, text_share=0.5)
 
 
 def test_it_comes_back_as_it_was() -> None:
     again = Head.from_bytes(HEAD.to_bytes(), 2)
-    assert torch.equal(again.vectors, HEAD.vectors)
-    assert again.text_share == 0.5
+    assert again.vectors is not None
+    assert torch.equal(again.vectors, VECTORS)
+    assert (again.text_share, again.probe) == (0.5, None)
+
+
+def test_a_probe_comes_back_as_it_was() -> None:
+    again = Head.from_bytes(Head(probe=VECTORS).to_bytes(), 2)
+    assert again.probe is not None
+    assert torch.equal(again.probe, VECTORS)
+    assert (again.vectors, again.text_share) == (None, 0.0)
+    assert again.num_parameters() == 10
+    assert HEAD.num_parameters() == 11
 
 
 @pytest.mark.parametrize(
@@ -34,6 +45,8 @@ def test_it_comes_back_as_it_was() -> None:
         dataclasses.replace(HEAD, vectors=torch.zeros(3, 5)).to_bytes(),
         dataclasses.replace(HEAD, vectors=torch.zeros(2)).to_bytes(),
         dataclasses.replace(HEAD, text_share=0.0).to_bytes(),
+        Head(probe=torch.zeros(3, 5)).to_bytes(),
+        Head(probe=torch.full((2, 5), torch.inf)).to_bytes(),
         dataclasses.replace(HEAD, text_share=float("nan")).to_bytes(),
     ],
 )
@@ -50,7 +63,8 @@ def test_a_task_keeps_its_head_and_one_without_has_none(model: ModelFolder) -> N
     assert again.head(1) is None
     kept = again.head(2)
     assert kept is not None
-    assert torch.equal(kept.vectors, HEAD.vectors)
+    assert kept.vectors is not None
+    assert torch.equal(kept.vectors, VECTORS)
     assert again.fingerprint(1) == without
     assert json.loads((model.path / "config.json").read_text())["format_version"] == 2
 

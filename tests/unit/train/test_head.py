@@ -75,6 +75,7 @@ def test_a_head_tells_apart_what_words_cannot(task: tuple[LearnedClip, torch.Ten
     seen = (learned.clip.summary(tokens[:30]), labels[:30])
     head = task_head(learned, seen, [], (tokens[10:], labels[10:]))
     assert head is not None
+    assert head.vectors is not None
     assert head.vectors.shape == (2, seen[0].shape[1])
     assert head.num_parameters() == head.vectors.numel() + 1
     both = LearnedClip(learned.backbone, [("vision", 1)], [dataclasses.replace(learned.tasks[0], head=head)])
@@ -91,7 +92,9 @@ def test_views_count_as_more_images(task: tuple[LearnedClip, torch.Tensor, torch
     seen, held = (learned.clip.summary(tokens[:12]), labels[:12]), (tokens[12:], labels[12:])
     alone, more = (task_head(learned, seen, views, held) for views in ([], [learned.clip.summary(tokens[:12]) + 0.3]))
     assert alone is not None
+    assert alone.vectors is not None
     assert more is not None
+    assert more.vectors is not None
     assert not torch.allclose(alone.vectors, more.vectors)
 
 
@@ -118,7 +121,7 @@ def test_a_task_of_one_class_or_of_hardly_an_image_has_finite_scores(
     few, own = tokens[:count], labels[:count]
     folds, read = torch.arange(count) % FOLDS, learned.clip.summary(few)
     head = task_head(learned, (read, own), [], (few, own), folds=folds)
-    assert head is None or head.vectors.isfinite().all()
+    assert head is None or (head.vectors is not None and head.vectors.isfinite().all())
     single = LearnedClip(learned.backbone, [], [dataclasses.replace(learned.tasks[0], display_names=["cat"])])
     assert task_head(single, (read, own * 0), [], (few, own * 0), folds=folds) is None
     assert task_head(learned, (read[:0], own[:0]), [], (few, own)) is None

@@ -69,7 +69,7 @@ def isolated_parameters(records: list[TaskRecord], model: ModelConfig, widths: d
     result = []
     for record in records:
         gates = record.metrics.get("mean_gates")
-        if not gates:
+        if gates is None:
             return None
         total = 0
         for site, values in gates.items():
