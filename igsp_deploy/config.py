@@ -25,11 +25,11 @@ SplitShare = Annotated[Number, Field(ge=0, le=0.9)]
 
 
 SHORT_NAMES = {
-    "clip-b32": ("ViT-B-32", "datacomp_xl_s13b_b90k", "fast: 224 pixels in 49 patches"),
     "clip-b16": ("ViT-B-16-quickgelu", "openai", "OpenAI's own, which papers compare with (MTIL too)"),
     "dfn-b16": ("ViT-B-16-quickgelu", "dfn2b", "of the same size, from better chosen pictures; the one to start from"),
     "dfn-l14": ("ViT-L-14-quickgelu", "dfn2b", "larger, at several times the work an image"),
-    "datacomp-l14": ("ViT-L-14", "datacomp_xl_s13b_b90k", "of that size too, from the open DataComp-1B"),
+    "siglip2-b16": ("ViT-B-16-SigLIP2", "webli", "texts in many languages (extra transformers)"),
+    "mobileclip2-s2": ("MobileCLIP2-S2", "dfndr2b", "small and fast; experts in its last stage"),
 }
 """Name -> architecture, tag, what for."""
 

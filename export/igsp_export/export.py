@@ -33,7 +33,6 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import count_experts
-from igsp_deploy.model.tokenizing import end_id
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
@@ -100,7 +99,7 @@ def export_bundle(
         )
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
         texts = write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
-        texts = dataclasses.replace(texts, end_id=end_id(learned.backbone.text, texts.end_id))
+        texts = dataclasses.replace(texts, end_id=learned.backbone.text_ends.end_id(texts.end_id))
         _say(console, f"writing the graphs of {learned.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(folder, learned, scratch, name, opset) for name in precision]
         (scratch / CLASSES).write_bytes(save(_class_vectors(learned)))

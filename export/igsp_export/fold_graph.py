@@ -1,8 +1,8 @@
 """One task alone as modules: its experts are rows and columns of the frozen MLPs' own matrices.
 
 An expert is linear and stands beside the MLP, whose activation it bypasses, so it cannot disappear into the MLP's
-matrices: they become R units wider. `y = c_proj(act(c_fc(h))) + s sum_k p_k B_k A_k h` is, with the matrices
-concatenated, two products instead of four:
+matrices: they become R units wider (an MLP with a gate or a norm inside keeps them beside it).
+`y = c_proj(act(c_fc(h))) + s sum_k p_k B_k A_k h` is, with the matrices concatenated, two products instead of four:
 
     [u; v] = [W_fc; A] h + [b_fc; 0],    y = [W_proj, s B] [act(u); p v] + b_proj
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.clip import Clip, MlpParts
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import Experts, SiteExperts, route
 from igsp_deploy.model.learned import LearnedClip
+from igsp_deploy.model.towers.block import Block, MlpParts
 from igsp_deploy.sites import Site
 from igsp_export.image_graph import Pixels, image_features
 
@@ -70,14 +71,30 @@ class WidenedMlp(nn.Module):
         return F.linear(both, self.contract_weight, self.contract_bias)
 
 
+class AccompaniedMlp(nn.Module):
+    """A frozen MLP that is more than two linear layers, with one task's experts beside it as they are."""
+
+    def __init__(self, block: Block, experts: Experts) -> None:
+        """Take the block with the MLP, and at least one expert."""
+        super().__init__()
+        self.block, self.experts = block, experts
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`[B, n, d]` -> `[B, n, d]`, experts included."""
+        gates = self.experts.gates(route(h, self.experts.router_input, self.block.prefix))
+        return self.block.own_mlp(h) + self.experts.delta(h, gates)
+
+
+def with_experts(block: Block, experts: Experts) -> nn.Module:
+    """What takes the place of a block's MLP."""
+    parts = block.parts()
+    return AccompaniedMlp(block, experts) if parts is None else WidenedMlp(parts, experts, block.prefix)
+
+
 def folded_clip(backbone: Backbone, experts: SiteExperts, sites: Sequence[Site] = ()) -> Clip:
     """A CLIP with the MLPs widened in the blocks in which a task has experts; `sites` say where its trunk ends."""
     plain = Clip(backbone, [], exact=False)
-    mlps: dict[Site, nn.Module] = {
-        site: WidenedMlp(plain.mlp_parts(site), block, plain.tower(site[0]).prefix)
-        for site, block in experts.items()
-        if len(block)
-    }
+    mlps = {site: with_experts(plain.block(site), beside) for site, beside in experts.items() if len(beside)}
     return Clip(backbone, sites, exact=False, mlps=mlps)
 
 

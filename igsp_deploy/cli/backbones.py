@@ -55,13 +55,14 @@ def backbones(
         print(json_format.dumps([dataclasses.asdict(one) for one in found], indent=2))
         return
     table = Table(title="Architectures of open_clip", title_justify="left")
-    for title in ("architecture", "pixels", "parameters", "context", "accepted", "tags"):
+    for title in ("architecture", "pixels", "parameters", "context", "blocks", "accepted", "tags"):
         numbers = title in ("pixels", "parameters", "context")
         table.add_column(title, overflow="fold", justify="right" if numbers else "left", no_wrap=numbers)
     for one in found:
         size = "-" if one.parameters is None else f"{one.parameters / 1e6:,.0f}M"
         verdict = "yes" if one.problem is None else f"no: {one.problem}"
-        table.add_row(one.name, str(one.image_size or "-"), size, str(one.context), verdict, ", ".join(one.tags))
+        sizes = (str(one.image_size or "-"), size, str(one.context), one.places or "-")
+        table.add_row(one.name, *sizes, verdict, ", ".join(one.tags))
     (console if console.is_terminal else Console(width=160)).print(table)
     accepted = [one for one in found if one.problem is None]
     tags, of = sum(len(one.tags) for one in accepted), sum(len(one.tags) for one in found)

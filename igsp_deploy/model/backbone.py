@@ -7,12 +7,11 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.adaptable import check_adaptable
+from igsp_deploy.model.towers import towers
 
 
 class Backbone:
@@ -37,35 +36,29 @@ class Backbone:
         *,
         quick_gelu: bool = False,
     ) -> None:
-        """Wrap `clip`, freeze it and check that its towers can be adapted.
+        """Wrap `clip`, freeze it and look at its towers.
 
         Raises:
-            UserError: a tower is not one this project knows how to adapt.
+            UserError: it has no image and text tower, or its images are not square.
         """
-        check_adaptable(clip, name)
+        self.image_ends, self.text_ends = towers(clip, name)
         self.clip = clip.eval().requires_grad_(False)
-        # Convolutions of the patch embedding run faster with the channels innermost (nano's trunk: 0.75 of the time).
-        clip.visual.conv1.to(memory_format=torch.channels_last)
         self.name = name
         self.pretrained = pretrained
         self.weight_hash = hash_weights(clip)
         self.tokenizer = tokenizer
         self.quick_gelu = quick_gelu
-        self.visual: Any = self.clip.visual
-        self.text: Any = self.clip if isinstance(clip, CLIP) else self.clip.text
-        self.vision_depth = len(self.visual.transformer.resblocks)
-        self.text_depth = len(self.text.transformer.resblocks)
-        self.vision_width: int = self.visual.class_embedding.shape[0]
-        self.text_width: int = self.text.token_embedding.weight.shape[1]
-        self.embed_dim: int = self.visual.output_dim
-        self.context_length: int = self.text.context_length
+        self.vision_depth, self.text_depth = len(self.image_ends.inner_blocks), len(self.text_ends.inner_blocks)
+        self.vision_width, self.text_width = self.image_ends.width, self.text_ends.width
+        self.embed_dim = self.text_ends.embed_dim
+        self.context_length = int(getattr(tokenizer, "context_length", None) or clip.context_length)
         self.logit_scale: float = float(self.clip.logit_scale.exp())
-        self.preprocess = _preprocess_spec(self.visual)
+        self.preprocess = _preprocess_spec(getattr(clip.visual, "preprocess_cfg", None) or {}, self.image_ends.side)
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        device: torch.device = self.visual.class_embedding.device
+        device: torch.device = self.clip.logit_scale.device
         return device
 
     def to(self, device: torch.device | str) -> "Backbone":
@@ -98,17 +91,12 @@ def hash_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _preprocess_spec(visual: Any) -> PreprocessSpec:
-    settings = getattr(visual, "preprocess_cfg", None) or {}
-    size = settings.get("size", visual.image_size)
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    if height != width:
-        raise UserError(f"the backbone wants images of {width} x {height}; only square inputs are supported.")
+def _preprocess_spec(settings: dict[str, Any], side: int) -> PreprocessSpec:
     mode: Any = settings.get("resize_mode") or "shortest"
     if mode == "longest" and settings.get("fill_color"):
         raise UserError("the backbone pads images with another colour than black, which is not supported.")
     return PreprocessSpec(
-        size=int(height),
+        size=side,
         mean=tuple(float(v) for v in settings.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=tuple(float(v) for v in settings.get("std", open_clip.OPENAI_DATASET_STD)),
         # `random` is of training; open_clip classifies with the cubic one then.

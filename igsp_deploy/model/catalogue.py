@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import open_clip
 
 from igsp_deploy.config import SHORT_NAMES
 from igsp_deploy.errors import UserError
-from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.loading import on_meta
-
-HF_TEXT = "its text tower is one of Hugging Face's, which cannot be adapted"
+from igsp_deploy.model.towers import towers
+from igsp_deploy.model.towers.block import Ends
+from igsp_deploy.model.towers.opaque import EmbeddingBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +21,10 @@ class Architecture:
         name: what `model.backbone` takes.
         tags: what `model.pretrained` takes beside it.
         image_size: side of its input, in pixels; None where it cannot be built.
-        parameters: of both towers; None where it cannot be built.
+        parameters: of both towers; None where it cannot be built, or its text tower is described on the hub.
         context: tokens a text.
+        places: where experts can stand: how many blocks of the image and of the text tower, or `embedding` for a tower
+            that is taken whole; None where it cannot be built.
         problem: why it is refused; None where it is accepted.
     """
 
@@ -32,6 +33,7 @@ class Architecture:
     image_size: int | None
     parameters: int | None
     context: int
+    places: str | None
     problem: str | None
 
 
@@ -45,28 +47,31 @@ def architectures(part: str = "") -> Iterator[Architecture]:
 def _look(name: str) -> Architecture:
     config = open_clip.get_model_config(name) or {}
     text = config.get("text_cfg", {})
-    size = parameters = None
-    problem: str | None = HF_TEXT if "hf_model_name" in text else None
-    if problem is None:
+    size = parameters = places = problem = None
+    if "hf_model_name" in text:
+        # Any text tower of Hugging Face's is taken as it is; what it is made of, only the hub knows.
+        size, places = config["vision_cfg"].get("image_size", 224), "blocks + embedding"
+    else:
         try:
             clip = on_meta(name, name)
-            size, parameters = _side(clip.visual), sum(p.numel() for p in clip.parameters())
-            check_adaptable(clip, name)
+            image, text_tower = towers(clip, name)
+            size, parameters = image.side, sum(p.numel() for p in clip.parameters())
+            places = f"{_places(image)} + {_places(text_tower)}"
         except UserError as error:
-            problem = str(error).removeprefix(f"{name}: ").split(". Choose")[0].rstrip(".")
+            problem = str(error).removeprefix(f"{name}: ").rstrip(".")
     return Architecture(
         name=name,
         tags=tuple(open_clip.list_pretrained_tags_by_model(name)),
         image_size=size,
         parameters=parameters,
         context=int(text.get("context_length", 77)),
+        places=places,
         problem=problem,
     )
 
 
-def _side(visual: Any) -> int | None:
-    side = visual.image_size
-    return int(side[0]) if isinstance(side, (tuple, list)) else side
+def _places(tower: Ends) -> str:
+    return "embedding" if tower.kind is EmbeddingBlock else str(len(tower.inner_blocks))
 
 
 def short_names() -> list[tuple[str, str, str, str]]:

@@ -1,7 +1,7 @@
 """From the name of a CLIP and of its weights to a frozen backbone that runs as those weights were trained.
 
 A name is `nano`, `debug`, one of open_clip's architectures, `hf-hub:ORG/NAME` or `local-dir:PATH`. Whether a model can
-be adapted is looked at before anything large is downloaded, on torch's meta device.
+be learned with is looked at before anything large is downloaded, on torch's meta device.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from igsp_deploy.config import SHORT_NAMES, ModelConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.installed import install_command
-from igsp_deploy.model.adaptable import check_adaptable
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.checkpoint import put_weights, read_weights
 from igsp_deploy.model.tokenizing import describe
+from igsp_deploy.model.towers import towers
 
 NANO = "nano"
 DEBUG = "debug"
@@ -73,7 +73,7 @@ def load_backbone(
     way = {} if bundled else _way(name, pretrained, preprocess, known=quick_gelu is not None)
     force = bool(way.pop("quick_gelu", False)) if quick_gelu is None else quick_gelu
     with _configured(name) as place:
-        check_adaptable(on_meta(place, name, force), name)
+        towers(on_meta(place, name, force), name)
     tokenizer = _tokenizer(name)
     clip = _weighted(name, pretrained, force)
     if way:

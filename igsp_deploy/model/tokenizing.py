@@ -2,7 +2,6 @@
 
 from typing import Any, cast
 
-from open_clip.model import CLIP
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 
 from igsp_deploy.bundle.manifest import BundleTokenizer
@@ -18,7 +17,7 @@ REMEDY = "Choose a backbone with CLIP's own tokenizer, such as ViT-B-16, or nano
 
 
 def describe(source: Any) -> BundleTokenizer:
-    """What a bundle says of an open_clip tokenizer, whatever the text tower is (see `end_id`).
+    """What a bundle says of an open_clip tokenizer, whatever the text tower is (see `TextEnds.end_id`).
 
     Args:
         source: what `Backbone.tokenize` calls.
@@ -31,18 +30,6 @@ def describe(source: Any) -> BundleTokenizer:
     if type(source) not in (HFTokenizer, SigLipTokenizer):
         raise _refusal(source, "it is none of open_clip's kinds")
     return _fast(source)
-
-
-def end_id(text: Any, highest: int | None) -> int | None:
-    """Id behind whose first place in a text other ids change no embedding; None where all of the context counts.
-
-    Args:
-        text: open_clip's text tower.
-        highest: the highest id of the tokenizer, if that is its end token.
-    """
-    own = isinstance(text, CLIP)
-    pool, eos = (text.text_pool_type, text.text_eos_id) if own else (text.pool_type, text.eos_id)
-    return None if text.attn_mask is None else {"argmax": highest, "eos": eos}.get(pool)
 
 
 def _simple(source: Any) -> BundleTokenizer:

@@ -28,13 +28,19 @@ Any other architecture of open_clip that is accepted below: `--backbone ARCHITEC
 own: `--pretrained PATH` (safetensors, a state dict, `epoch_N.pt` of open_clip's training, OpenAI's archives).
 `--backbone hf-hub:ORG/NAME` and `--backbone local-dir:PATH` take configuration and weights together.
 
+Experts stand beside the MLPs of open_clip's own transformers, of timm's (SigLIP, SigLIP2, ViTamin, MobileCLIP-B) and of
+its Eva (PE, EVA01, EVA02); in the last stage of ConvNeXt and FastViT (MobileCLIP-S); and on the embedding of a tower
+that is taken whole (ResNets, Hugging Face's text encoders). Without a task each gives what open_clip's own call gives,
+to the bit (`tests/unit/model/test_towers.py`). Where a tower has no class token, router and selector read the mean of
+all tokens.
+
 Weights run as they were trained: activation, mean, deviation, interpolation and resize mode come from the tag; for a
 checkpoint of your own from what all tags of its architecture share, or from `--set model.preprocess=TAG`.
 
 """
 TABLE = """
-| architecture | pixels | parameters | context | tags | accepted, or why not |
-| --- | ---: | ---: | ---: | ---: | --- |
+| architecture | pixels | parameters | context | blocks for experts | tags | accepted, or why not |
+| --- | ---: | ---: | ---: | --- | ---: | --- |
 """
 
 
@@ -54,7 +60,8 @@ def page(found: Sequence[Architecture]) -> str:
     rows = ""
     for one in found:
         size = "-" if one.parameters is None else f"{one.parameters / 1e6:,.0f}M"
-        cells = (one.name, one.image_size or "-", size, one.context, len(one.tags), one.problem or "yes")
+        places, verdict = one.places or "-", one.problem or "yes"
+        cells = (one.name, one.image_size or "-", size, one.context, places, len(one.tags), verdict)
         rows += f"| {' | '.join(str(cell) for cell in cells)} |\n"
     return f"{HEAD}{short}{MORE}{shares(found)}\n{TABLE}{rows}"
 

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.clip import Clip, MlpParts
+from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import BesideMlp, StackedExperts
+from igsp_deploy.model.towers.block import MlpParts
 from igsp_deploy.sites import Site
 from igsp_export.image_graph import Pixels, in_precision, stacked_experts
 from igsp_export.onnx_file import Signature, write_onnx
@@ -123,6 +124,13 @@ class MaskedTasks(nn.Module):
         return torch.matmul(inner, self.up_rows.reshape(-1, width))
 
 
+def own_parts(plain: Clip, block: int) -> MlpParts:
+    """Of one of open_clip's own vision blocks."""
+    parts = plain.block(("vision", block)).parts()
+    assert parts is not None
+    return parts
+
+
 class WidenedMlp(nn.Module):
     """A block's MLP with the experts of one task as further hidden units: linear ones, times their gates."""
 
@@ -210,7 +218,7 @@ def write_graphs(backbone: Backbone, stacks: Stacks, rank: int, folder: Path, *,
     )
     plain = Clip(backbone, [])
     mlps: dict[Site, nn.Module] = {
-        ("vision", int(block)): WidenedMlp(plain.mlp_parts(("vision", int(block))), arrays, 0)
+        ("vision", int(block)): WidenedMlp(own_parts(plain, int(block)), arrays, 0)
         for block, arrays in _by_block(first).items()
     }
     towers = {

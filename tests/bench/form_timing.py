@@ -207,12 +207,12 @@ class Bench:
         self.provider = choose_provider(settings.provider)
         backbone = load_backbone(settings.backbone, None if settings.backbone in (NANO, DEBUG) else RANDOM)
         if settings.blocks:
-            transformer = backbone.visual.transformer
+            transformer = backbone.clip.visual.transformer
             transformer.resblocks = transformer.resblocks[: settings.blocks]
             backbone.vision_depth = len(transformer.resblocks)
         self.depth = backbone.vision_depth
         self.size = backbone.preprocess.size
-        self.tokens: int = backbone.visual.positional_embedding.shape[0]
+        self.tokens: int = backbone.clip.visual.positional_embedding.shape[0]
         self.expert_rank = settings.rank // settings.experts
         half = settings.precision == "fp16"
         self.stacks = random_stacks(

@@ -281,12 +281,12 @@ def test_weights_of_another_architecture_name_what_differs(tmp_path: Path, weigh
         load_backbone("tiny-wide", str(saved(tmp_path, weights)))
 
 
-def test_what_cannot_be_adapted_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_learned_with_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: Any, **__: Any) -> str:
         raise AssertionError("it was downloaded")
 
     monkeypatch.setattr("open_clip.factory.download_pretrained", download)
-    monkeypatch.setattr(loading, "check_adaptable", lambda clip, name: (_ for _ in ()).throw(UserError("not this one")))
+    monkeypatch.setattr(loading, "towers", lambda clip, name: (_ for _ in ()).throw(UserError("not this one")))
     with pytest.raises(UserError, match="not this one"):
         load_backbone("ViT-B-32", "openai")
 
@@ -329,7 +329,7 @@ class TestBesideItsConfiguration:
         assert found.preprocess.resize_mode == "squash"
         assert asked[0] == "open_clip_config.json"
         asked.clear()
-        monkeypatch.setattr(loading, "check_adaptable", lambda clip, name: (_ for _ in ()).throw(UserError("not it")))
+        monkeypatch.setattr(loading, "towers", lambda clip, name: (_ for _ in ()).throw(UserError("not it")))
         with pytest.raises(UserError, match="not it"):
             load_backbone("hf-hub:someone/tiny")
         assert asked == ["open_clip_config.json"], "nothing large was fetched"

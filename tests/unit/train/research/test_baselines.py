@@ -103,7 +103,7 @@ def test_full_fine_tuning_leaves_the_backbone_of_the_others_alone(setting: Setti
     sizes = [stage.trained_phase1 for stage in itertools.islice(learn_fully(setting, tokens), 1)]
     assert hash_weights(setting.backbone.clip) == before
     assert not any(p.requires_grad for p in setting.backbone.clip.parameters())
-    blocks = setting.backbone.visual.transformer.resblocks
+    blocks = setting.backbone.clip.visual.transformer.resblocks
     assert sizes[0] > sum(p.numel() for block in blocks[setting.first_block :] for p in block.parameters())
 
 

@@ -1,0 +1,42 @@
+"""The whole way with a small CLIP of every family: learn, evaluate, export, verify, predict, by the commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import igsp
+from tests.small_clips import FAMILIES, hugging_face_text, write_clip
+
+OPSET_18 = ("coca", "eva02", "mobileclip-s", "hugging-face")
+"""Those whose graphs are written for consumers without `Attention`; the others get opset 23."""
+QUICK = ("learn.steps=6", "learn.batch_size=8", "learn.head=blend")
+
+
+def done(*arguments: object) -> str:
+    told = igsp(*arguments)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "hugging-face"])
+def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Path) -> None:
+    config = FAMILIES.get(family) or hugging_face_text(tmp_path / "text")
+    name = write_clip(config, tmp_path / "clip")
+    model, bundle, opset = tmp_path / "model", tmp_path / "bundle", 18 if family in OPSET_18 else 23
+    tasks = [part for task in ("colors", "stripes") for part in ("--task", f"{task}={task_data / task}")]
+    settings = [part for setting in QUICK for part in ("--set", setting)]
+    # One task, and then another: what was learned is found again.
+    done("train", model, "--backbone", name, *tasks[:2], *settings)
+    done("train", model, *tasks, *settings)
+    measured = json.loads(done("evaluate", model, "--json"))
+    assert measured["tasks"] == ["colors", "stripes"]
+    # Export refuses graphs that do not give what PyTorch gives: tasks named, chosen, mixed, texts.
+    exported = json.loads(done("export", model, bundle, "--opset", opset, "--no-latency", "--json"))
+    assert set(exported["parity"]["fp32"]["tasks"]) == {"colors", "stripes"}
+    assert "yes" in done("verify", bundle)
+    image = task_data / "colors" / "test" / "red" / "10.png"
+    for words in ((), ("--task", "colors"), ("--prompts", "a red thing, a blue thing")):
+        told: Any = json.loads(done("predict", bundle, image, "--provider", "cpu", "--json", *words))
+        assert sum(one["score"] for one in told[0]["predictions"]) == pytest.approx(1, abs=0.01), told
