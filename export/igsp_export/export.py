@@ -249,12 +249,13 @@ def _manifest(
     return Manifest(
         created_by=f"igsp-deploy {__version__}",
         backbone=BundleBackbone(
-            name=backbone.name,
+            name=backbone.public_name,
             pretrained=tag,
             weight_hash=backbone.weight_hash,
             embed_dim=backbone.embed_dim,
             context_length=backbone.context_length,
             logit_scale=backbone.logit_scale,
+            logit_bias=backbone.logit_bias,
         ),
         preprocess=backbone.preprocess,
         tasks=tasks,

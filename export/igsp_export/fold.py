@@ -164,7 +164,7 @@ def _about(record: TaskRecord, backbone: Backbone) -> dict[str, Any]:
         "labels": list(record.classes),
         "display_names": list(record.display_names),
         "templates": list(record.templates),
-        "backbone": backbone.name,
+        "backbone": backbone.public_name,
         "image": {"size": spec.size, "layout": "BHWC", "type": "uint8"}
         | {"interpolation": spec.interpolation, "resize_mode": spec.resize_mode},
         "logit_scale": backbone.logit_scale,

@@ -36,7 +36,7 @@ Any ONNX runtime runs them; they need no other file.
 | `labels.json` | `tasks` by index, and every label with its task, in the order of the class vectors |
 | `preprocess.json` | how a picture becomes `images` |
 | `classes.safetensors` | vectors of classes: `task.0` under the task's experts, `plain.0` under plain CLIP, `head.0` |
-| `tokenizer.json` | CLIP's byte-pair encoding, for the text graph |
+| `tokenizer.json` | the backbone's tokenizer, for the text graph and the `tokenizers` package |
 
 {inputs}
 

@@ -48,7 +48,7 @@ Classes:
 | `experts.safetensors` | every expert once, and which of them each task's routers use |
 | `selector.safetensors` | what the task of an image is found out with |
 | `classes.safetensors` | embeddings of the class names, under each task's experts and under plain CLIP |
-| `tokenizer.json` | CLIP's byte-pair encoding |
+| `tokenizer.json` | the backbone's tokenizer, for the `tokenizers` package |
 | `examples/reference.safetensors` | synthetic inputs with PyTorch's outputs, for `igsp verify` |
 | `manifest.json` | all of the above with checksums |
 

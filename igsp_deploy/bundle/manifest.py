@@ -80,6 +80,9 @@ class BundleBackbone:
     """Token ids a text."""
     logit_scale: Number
     """Factor on cosines before the softmax."""
+    logit_bias: Number | None = None
+    """Of a CLIP trained with one (SigLIP): added to that product, the sigmoid is the chance of a pair. A softmax over
+    classes does not see it."""
 
 
 @stored

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -53,6 +54,8 @@ class Backbone:
         self.embed_dim = self.text_ends.embed_dim
         self.context_length = int(getattr(tokenizer, "context_length", None) or clip.context_length)
         self.logit_scale: float = float(self.clip.logit_scale.exp())
+        bias = getattr(self.clip, "logit_bias", None)
+        self.logit_bias: float | None = None if bias is None else float(bias)
         self.preprocess = _preprocess_spec(getattr(clip.visual, "preprocess_cfg", None) or {}, self.image_ends.side)
 
     @property
@@ -60,6 +63,12 @@ class Backbone:
         """Device of the weights."""
         device: torch.device = self.clip.logit_scale.device
         return device
+
+    @property
+    def public_name(self) -> str:
+        """Its name without the folders of this machine, for what is handed out."""
+        kind, colon, place = self.name.partition(":")
+        return f"{kind}:{Path(place).name}" if colon and kind == "local-dir" else self.name
 
     def to(self, device: torch.device | str) -> "Backbone":
         """Move the weights to `device`, in place."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cli import igsp
+from tests.cuda.placement import missing, place
 from tests.small_clips import FAMILIES, hugging_face_text, write_clip
 
 OPSET_18 = ("coca", "eva02", "mobileclip-s", "hugging-face")
@@ -35,6 +36,14 @@ def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Pat
     # Export refuses graphs that do not give what PyTorch gives: tasks named, chosen, mixed, texts.
     exported = json.loads(done("export", model, bundle, "--opset", opset, "--no-latency", "--json"))
     assert set(exported["parity"]["fp32"]["tasks"]) == {"colors", "stripes"}
+    if missing() is None:
+        placement = place(bundle / "image.fp32.onnx", capture=True)
+        assert placement.copies == []
+        assert placement.capture_refused is None
+    for file in ("manifest.json", "README.md"):
+        assert str(tmp_path) not in (bundle / file).read_text()
+    kept = json.loads((bundle / "manifest.json").read_text())["backbone"]["logit_bias"]
+    assert (kept is None) == ("init_logit_bias" not in config)
     assert "yes" in done("verify", bundle)
     image = task_data / "colors" / "test" / "red" / "10.png"
     for words in ((), ("--task", "colors"), ("--prompts", "a red thing, a blue thing")):
