@@ -2,11 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from igsp_deploy.cli.options import Bundle, check_provider
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from igsp_deploy.runtime.classifier import Classifier, Prediction
 
 EXAMPLES = """Examples:
 
@@ -15,6 +21,8 @@ igsp predict bundle photo.jpg
 igsp predict bundle photos/ --task flowers --top-k 3 --json
 
 igsp predict hf:me/shoes@v2 photo.jpg
+
+igsp predict bundle photo.jpg --explain parts.png
 
 igsp predict bundle photo.jpg --prompts "cat, dog"
 
@@ -39,6 +47,13 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels to print for an image.")] = 5,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="For one IMAGE: colour the parts that its first label hangs on (asks 49 times more).",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
 ) -> None:
@@ -60,6 +75,8 @@ def predict(
             raise UsageError("--template goes around --prompts: give them too.")
         template = check_template(template)
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
+    if explain is not None:
+        _check_explain(explain, paths)
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
@@ -77,8 +94,11 @@ def predict(
             except UserError as error:
                 result["error"] = str(error)
         readable = [result for result in batch if "error" not in result]
-        for result, found in zip(readable, classifier.classify(pixels, task, texts, top_k, template), strict=True):
-            result.update(found.to_json())
+        for index, found in enumerate(classifier.classify(pixels, task, texts, top_k, template)):
+            readable[index].update(found.to_json())
+            if explain is not None:
+                told = _explain(explain, classifier, pixels[index], found, texts, template)
+                print(f"{explain}: {told}", file=sys.stderr)
         _show_progress(len(paths), len(paths))
         for result in batch:
             if "error" in result:
@@ -90,6 +110,34 @@ def predict(
         print(json_format.dumps(results, indent=2))
     if any("error" in result for result in results):
         raise typer.Exit(1)
+
+
+def _check_explain(out: Path, paths: list[Path]) -> None:
+    from igsp_deploy.errors import UsageError
+    from igsp_deploy.files import check_place
+
+    if len(paths) != 1:
+        raise UsageError(f"--explain is for one image, got {len(paths)}.")
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--explain writes a PNG: name it so, for example {out.stem or 'parts'}.png, got {out}.")
+    check_place(out)
+
+
+def _explain(
+    out: Path,
+    classifier: "Classifier",
+    pixels: "NDArray[np.uint8]",
+    found: "Prediction",
+    prompts: list[str] | None,
+    template: str | None,
+) -> str:
+    """Write the picture; what it shows, in a line."""
+    from igsp_deploy.files import write_bytes_atomic
+    from igsp_deploy.runtime.explain import draw, explain
+
+    explanation = explain(classifier, pixels, found, prompts=prompts, template=template)
+    write_bytes_atomic(out, draw(pixels, explanation))
+    return str(explanation)
 
 
 def _line(result: dict[str, Any]) -> str:

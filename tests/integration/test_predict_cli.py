@@ -224,3 +224,30 @@ def test_export_prints_its_table_and_gives_the_same_graphs_again(
     again = igsp("export", bundled.model, tmp_path / "bundle")
     assert again.returncode == 1
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--task", "none", "--json"], ["--prompts", "a cat, a dog"]])
+def test_an_answer_is_explained_by_a_picture(bundled: "Bundled", igsp: Igsp, tmp_path: Path, more: list[str]) -> None:
+    image = bundled.images("colors")[0]
+    plain = igsp("predict", bundled.bundle, image, *more)
+    result = igsp("predict", bundled.bundle, image, *more, "--explain", tmp_path / "deep" / "parts.png")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == plain.stdout
+    assert result.stderr.startswith(f"{tmp_path / 'deep' / 'parts.png'}: ")
+    with Image.open(tmp_path / "deep" / "parts.png") as drawn:
+        assert drawn.size == (448, 448)
+        assert result.stderr.strip().endswith(drawn.info["Description"])
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "message"),
+    [(2, "parts.png", "is for one image, got 2"), (1, "parts.jpg", "for example parts.png"), (1, "", "writes a PNG")],
+)
+def test_what_cannot_be_explained_is_said(
+    bundled: "Bundled", igsp: Igsp, tmp_path: Path, images: int, out: str, message: str
+) -> None:
+    result = igsp("predict", bundled.bundle, *bundled.images("colors")[:images], "--explain", tmp_path / out)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
