@@ -111,7 +111,7 @@ def _of(answer: Prediction, wanted: tuple[str, str | None]) -> tuple[float, floa
 
 
 def draw(pixels: NDArray[np.uint8], explanation: Explanation) -> bytes:
-    """The image as the model cuts it, in grey, its parts coloured, as PNG; what that means is its text `Description`."""
+    """The image as it is cut, grey, with its parts coloured, as PNG; what that means is its text `Description`."""
     side = max(SIDE, len(pixels))
     grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BICUBIC)
     picture = np.asarray(grey, np.float64)[..., None]
