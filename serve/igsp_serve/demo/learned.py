@@ -65,8 +65,12 @@ def sizes(backend: DemoBackend) -> dict[str, int]:
     }
 
 
+FILE_NAMES = ("worst", "skipped")
+"""Parts of an evaluation that name people's files: strangers look at a demo and at a Space."""
+
+
 def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """What `igsp evaluate --json` printed into a file; None where there is no file.
+    """What `igsp evaluate --json` printed into a file, without names of files; None where there is no file.
 
     Raises:
         UserError: it is something else.
@@ -79,8 +83,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         rows = values.get(key) if count else None
         if not isinstance(rows, list) or [len(row) for row in rows] != [count] * count:
             raise UserError(f"{path} is not an evaluation. Make it with: igsp evaluate MODEL --json > {path}")
-    found: dict[str, Any] = values
-    return found
+    return {key: value for key, value in values.items() if key not in FILE_NAMES}
 
 
 def default_evaluation(bundle: Path) -> Path:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from igsp_deploy.bundle.manifest import Manifest, check_files, read_manifest
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import new_folder
+from igsp_deploy.files import new_folder, write_json
 from igsp_deploy.installed import requirement_line
 from igsp_deploy.runtime.image_files import find_images
+from igsp_serve.demo.learned import read_evaluation
 
 APP = '''"""The page of a Hugging Face Space; Spaces run this file and look at port 7860."""
 
@@ -36,11 +37,11 @@ def write_space(bundle: Path, space: Path, *, evaluation: Path | None = None, ex
     Args:
         bundle: copied into it, whole.
         space: the folder; must not exist yet.
-        evaluation: output of `igsp evaluate --json`.
+        evaluation: output of `igsp evaluate --json`; names of files in it stay here.
         examples: images to try out.
 
     Raises:
-        UserError: the bundle is damaged, or the folder exists or cannot be written.
+        UserError: the bundle is damaged, the evaluation is none, or the folder exists or cannot be written.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
@@ -49,7 +50,7 @@ def write_space(bundle: Path, space: Path, *, evaluation: Path | None = None, ex
         try:
             shutil.copytree(bundle, scratch / "bundle")
             if evaluation is not None:
-                shutil.copyfile(evaluation, scratch / "evaluation.json")
+                write_json(scratch / "evaluation.json", read_evaluation(evaluation))
             if files:
                 (scratch / "examples").mkdir()
             for number, path in enumerate(files):

@@ -1,5 +1,6 @@
 """A model folder, read without torch."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from igsp_deploy.errors import UserError
 from igsp_serve.demo.learned import read_evaluation, shared_experts
 from igsp_serve.demo.model_files import check_same_model, read_model_tasks, take_back_last
 from igsp_serve.demo.pictures import card_pictures, example_files
+from igsp_serve.demo.space import write_space
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled
@@ -71,3 +73,13 @@ def test_an_evaluation_is_looked_at(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(UserError, match="igsp evaluate MODEL --json"):
             read_evaluation(path)
+
+
+def test_strangers_see_no_names_of_files(bundled: "Bundled", tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    worst = [{"task": "a", "file": "mr-smith.jpg", "label": "x", "predicted": "y", "score": 99.0}]
+    skipped = [{"count": 1, "first": [["mrs-smith.heic", "HEIC"]]}]
+    path.write_text(json.dumps({"tasks": ["a"], "given": [[1]], "auto": [[1]], "worst": worst, "skipped": skipped}))
+    assert read_evaluation(path) == {"tasks": ["a"], "given": [[1]], "auto": [[1]]}
+    write_space(bundled.bundle, tmp_path / "space", evaluation=path)
+    assert "smith" not in (tmp_path / "space" / "evaluation.json").read_text()
