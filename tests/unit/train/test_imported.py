@@ -167,10 +167,13 @@ def test_it_is_measured_exported_verified_and_served_beside_the_others(
     assert done.returncode == 0, done.stderr
     assert igsp("verify", tmp_path / "bundle").returncode == 0
     files = sorted((source / "test").rglob("*.png"))
+    classifier = Classifier(tmp_path / "bundle")
+    classifier.engine.remove_task("tints")  # it comes and goes while a server runs, as any task does
+    classifier.engine.add_task(tmp_path / "bundle", "tints")
     shares = np.array(
         [
             [dict(zip(found.labels, found.scores, strict=True))[name] for name in probe.classes_]
-            for found in Classifier(tmp_path / "bundle").classify(files, task="tints")
+            for found in classifier.classify(files, task="tints")
         ]
     )
     by_file = np.array([probe.predict_proba(row[None])[0] for row in _embedded(model, files)])
