@@ -102,7 +102,7 @@ class LearnConfig:
     """Whether phase 2 has a learning-rate schedule of its own, from the peak down; else one runs over both phases."""
     train_router_phase2: Flag = True
     """Whether the router is trained in phase 2 too."""
-    head: Classifier = "text"
+    head: Classifier = "blend"
     """What tells a task's classes apart: their words alone (`text`), or blended with a closed-form head on the frozen
     trunk (`blend`; igsp_train/head.py)."""
     cached_views: Count = 4

@@ -160,7 +160,7 @@ def test_tasks_learned_earlier_keep_their_accuracy_exactly(model: Path) -> None:
 
 
 def test_other_images_of_the_same_classes_can_be_given(model: Path, tmp_path: Path) -> None:
-    other = evaluate_model(model, {"mid": write_task(tmp_path / "other", 160)}, console=QUIET)
+    other = evaluate_model(model, {"mid": write_task(tmp_path / "other", 5)}, console=QUIET)
     assert other["test_images"] == [18, 18, 18]
     assert other["given"][2][1] != evaluate_model(model, console=QUIET)["given"][2][1]
 

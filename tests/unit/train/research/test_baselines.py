@@ -122,9 +122,10 @@ def test_similarity_reuses_all_of_its_neighbour_and_adds_one_expert_less(
     assert [stage.details["shares_with"] for stage in stages] == [None, "colors", "colors"]
     experts = [2, 1, 1]
     one = 2 * 32 * setting.model.rank
+    head = 2 * setting.clip.summary(tokens[0].views[0][:1]).shape[1] + 1  # of two classes, and the share of the words
     for stage, new, used in zip(stages, experts, (2, 3, 3), strict=True):
         routers = sum((33 if tower == "vision" else 1) * used for tower, _ in setting.sites)
-        assert stage.kept == len(setting.sites) * new * one + routers
+        assert stage.kept == len(setting.sites) * new * one + routers + head
 
 
 def test_ridge_solves_its_normal_equations() -> None:
