@@ -38,7 +38,7 @@ def write_task(root: Path, shade: int) -> str:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("evaluate")
-    tasks = {name: write_task(root / name, shade) for name, shade in (("dim", 60), ("mid", 70), ("bright", 160))}
+    tasks = {name: write_task(root / name, shade) for name, shade in (("dim", 20), ("mid", 25), ("bright", 160))}
     config = RunConfig(
         model=ModelConfig(backbone="debug", rank=2, vision_blocks=2),
         learn=LearnConfig(steps=30, batch_size=8, warmup_steps=2, num_candidates=2),
