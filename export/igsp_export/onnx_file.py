@@ -21,10 +21,16 @@ from torch.export import Dim
 
 from igsp_deploy import __version__
 from igsp_deploy.bundle.stacks import is_stack
+from igsp_deploy.files import explain_os_error
 from igsp_deploy.model.kernels import attention_nodes
 
 OPSETS = (18, 23)
 """Opsets to choose from: 23 knows `Attention`, 18 is for older consumers."""
+
+
+LARGEST_FILE = 1 << 30
+"""Bytes of weights one ONNX file takes; more go into a second file beside it. Protobuf ends at 2 GiB, and while a file
+is written the weights within it are in memory three times, those beside it once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,7 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     Args:
         module: in eval mode.
         signature: its inputs and outputs.
-        path: the file; weights beyond protobuf's limit go into a second file beside it.
+        path: the file; weights that are too large for it go into a second one beside it.
         opset: ONNX opset.
 
     Returns:
@@ -95,8 +101,21 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     model = program.model
     fix_reshapes(model)
     forget_origin(model)
-    program.save(path)
+    save_model(model, path)
     return names
+
+
+def save_model(model: ir.Model, out: Path) -> None:
+    """Write a model, its weights beside it where they are too large for one file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    try:
+        ir.save(model, out, external_data=f"{out.name}.data" if weights > LARGEST_FILE else None)
+    except OSError as error:
+        raise explain_os_error(error, out) from error
 
 
 def _enlarged(buffer: Tensor, free: dict[int, Any]) -> Tensor:

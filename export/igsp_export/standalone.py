@@ -12,10 +12,7 @@ import onnx_ir as ir
 
 from igsp_deploy.bundle.stacks import Stacks, is_stack
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import explain_os_error
-
-LARGEST_FILE = 1 << 30
-"""Bytes of weights one ONNX file takes. Protobuf ends at 2 GiB; more go into a second file beside it."""
+from igsp_export.onnx_file import save_model
 
 
 def bake(graph: Path, stacks: Stacks, out: Path) -> None:
@@ -51,19 +48,6 @@ def baked(graph: Path, stacks: Stacks) -> ir.Model:
         model.graph.register_initializer(value)
     set_sizes(model.graph, sizes)
     return model
-
-
-def save_model(model: ir.Model, out: Path) -> None:
-    """Write a model, its weights beside it where they are too large for one file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    try:
-        ir.save(model, out, external_data=f"{out.name}.data" if weights > LARGEST_FILE else None)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
 
 
 def _check(graph: Path, values: dict[str, ir.Value], stacks: Stacks) -> dict[str, int]:

@@ -20,9 +20,10 @@ from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU
 from igsp_deploy.runtime.tasks import TaskSet
 from igsp_export.handout import LABELS, PREPROCESS, labels, preprocess
+from igsp_export.onnx_file import LARGEST_FILE, save_model
 from igsp_export.picture_graph import Classes, picture_graph
 from igsp_export.shapes import read_tasks
-from igsp_export.standalone import LARGEST_FILE, baked, save_model
+from igsp_export.standalone import baked
 
 MODEL = "model.onnx"
 PAGE = ("index.html", "igsp.mjs", "README.md")

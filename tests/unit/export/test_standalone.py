@@ -10,7 +10,7 @@ import pytest
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.runtime.tasks import TaskSet
-from igsp_export import standalone
+from igsp_export import onnx_file
 from igsp_export.standalone import bake
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_a_stranger_who_opens_a_graph_sees_no_warning(
 def test_weights_too_large_for_one_file_go_beside_it(
     trunk: "Opened", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standalone, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(onnx_file, "LARGEST_FILE", 1000)
     bake(trunk.graph("image"), trunk.stacks["image"], tmp_path / "large.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     # A graph whose weights lie beside it can be baked again, into another folder.

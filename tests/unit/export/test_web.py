@@ -127,7 +127,7 @@ def test_a_graph_that_gives_something_else_is_not_written(
 
 
 def test_what_no_browser_can_load_is_refused(trunk: "Opened", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igsp_export.standalone.LARGEST_FILE", 1000)
+    monkeypatch.setattr("igsp_export.onnx_file.LARGEST_FILE", 1000)
     with pytest.raises(UserError, match=r"which a browser cannot load.*--precision int8"):
         write_web(trunk.bundle, tmp_path / "web")
     assert list(tmp_path.iterdir()) == []
