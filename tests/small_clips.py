@@ -163,23 +163,36 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Family -> configuration, as open_clip's files have it."""
 
 
-def hugging_face_text(folder: Path, pooler: str = "mean_pooler") -> dict[str, Any]:
-    """A configuration with one of Hugging Face's text towers, whose files go to `folder`."""
+_SMALL_TEXT: dict[str, Any] = {"vocab_size": 500, "max_position_embeddings": 40, "pad_token_id": 1}
+_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+HUGGING_FACE: dict[str, tuple[dict[str, Any], str]] = {
+    "roberta": (_SMALL_TEXT | _ENCODER | {"model_type": "roberta", "type_vocab_size": 1}, "mean_pooler"),
+    "xlm-roberta": (_SMALL_TEXT | _ENCODER | {"model_type": "xlm-roberta", "type_vocab_size": 1}, "mean_pooler"),
+    "mt5": (
+        {"model_type": "mt5", "vocab_size": 500, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2}
+        | {"num_heads": 2, "pad_token_id": 1, "decoder_start_token_id": 1},
+        "mean_pooler",
+    ),
+    "nllb": (
+        _SMALL_TEXT
+        | {"model_type": "m2m_100", "d_model": 32, "encoder_layers": 2, "decoder_layers": 1}
+        | {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+        "cls_pooler",
+    ),
+}
+"""Kind of text encoder -> its configuration and the pooling that open_clip's model of it has."""
+ALL = [*FAMILIES, *HUGGING_FACE]
+
+
+def configuration(family: str, folder: Path) -> dict[str, Any]:
+    """Of a family, as open_clip's files have it; files of one of Hugging Face's text encoders go to `folder`."""
+    if family in FAMILIES:
+        return FAMILIES[family]
     from tests.tokenizers_at_hand import byte_level
 
+    encoder, pooler = HUGGING_FACE[family]
     byte_level(folder)
-    roberta = {
-        "model_type": "roberta",
-        "vocab_size": 500,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 40,
-        "pad_token_id": 1,
-        "type_vocab_size": 1,
-    }
-    (folder / "config.json").write_text(json.dumps(roberta))
+    (folder / "config.json").write_text(json.dumps(encoder))
     text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_pooler_type": pooler}
     return _config(_OWN, text | {"context_length": 16, "hf_proj_type": "mlp"}, custom_text=True)
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.cli import igsp
 from tests.cuda.placement import missing, place
-from tests.small_clips import FAMILIES, hugging_face_text, write_clip
+from tests.small_clips import ALL, configuration, write_clip
 
-OPSET_18 = ("coca", "eva02", "mobileclip-s", "hugging-face")
+OPSET_18 = ("coca", "eva02", "mobileclip-s", "roberta")
 """Those whose graphs are written for consumers without `Attention`; the others get opset 23."""
 QUICK = ("learn.steps=6", "learn.batch_size=8", "learn.head=blend")
 
@@ -21,9 +21,9 @@ def done(*arguments: object) -> str:
     return told.stdout
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "hugging-face"])
+@pytest.mark.parametrize("family", ALL)
 def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Path) -> None:
-    config = FAMILIES.get(family) or hugging_face_text(tmp_path / "text")
+    config = configuration(family, tmp_path / "text")
     name = write_clip(config, tmp_path / "clip")
     model, bundle, opset = tmp_path / "model", tmp_path / "bundle", 18 if family in OPSET_18 else 23
     tasks = [part for task in ("colors", "stripes") for part in ("--task", f"{task}={task_data / task}")]

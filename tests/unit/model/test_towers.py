@@ -14,10 +14,9 @@ from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.towers.block import Block
 from igsp_deploy.model.towers.opaque import EmbeddingBlock
 from igsp_deploy.sites import Site
-from tests.small_clips import FAMILIES, hugging_face_text, write_clip
+from tests.small_clips import ALL, configuration, write_clip
 
 TEXTS = ["a cat", "a photo of two dogs on a lawn !"]
-ALL = [*FAMILIES, "hugging-face"]
 NO_CLASS_TOKEN = {"siglip", "vitamin", "convnext", "mobileclip-s", "mobileclip-s-mixing", "resnet"}
 
 
@@ -27,8 +26,7 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def small(family: str, folder: Path) -> Backbone:
-    config = FAMILIES.get(family) or hugging_face_text(folder / "text")
-    found = load_backbone(write_clip(config, folder / "clip"))
+    found = load_backbone(write_clip(configuration(family, folder / "text"), folder / "clip"))
     found.name = family
     return found
 
