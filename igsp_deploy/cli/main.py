@@ -23,6 +23,7 @@ EXTRAS = {
     "torch": "train",
     "torchvision": "train",
     "open_clip": "train",
+    "timm": "train",
     "matplotlib": "train",
     "jinja2": "train",
     "markupsafe": "train",
