@@ -9,7 +9,7 @@ OUT ?= quickstart-out
 # Which onnxruntime: `gpu` brings CUDA too, and exists for Linux on x86-64 and Windows alone. Its tests need no GPU.
 RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 
-.PHONY: help install quickstart test lint lowest lowest-versions format browser dist clean
+.PHONY: help install quickstart test lint lowest lowest-versions format browser docs dist clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint        ruff, mypy and deptry alone"
 	@echo "make lowest      the fast tests at the lowest versions that pyproject.toml allows (make test calls it)"
 	@echo "make format      let ruff format the code"
+	@echo "make docs        the documentation site in site/, to be opened in a browser as it is"
 	@echo "make dist        source archive and wheel in dist/, checked as PyPI checks them"
 	@echo "make clean       remove caches, builds and the quickstart's output (not $(VENV))"
 
@@ -61,11 +62,14 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 dist: install
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf build dist $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -47,7 +47,7 @@ NAMES = {
 class Model:
     """A model folder: tasks are learned into it one after another, measured, and exported as one bundle.
 
-    Example:
+    Examples:
         >>> model = Model.create("model", backbone="nano")
         >>> model.learn("shoes", "data/shoes", steps=200).metrics["val_accuracy"]
         97.5

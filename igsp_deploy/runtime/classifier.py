@@ -96,7 +96,7 @@ class Labels:
 class Classifier:
     """A bundle, ready to classify.
 
-    Example:
+    Examples:
         >>> classifier = Classifier("bundle")
         >>> classifier.classify("photo.jpg").labels[0]
         'sneaker'
