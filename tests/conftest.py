@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.pop("PYTHONUNBUFFERED", None)
 # Tests never reach the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell that runs something in the background lets it, and all that it starts, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Wide enough that messages are not wrapped, and without colours.
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
