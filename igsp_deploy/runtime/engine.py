@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from igsp_deploy.bundle.checked import CheckedFiles
 from igsp_deploy.bundle.manifest import (
     CLASSES,
-    REMEDY,
     SELECTOR,
-    BundleTask,
     Manifest,
     Variant,
     check_sizes,
@@ -26,6 +24,7 @@ from igsp_deploy.bundle.manifest import (
 )
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import AUTO, PLAIN
+from igsp_deploy.runtime.compatible import check_image_graph, check_same_tasks, compatible, says_experts
 from igsp_deploy.runtime.fixed_batches import FixedBatches
 from igsp_deploy.runtime.graph import Graph, SessionSettings, Values
 from igsp_deploy.runtime.providers import CPU, Provider, choose_provider, choose_variant
@@ -107,7 +106,7 @@ class Engine:
         self._text: Graph | None = None
         self._text_lock = threading.Lock()
         self._changing = threading.Lock()
-        self._check_image_graph()
+        check_image_graph(self._image, self.manifest)
         self._loaded = self._load(self._read(folder, manifest, None))
         self.require_unchanged((variant.image, *TASK_FILES))
 
@@ -224,15 +223,15 @@ class Engine:
                 would be too many; the engine is as it was.
         """
         with self._changing:
-            manifest = self._compatible(bundle)
+            manifest = compatible(bundle, self.manifest, self.folder)
             find_task(name, manifest.task_names())
             tasks = self._loaded.task_set
             present = tasks.names()
             if name in present:
                 raise UserError(f"the engine already has a task {name!r}. Remove it first to take another version.")
-            self._same_tasks(bundle, manifest, tasks.entries)
+            check_same_tasks(bundle, manifest, tasks.entries)
             self._check_count(len(present) + 1)
-            if self._checked and tasks.is_part_of(manifest) and _says_experts(manifest, name):
+            if self._checked and tasks.is_part_of(manifest) and says_experts(manifest, name):
                 check_sizes(bundle, manifest, TASK_FILES)
                 files = CheckedFiles(bundle, manifest, (CLASSES, SELECTOR))
                 tasks = tasks.plus(bundle, manifest, name)
@@ -259,7 +258,7 @@ class Engine:
             UserError: it is damaged, or of another backbone or placement; the engine is as it was.
         """
         with self._changing:
-            manifest = self._compatible(bundle)
+            manifest = compatible(bundle, self.manifest, self.folder)
             self._loaded = self._load(self._read_checked(bundle, manifest, None))
             self._checked = True
 
@@ -297,59 +296,6 @@ class Engine:
         if self._batch_sizes:
             batches = FixedBatches(self._image, image, self._batch_sizes, capture=self._settings.cuda_graph)
         return LoadedTasks(task_set=tasks, image=image, text=text, batches=batches)
-
-    def _compatible(self, bundle: Path) -> Manifest:
-        """The manifest of a bundle whose tasks fit this engine's graphs."""
-        manifest = read_manifest(bundle)
-        ours, theirs = self.manifest, manifest
-        differing = [
-            what
-            for what, a, b in (
-                ("backbone", ours.backbone.weight_hash, theirs.backbone.weight_hash),
-                ("rank or adapted blocks", ours.experts, theirs.experts),
-                ("preprocessing", ours.preprocess, theirs.preprocess),
-            )
-            if a != b
-        ]
-        if differing:
-            raise UserError(
-                f"{bundle} cannot be used by the engine of {self.folder}: another {' and another '.join(differing)}. "
-                "Open an engine of its own for it."
-            )
-        return manifest
-
-    def _same_tasks(self, bundle: Path, manifest: Manifest, tasks: Sequence[BundleTask]) -> None:
-        known = {task.name: task.fingerprint for task in manifest.tasks}
-        missing = [task.name for task in tasks if known.get(task.name) != task.fingerprint]
-        if missing:
-            raise UserError(
-                f"{bundle} was not made from the model this engine's tasks come from: it lacks {', '.join(missing)} as "
-                "it is here. Learn the new task in the same model folder and export that, or open an engine of its own."
-            )
-
-    def _check_image_graph(self) -> None:
-        shapes = self._image.shapes()
-        size = self.manifest.preprocess.size
-        expected = {"images": [size, size, 3], "features": [self.manifest.backbone.embed_dim]}
-        found = {name: shapes.get(name, [])[1:] for name in expected}
-        if expected != found:
-            raise UserError(
-                f"{self._image.path} is a graph for another backbone: the manifest says {expected}, "
-                f"the graph {found}. {REMEDY}"
-            )
-
-        layout = self.manifest.experts
-        for name, (_, rows, width) in (
-            (name, shape) for name, shape in self._image.stack_shapes().items() if name.endswith(".down")
-        ):
-            # The number of experts is free, their rank is a factor in the graph; a factor of 1 is not written.
-            factor, times, _ = str(rows).partition("*")
-            if (int(factor) if times else 1, width) != (layout.rank, layout.vision_width):
-                raise UserError(
-                    f"{self._image.path} takes stacks of another rank or width than the manifest says: {name} is "
-                    f"[{rows}, {width}] a task, the manifest has rank {layout.rank} and width {layout.vision_width}. "
-                    f"{REMEDY}"
-                )
 
     def run_images(
         self, images: NDArray[np.uint8], task: NDArray[np.int64], *, tasks: LoadedTasks | None = None
@@ -419,10 +365,6 @@ def _read_length(ids: NDArray[np.int64], end_id: int | None) -> int:
     """How many columns of `ids` `[N, L]` the text tower has to see: up to the last row's first end, if all have one."""
     ends = np.zeros_like(ids, dtype=bool) if end_id is None else ids == end_id
     return int(ends.argmax(axis=1).max()) + 1 if ends.any(axis=1).all() else ids.shape[1]
-
-
-def _says_experts(manifest: Manifest, name: str) -> bool:
-    return any(task.name == name and task.experts_sha256 for task in manifest.tasks)
 
 
 def _check_task(task: NDArray[np.int64], count: int, total: int, also: int) -> None:

@@ -15,7 +15,7 @@ LONGEST_FUNCTION = 60
 TASK_CLASSES = 13
 """Seven is where this has to go."""
 
-STILL_LONG_FILES = {"igsp_deploy/runtime/engine.py", "train/igsp_train/learn.py"}
+STILL_LONG_FILES = {"train/igsp_train/learn.py"}
 """Files that are yet to be split; nothing new may come in."""
 STILL_LONG_FUNCTIONS = {
     "export/igsp_export/bench/run.py:_run",

@@ -154,13 +154,13 @@ def test_a_swap_between_check_and_opening_is_seen(bundle: Path, name: str, monke
     variant = read_manifest(bundle).variants[0]
     path = bundle / (variant.image if name == "image" else name)
 
-    def late(self: Engine, *args: Any) -> None:
+    def late(*args: Any) -> None:
         """Runs after the image graph is loaded and before the tasks are read."""
         other = path.with_suffix(".new")
         shutil.copy(path, other)
         other.replace(path)
 
-    monkeypatch.setattr(Engine, "_check_image_graph", late)
+    monkeypatch.setattr("igsp_deploy.runtime.engine.check_image_graph", late)
     with pytest.raises(UserError, match="after it was checked"):
         Engine.open(bundle, "cpu")
 
