@@ -10,12 +10,15 @@ from posixpath import dirname, normpath, relpath
 from typing import Any
 
 import typer
+from fastapi import FastAPI
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from igsp_deploy.cli.main import app
 from igsp_deploy.doors import NAMES
+from igsp_serve.http.app import ROUTERS
+from igsp_serve.http.keys import OPEN_PATHS, is_admin
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = (
@@ -36,6 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in OUTSIDE:
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "reference/cli.md", content=command_line()))
+    files.append(File.generated(config, "reference/http.md", content=http_routes()))
     files.append(File.generated(config, "reference/api.md", content=python_names()))
     for page in list(files.documentation_pages()):
         for target, _ in LINK.findall(page.content_string):
@@ -115,3 +119,17 @@ def python_names() -> str:
     named = [f"{module}.{name}" for name, module in NAMES.items() if module != "igsp_serve.client"]
     targets = [*sorted(named), "igsp_serve.client", "igsp_deploy.config"]
     return "# Python\n\n" + "\n\n".join(f"::: {target}" for target in targets) + "\n"
+
+
+def http_routes() -> str:
+    """The page of the server's routes, from the routers that it is made of."""
+    app = FastAPI()
+    for router in ROUTERS:
+        app.include_router(router)
+    rows = ["| call | what | key |", "| --- | --- | --- |"]
+    for path, methods in app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            verb = method.upper()
+            key = "an admin's" if is_admin(verb, path) else "none" if path in OPEN_PATHS else "where keys are set"
+            rows.append(f"| `{verb} {path}` | {escape(operation['summary'])} | {key} |")
+    return "# HTTP\n\nA server's own `/openapi.json` and `/docs` have the fields of each.\n\n" + "\n".join(rows) + "\n"

@@ -1,12 +1,14 @@
 """The documentation site: built strictly, complete, and without another host."""
 
 import html
+import json
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -15,6 +17,8 @@ import typer
 import igsp_deploy
 import igsp_serve.client
 from igsp_deploy.cli.main import app
+from igsp_serve.http.app import create_app
+from igsp_serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +102,16 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     public |= {f"igsp_serve.client.{name}" for name in igsp_serve.client.__all__}
     assert {name for name in public if f'id="{name}"' not in text} == set()
     assert set(igsp_deploy.__all__) <= {name.rpartition(".")[2] for name in public} | {"__version__"}
+
+
+def test_every_route_of_the_server_is_in_the_reference(site: Path, bundled: Any) -> None:
+    text = html.unescape((site / "reference" / "http" / "index.html").read_text(encoding="utf-8"))
+    served = create_app(bundled.bundle, Settings(provider="cpu")).openapi()["paths"]
+    calls = {f"{method.upper()} {path}" for path, methods in served.items() for method in methods}
+    assert len(calls) > 10
+    assert set(re.findall(r"<code>([A-Z]+ /[^<]*)</code>", text)) == calls
+
+
+def test_the_search_finds_the_pages(site: Path) -> None:
+    found = {entry["location"] for entry in json.loads((site / "search" / "search_index.json").read_text())["docs"]}
+    assert {"tutorial/", "howto/", "reference/cli/#igsp-train", "reference/http/"} <= found

@@ -42,6 +42,8 @@ from igsp_serve.service import Service
 from igsp_serve.settings import Settings
 
 DESCRIPTION = "Classify images with one model of many tasks. Errors are RFC 9457 problem documents."
+ROUTERS = (*(part.router for part in (classify, embed, tasks, admin, health)), *v2.routers)
+"""What the server answers, in the order of its documentation."""
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -79,9 +81,8 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.context = context
-    routers = (*(part.router for part in (classify, embed, tasks, admin, health)), *v2.routers)
-    paths = _Paths.of([*app.router.routes, *(route for router in routers for route in router.routes)])
-    for router in routers:
+    paths = _Paths.of([*app.router.routes, *(route for router in ROUTERS for route in router.routes)])
+    for router in ROUTERS:
         app.include_router(router)
     _handle_errors(app, paths)
     _add_layers(app, context, paths)
