@@ -50,7 +50,8 @@ def without_hub(name: str, folder: Path) -> str:
         return name
     config["text_cfg"].pop("tokenizer_kwargs", None)
     config["text_cfg"]["vocab_size"] = 49408
-    path = folder / f"{name}-measured.json"
+    # By the name alone open_clip would take another tokenizer.
+    path = folder / f"{name.replace('SigLIP', 'measured')}.json"
     path.write_text(json.dumps(config))
     open_clip.add_model_config(path)
     return path.stem

@@ -19,10 +19,12 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
 from ray import serve
+from ray.serve._private import api as starting
 
 from igsp_serve.ray_app import app
 
 STORE_BYTES = 100 * 2**20
+START_S = 600
 
 
 def replicas() -> list[int]:
@@ -74,6 +76,8 @@ def main() -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         )
+        # A minute is not always enough on a machine that has other work.
+        vars(starting)["HTTP_PROXY_TIMEOUT"] = START_S
         serve.start(http_options={"host": "127.0.0.1", "port": given.port})
 
         def deploy(bundle: str) -> None:
