@@ -261,6 +261,8 @@ def _weighted(name: str, pretrained: str | None, quick_gelu: bool) -> Any:
         ) from error
     if file and weights is not None:
         put_weights(clip, weights, name, file)
+    if hasattr(clip, "text_decoder"):
+        del clip.text_decoder  # CoCa's, which writes captions
     broken = [key for key, value in clip.named_parameters() if not value.isfinite().all()]
     if broken:
         raise UserError(f"the weights of {name} are damaged: {broken[0]} has numbers that are not finite.")

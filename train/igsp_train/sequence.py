@@ -36,6 +36,7 @@ from igsp_train.consolidate import consolidate
 from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
+from igsp_train.doubts import doubts
 from igsp_train.evaluate import accuracies
 from igsp_train.features import CHUNK, TrunkViews, image_trunk
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
@@ -269,6 +270,8 @@ def learn_task(
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
     ranks.wait()
     warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
+    for doubt in metrics["doubts"]:
+        warn(f"{task.name}: look at this: {doubt}.")
     return record
 
 
@@ -314,6 +317,7 @@ def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Ca
         "learn_seconds": result.seconds,
         "mean_gates": result.mean_gates,
         "kept": result.kept,
+        "doubts": doubts(task.counts, result.curves.get("accuracy", []), *measured.values()),
         "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
     }
 
