@@ -95,6 +95,10 @@ class LearnResult:
     seconds: float
 
 
+CURVES = ("loss", "accuracy", "mass", "movement")
+"""A number of each step: the batch's loss and share of right answers, the share of new experts, how far gates moved."""
+
+
 @dataclasses.dataclass
 class _Progress:
     """The state of a run that is not a tensor."""
@@ -104,7 +108,7 @@ class _Progress:
     phase1_steps: int = 0
     trained_parameters: int = 0
     seconds: float = 0.0
-    curves: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {"loss": [], "mass": [], "movement": []})
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in CURVES})
     mean_gates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     kept: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
 

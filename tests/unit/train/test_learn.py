@@ -410,7 +410,7 @@ def test_looking_at_the_numbers_now_and_then_changes_none_of_them(
         assert max(lags[start:]) == min(every, 20 - start) - 1
         assert now_and_then == reports
         assert result.curves == expected.curves
-        assert [len(curve) for curve in result.curves.values()] == [24] * 3
+        assert [len(curve) for curve in result.curves.values()] == [24] * 4
         assert (result.kept, result.mean_gates) == (expected.kept, expected.mean_gates)
         theirs = dict(expected.learner.named_parameters())
         assert all(torch.equal(theirs[name], value) for name, value in result.learner.named_parameters())
