@@ -11,6 +11,15 @@ BUNDLE_HELP = r"Bundle folder, or hf:USER/NAME\[@REV]."  # a bracket that rich s
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help=BUNDLE_HELP)]
 """A bundle that is there; the command opens `local_bundle` of it."""
 
+Backbone = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The CLIP of a new model: nano, or a name that `igsp backbones` lists."),
+]
+Pretrained = Annotated[
+    str | None, typer.Option(metavar="TAG|PATH", help="Its weights: a tag, or a checkpoint, wherever it lies now.")
+]
+"""Of the backbone of a new model; of one that is there, where its checkpoint lies now."""
+
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 
 

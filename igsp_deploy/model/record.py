@@ -42,7 +42,7 @@ class TaskRecord:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "first": []})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `task.json`, the ids by tower: `vision_ids` and `text_ids`, block -> ids."""

@@ -1,10 +1,12 @@
 """What was learned becomes part of the model: experts frozen in the pool, statistics of the selector, one record."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from igsp_deploy.data.counts import first_skipped
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
@@ -27,7 +29,7 @@ def consolidate(
     data: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     images: dict[str, Any] | None = None,
-    skipped: dict[str, Any] | None = None,
+    skipped: Sequence[tuple[str, str]] = (),
     split: FrozenSplit | None = None,
 ) -> TaskRecord:
     """Add a learned task to a model, by one rename.
@@ -45,7 +47,7 @@ def consolidate(
         data: settings of the split.
         metrics: what was measured while learning.
         images: images of each class: learned, held out, tested, skipped.
-        skipped: files that were not used, as of `TaskRecord`.
+        skipped: place in the source and reason of every file that was not used.
         split: which image was in which part.
 
     Raises:
@@ -67,7 +69,7 @@ def consolidate(
         data=data or {},
         metrics=metrics or {},
         images=images or {},
-        skipped=skipped or {},
+        skipped=first_skipped(skipped),
     )
     folder.add_task(record, learned, split)
     return record

@@ -37,6 +37,7 @@ from igsp_train.evaluate import accuracies
 from igsp_train.prompts import check_prompts
 from igsp_train.sequence import open_or_create
 from igsp_train.statistics import chunked_summaries
+from igsp_train.task_warnings import task_warnings
 
 SAVE = (
     "import json, numpy as np; from safetensors.numpy import save_file; "
@@ -211,6 +212,8 @@ def import_probe(
         record = _add(folder, backbone, data, head, config, path.name, started)
     before, after = record.metrics["val_zero_shot"], record.metrics["val_accuracy"]
     measured = "" if after is None else f"; validation {before:.1f} % by words -> {after:.1f} %"
+    for text in record.metrics["warnings"]:
+        say(f"warning: {text}.")
     say(f"imported{measured}. Images that the probe was fitted on count in these figures if they are among them")
     return record
 
@@ -228,7 +231,8 @@ def _add(
         backbone.to("cuda")
     own = Learned(experts={}, display_names=data.display_names, templates=data.templates, head=head)
     learned = LearnedClip(backbone, folder.sites, [own])
-    found = accuracies(learned, (0, PLAIN), eval_chunks(data.val, backbone.preprocess)) if len(data.val) else None
+    measured = accuracies(learned, (0, PLAIN), eval_chunks(data.val, backbone.preprocess)) if len(data.val) else None
+    after, before = measured or (None, None)
     seen = chunked_summaries(Clip(backbone, folder.sites), eval_chunks(data.train, backbone.preprocess))
     statistics = task_statistics(*seen, len(data.classes), keep=folder.selector_config.calibration_images)
     record = TaskRecord(
@@ -245,8 +249,9 @@ def _add(
         data=dataclasses.asdict(config.data),
         metrics={
             "imported": file_name,
-            "val_accuracy": None if found is None else found[0],
-            "val_zero_shot": None if found is None else found[1],
+            "val_accuracy": after,
+            "val_zero_shot": before,
+            "warnings": task_warnings(data.counts, after, before),
             "experts_reused": 0,
             "experts_new": 0,
             "mean_gates": {},

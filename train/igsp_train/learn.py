@@ -350,7 +350,7 @@ class TaskRun:
             gates = {site: mean.unsqueeze(0) for (site, _), mean in zip(entry.sites, means, strict=True)}
             self.progress.curves["loss"].append(value)
             self.progress.curves["mass"].append(share)
-            self.progress.curves.setdefault("accuracy", []).append(accuracy)
+            self.progress.curves.setdefault("accuracy", []).append(accuracy)  # older checkpoints lack it
             self.progress.curves["movement"].append(self.tracker.update(gates))
             if entry.phase == 1 and entry.frozen:
                 self.reuse.update(entry.step, penalty)

@@ -17,7 +17,7 @@ from torch import Tensor
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
-from igsp_deploy.data.counts import counts_table, first_skipped
+from igsp_deploy.data.counts import counts_table
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
@@ -36,7 +36,6 @@ from igsp_train.consolidate import consolidate
 from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
-from igsp_train.doubts import doubts
 from igsp_train.evaluate import accuracies
 from igsp_train.features import CHUNK, TrunkViews, image_trunk
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
@@ -54,6 +53,7 @@ from igsp_train.progress import step_progress
 from igsp_train.prompts import check_prompts
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_summaries, spread
+from igsp_train.task_warnings import task_warnings
 
 CACHED_VIEWS_BYTES = 2 << 30
 """Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
@@ -261,7 +261,7 @@ def learn_task(
         data=settings,
         metrics=metrics,
         images={name: count.to_json() for name, count in task.counts.items()},
-        skipped=first_skipped(task.skipped),
+        skipped=task.skipped,
         split=task.split,
     )
     clear_checkpoint(folder.path)
@@ -270,8 +270,8 @@ def learn_task(
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
     ranks.wait()
     warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
-    for doubt in metrics["doubts"]:
-        warn(f"{task.name}: look at this: {doubt}.")
+    for text in metrics["warnings"]:
+        warn(f"{task.name}: warning: {text}.")
     return record
 
 
@@ -317,7 +317,9 @@ def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Ca
         "learn_seconds": result.seconds,
         "mean_gates": result.mean_gates,
         "kept": result.kept,
-        "doubts": doubts(task.counts, result.curves.get("accuracy", []), *measured.values()),
+        "warnings": task_warnings(
+            task.counts, measured["val_accuracy"], measured["val_zero_shot"], result.curves.get("accuracy", [])
+        ),
         "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
     }
 

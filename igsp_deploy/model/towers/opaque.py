@@ -13,7 +13,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from igsp_deploy.model.towers.block import Block, ImageEnds, TextEnds
+from igsp_deploy.model.towers.block import Block, Ends, ImageEnds, TextEnds
 from igsp_deploy.model.towers.openclip import projected_width
 
 
@@ -42,10 +42,24 @@ def _embedding(output: Any) -> Tensor:
     return embedding.unsqueeze(1)
 
 
-class OpaqueImage(ImageEnds):
-    """An image tower that is used as it is."""
+class Whole(Ends):
+    """A tower that is used as it is: one block, on its embedding."""
 
     kind = EmbeddingBlock
+
+    @property
+    def inner_blocks(self) -> Sequence[nn.Module]:
+        return [nn.Identity()]
+
+    def head(self, x: Tensor, inputs: Tensor, *, picked: bool) -> Tensor:
+        return x[:, 0]
+
+    def top(self) -> list[nn.Parameter]:
+        return []
+
+
+class OpaqueImage(Whole, ImageEnds):
+    """An image tower that is used as it is."""
 
     def __init__(self, visual: Any, embed_dim: int) -> None:
         """Take open_clip's image tower, whose embeddings are as wide as its texts' `embed_dim`."""
@@ -54,36 +68,20 @@ class OpaqueImage(ImageEnds):
         self._width = embed_dim
 
     @property
-    def inner_blocks(self) -> Sequence[nn.Module]:
-        return [nn.Identity()]
-
-    @property
     def width(self) -> int:
         return self._width
 
     def embed(self, inputs: Tensor) -> Tensor:
         return _embedding(self.visual(inputs.to(next(self.visual.parameters()).dtype)))
 
-    def head(self, x: Tensor, inputs: Tensor, *, picked: bool) -> Tensor:
-        return x[:, 0]
 
-    def top(self) -> list[nn.Parameter]:
-        return list(self.visual.parameters())
-
-
-class OpaqueText(TextEnds):
+class OpaqueText(Whole, TextEnds):
     """A text tower that is used as it is; all of the context counts."""
-
-    kind = EmbeddingBlock
 
     def __init__(self, text: Any) -> None:
         """Take open_clip's text tower, which its class `CLIP` has within itself."""
         super().__init__()
         self.text = text
-
-    @property
-    def inner_blocks(self) -> Sequence[nn.Module]:
-        return [nn.Identity()]
 
     @property
     def width(self) -> int:
@@ -95,9 +93,3 @@ class OpaqueText(TextEnds):
 
     def embed(self, inputs: Tensor) -> Tensor:
         return _embedding(self.text.encode_text(inputs) if isinstance(self.text, CLIP) else self.text(inputs))
-
-    def head(self, x: Tensor, inputs: Tensor, *, picked: bool) -> Tensor:
-        return x[:, 0]
-
-    def top(self) -> list[nn.Parameter]:
-        return list(self.text.parameters())

@@ -41,8 +41,8 @@ class TimmBlock(Block):
 
 def _attention(attention: Any, normed: Tensor) -> Tensor:
     """In fewer operations, and as one node of opset 23, where it is the plain kind."""
-    norms = (attention.q_norm, attention.k_norm, getattr(attention, "norm", None) or nn.Identity())
-    if getattr(attention, "gate", None) is not None or not all(isinstance(norm, nn.Identity) for norm in norms):
+    more = (attention.q_norm, attention.k_norm, getattr(attention, "norm", None), getattr(attention, "gate", None))
+    if not all(part is None or isinstance(part, nn.Identity) for part in more):
         return cast(Tensor, attention(normed))
     qkv, out = attention.qkv, attention.proj
     return self_attention(normed, qkv.weight, qkv.bias, out.weight, out.bias, attention.num_heads)

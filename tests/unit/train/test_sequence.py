@@ -91,6 +91,22 @@ def test_the_classes_are_counted_before_learning_and_in_the_record(task_data: Pa
     assert record.skipped == {"count": 1, "first": [["train/red/notes.txt", "TXT"]]}
 
 
+def test_a_class_with_hardly_an_image_is_warned_of_on_the_terminal_and_in_the_record(
+    task_data: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "data" / "colors"
+    shutil.copytree(task_data / "colors", source)
+    for file in sorted((source / "train" / "red").iterdir())[3:]:
+        file.unlink()
+    console = Console(file=io.StringIO(), width=100)
+    folder = train_sequence(tmp_path / "model", _config(tmp_path / "data", "colors"), console=console)
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    kept = ModelFolder.open(folder.path).tasks[0].metrics
+    assert kept["warnings"][0] == "fewer than 5 training images in red"
+    assert all(f"colors: warning: {text}." in said for text in kept["warnings"])
+    assert len(kept["curves"]["accuracy"]) == len(kept["curves"]["loss"])
+
+
 def test_a_program_that_follows_the_steps_gets_no_table(task_data: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=100)
     train_sequence(tmp_path / "model", _config(task_data, "colors"), console=console, report=lambda report: None)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from igsp_deploy.cli.options import Backbone, Pretrained
+
 EXAMPLES = """Examples:
 
 igsp import model boots probe.safetensors --data data/boots
@@ -28,13 +30,8 @@ def import_(
             help="Images of its classes, as for `igsp train --task`: the selector learns from them when to choose it.",
         ),
     ],
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The CLIP of a new model: nano, or a name that `igsp backbones` lists."),
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(metavar="TAG|PATH", help="Its weights: a tag, or a checkpoint, wherever it lies now.")
-    ] = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="One setting of model, selector or data. May be repeated."),

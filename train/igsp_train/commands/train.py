@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from igsp_deploy.cli.options import Backbone, Pretrained
 from igsp_train.commands.tasks import parse_tasks
 
 if TYPE_CHECKING:
@@ -41,13 +42,8 @@ def train(
             "manifest, hf:NAME, or torchvision:CLASS?root=FOLDER. Repeat it for a sequence.",
         ),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The CLIP of a new model: nano, or a name that `igsp backbones` lists."),
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(metavar="TAG|PATH", help="Its weights: a tag, or a checkpoint, wherever it lies now.")
-    ] = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings and tasks.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting, over the file's. May be repeated.")

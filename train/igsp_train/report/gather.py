@@ -92,7 +92,7 @@ class TaskFacts:
     curves: Curves
     examples: TaskExamples
     not_used: list[NotUsed]
-    doubts: list[str]
+    warnings: list[str]
 
     @property
     def experts_reused(self) -> int:
@@ -167,7 +167,7 @@ def gather(
                 curves=_curves(record),
                 examples=shown,
                 not_used=_not_used(record, evaluation),
-                doubts=list(metrics.get("doubts") or []),
+                warnings=list(metrics.get("warnings") or []),
             )
         )
     data = folder.tasks[0].data if all(r.data == folder.tasks[0].data for r in folder.tasks) else None

@@ -199,10 +199,18 @@ def test_files_that_were_not_used_stand_with_their_reason() -> None:
     assert "No file is known" in _said(dataclasses.replace(values, tasks=none))
 
 
+def test_warnings_of_a_task_stand_under_the_tasks() -> None:
+    values = make_data(2)
+    warned = dataclasses.replace(values.tasks[1], warnings=["fewer than 5 training images in <b>"])
+    text = _said(dataclasses.replace(values, tasks=[values.tasks[0], warned]))
+    assert "|task-1|: fewer than 5 training images in <b>.|" in text
+    assert "fewer than 5" not in _said(values)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("--task 'shoes=/home/me/my photos/shoes'", "--task 'shoes=my photos/shoes'"),
+        ("--task 'shoes=/home/me/my photos/shoes'", "--task 'shoes=shoes'"),
         ("hf:/srv/data/saved?label=label", "hf:saved?label=label"),
         ("torchvision:CIFAR10?root=/data", "torchvision:CIFAR10?root=data"),
         ("/srv/a/b.jpg cannot be decoded", "b.jpg cannot be decoded"),
@@ -211,3 +219,10 @@ def test_files_that_were_not_used_stand_with_their_reason() -> None:
 )
 def test_paths_are_told_without_the_folders_of_a_machine(text: str, shown: str) -> None:
     assert without_folders({"a": [text]}) == {"a": [shown]}
+
+
+def test_a_setting_that_is_a_path_is_told_without_its_folders_spaces_and_all() -> None:
+    assert without_folders({"pretrained": "/home/my weights/b.pt", "name": "local-dir:/my models/b"}) == {
+        "pretrained": "b.pt",
+        "name": "local-dir:b",
+    }

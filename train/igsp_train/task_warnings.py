@@ -1,4 +1,4 @@
-"""What a person should look at when a task was learned: said from its counts and accuracies alone."""
+"""Warnings about a task that was just learned or imported, from its counts and accuracies alone."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,19 +14,19 @@ LAST_STEPS = 20
 """Steps at the end whose batches give the accuracy on training images."""
 
 
-def doubts(
+def task_warnings(
     counts: Mapping[str, ClassCount],
-    training: Sequence[float],
     held_out: float | None,
     plain: float | None,
+    training: Sequence[float] = (),
 ) -> list[str]:
-    """Sentences about what may be wrong with a task that was just learned; none where nothing stands out.
+    """Sentences about what may be wrong with a task; none where nothing stands out.
 
     Args:
         counts: images of each class.
-        training: share of right answers in the batch of each step, 0 to 1.
         held_out: accuracy on the held-out images, in percent; None where there are none.
         plain: plain CLIP's on the same images.
+        training: share of right answers in the batch of each step, 0 to 1: of augmented images, by words alone.
     """
     found = [*_about_classes(counts)]
     if held_out is not None and plain is not None and held_out < plain:
@@ -38,8 +38,8 @@ def doubts(
     reached = 100 * sum(last) / max(len(last), 1)
     if held_out is not None and reached - held_out > GAP:
         found.append(
-            f"it has {reached:.1f} % on training images and {held_out:.1f} % on held-out ones. More images, or more "
-            "different ones, would help more than more steps"
+            f"{reached:.1f} % of its last training batches were right, by words alone, and {held_out:.1f} % of the "
+            "held-out images are. More images, or more different ones, would help more than more steps"
         )
     return found
 

@@ -3,7 +3,7 @@
 import pytest
 
 from igsp_deploy.data.counts import ClassCount
-from igsp_train.doubts import LAST_STEPS, doubts
+from igsp_train.task_warnings import LAST_STEPS, task_warnings
 
 
 def counts(**learned: int) -> dict[str, ClassCount]:
@@ -26,7 +26,7 @@ def counts(**learned: int) -> dict[str, ClassCount]:
             [0.0] * 9 + [1.0] * LAST_STEPS,
             84.9,
             10.0,
-            ["100.0 % on training images and 84.9 % on held-out"],
+            ["100.0 % of its last training batches were right, by words alone, and 84.9 %"],
         ),
         ({}, [1.0], None, None, []),
     ],
@@ -34,12 +34,12 @@ def counts(**learned: int) -> dict[str, ClassCount]:
 def test_what_stands_out_is_said_and_nothing_else(
     classes: dict[str, int], training: list[float], held_out: float | None, plain: float | None, words: list[str]
 ) -> None:
-    found = doubts(counts(**classes), training, held_out, plain)
+    found = task_warnings(counts(**classes), held_out, plain, training)
     assert len(found) == len(words), found
     for sentence, word in zip(found, words, strict=True):
         assert word in sentence
 
 
 def test_many_small_classes_are_counted() -> None:
-    (first, *_) = doubts(counts(**{f"c{number}": 2 for number in range(9)}), [], None, None)
+    (first, *_) = task_warnings(counts(**{f"c{number}": 2 for number in range(9)}), None, None)
     assert first.endswith("in c0, c1, c2, c3, c4 and 4 more")
