@@ -20,7 +20,7 @@ from igsp_deploy.files import write_sums
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.runtime.engine import Engine
-from igsp_deploy.runtime.verify import verify_bundle
+from igsp_deploy.runtime.verify import require, verify_bundle
 from igsp_export import export as export_module
 from igsp_export.compact import compact, selector_table
 from igsp_export.export import export_bundle
@@ -113,6 +113,22 @@ def test_half_precision_is_close_and_kept_from_the_cpu(make_model: Callable[...,
     assert verify_bundle(bundle, "cpu")["precision"] == "fp32"
     with pytest.raises(UserError, match="no fp16 graph that may run on CPUExecutionProvider"):
         Engine.open(bundle, "cpu", precision="fp16")
+
+
+def test_weights_too_large_for_one_file_lie_beside_their_graphs(
+    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_export.onnx_file.LARGEST_FILE", 1000)
+    bundle = tmp_path / "bundle"
+    export_bundle(bundled.model, bundle, precision=["fp32", "int8"], check_limit=2, console=quiet())
+    names = {path.name for path in bundle.iterdir()}
+    assert {"image.fp32.onnx.data", "text.fp32.onnx.data"} <= names
+    assert {"image.int8.onnx", "text.int8.onnx"} <= names
+    manifest = read_manifest(bundle)
+    assert {"image.fp32.onnx.data", "text.fp32.onnx.data"} <= set(manifest.files), "they have checksums"
+    check_files(bundle, manifest)
+    for precision in ("fp32", "int8"):
+        require(verify_bundle(bundle, precision=precision))
 
 
 def test_experts_stored_in_half_precision_are_held_to_what_that_costs(bundled: "Bundled", tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,22 @@ def _embedded(model: Path, files: list[Path]) -> NDArray[np.float32]:
     learned = LearnedClip.open(ModelFolder.open(model))
     images = np.stack([to_uint8(load_image(file), learned.backbone.preprocess) for file in files])
     return learned.embed(learned.trunk(torch.from_numpy(images)), -2).numpy()
+
+
+def test_an_imported_task_is_warned_of_as_a_learned_one_is(
+    model: Path, task_data: Path, tmp_path: Path, igsp: Callable[..., Any]
+) -> None:
+    fitted(model, task_data / "colors", tmp_path / "p.safetensors")
+    source = tmp_path / "few"
+    shutil.copytree(task_data / "colors", source)
+    for file in sorted((source / "train" / "red").iterdir())[3:]:
+        file.unlink()
+    options = ["--data", source, "--backbone", "debug"]
+    done = igsp("import", tmp_path / "new", "tints", tmp_path / "p.safetensors", *options)
+    assert done.returncode == 0, done.stderr
+    text = "fewer than 5 training images in red"
+    assert f"tints: warning: {text}." in done.stderr
+    assert ModelFolder.open(tmp_path / "new").tasks[0].metrics["warnings"][0] == text
 
 
 def test_a_new_model_can_begin_with_a_probe_and_go_on_learning(
