@@ -12,6 +12,8 @@ from tests.small_clips import ALL, configuration, write_clip
 
 OPSET_18 = ("coca", "eva02", "mobileclip-s", "roberta")
 """Those whose graphs are written for consumers without `Attention`; the others get opset 23."""
+FOLDED = ("eva02", "vitamin", "convnext", "mobileclip-s", "resnet")
+"""Those that are folded too: MLPs with a gate or a norm inside, with places of a map for tokens, and none at all."""
 QUICK = ("learn.steps=6", "learn.batch_size=8", "learn.head=blend")
 
 
@@ -49,3 +51,6 @@ def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Pat
     for words in ((), ("--task", "colors"), ("--prompts", "a red thing, a blue thing")):
         told: Any = json.loads(done("predict", bundle, image, "--provider", "cpu", "--json", *words))
         assert sum(one["score"] for one in told[0]["predictions"]) == pytest.approx(1, abs=0.01), told
+    if family in FOLDED:  # compared with PyTorch, or refused
+        folded = json.loads(done("export", model, tmp_path / "alone", "--fold", "colors", "--json"))
+        assert folded, folded
