@@ -108,7 +108,7 @@ class LearnConfig:
     cached_views: Count = 4
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
     precision: Precision = "fp32"
-    """Arithmetic of the steps: `bf16` runs products in bfloat16 (autocast); parameters, loss and selector stay fp32."""
+    """Arithmetic of a step: `bf16` (experimental) runs products in bfloat16; parameters, loss, selector stay fp32."""
     checkpoint_every: Positive = 50
     """Steps between resumable checkpoints."""
     seed: Seed = 0

@@ -170,7 +170,7 @@ class Model:
 
         Args:
             bundle: folder to make; must not exist yet.
-            precision: graphs to write: `fp32`, `fp16`, `bf16`, `int8`.
+            precision: graphs to write: `fp32`, `fp16`, `int8`, or `bf16` (experimental).
             quiet: show no progress.
             options: of `igsp_export.export.export_bundle`: `opset`, `experts`, `adapters`, `check_limit`.
 

@@ -1,6 +1,6 @@
 """`igsp export --fold TASK`: one task alone as a plain classifier, pixels in, probabilities out; no bundle, no engine.
 
-For TensorRT, phones and whatever runs an ONNX file: no stacks, no gather by task, no selector.
+For phones and whatever runs an ONNX file: no stacks, no gather by task, no selector.
 """
 
 import dataclasses

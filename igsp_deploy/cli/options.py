@@ -20,6 +20,10 @@ Pretrained = Annotated[
 ]
 """Of the backbone of a new model; of one that is there, where its checkpoint lies now."""
 
+ProviderOption = Annotated[
+    str, typer.Option("--provider", help="Where to run: auto, cpu, cuda, or tensorrt (experimental).")
+]
+"""To be checked by `check_provider`."""
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 
 

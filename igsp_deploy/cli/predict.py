@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from igsp_deploy.cli.options import Bundle, check_provider
+from igsp_deploy.cli.options import Bundle, ProviderOption, check_provider
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ def predict(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
+    provider: ProviderOption = "auto",
 ) -> None:
     """Say what is in each IMAGE.
 

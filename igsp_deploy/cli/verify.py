@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from igsp_deploy.cli.options import Bundle, check_provider
+from igsp_deploy.cli.options import Bundle, ProviderOption, check_provider
 
 EXAMPLES = """Examples:
 
@@ -15,7 +15,7 @@ igsp verify bundle --provider cpu --json"""
 
 def verify(
     bundle: Bundle,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
+    provider: ProviderOption = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check that BUNDLE is whole and computes here what PyTorch computed when it was made."""

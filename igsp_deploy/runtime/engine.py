@@ -131,15 +131,15 @@ class Engine:
 
         Args:
             folder: the bundle.
-            providers: `auto`, `cpu`, `cuda` or `tensorrt`.
-            allow_fallback: with `cuda` or `tensorrt`, take what works here instead of failing.
-            precision: use this one only (`fp32`, `fp16`, ...); default the best the provider may run.
+            providers: `auto`, `cpu`, `cuda`, or `tensorrt` (experimental).
+            allow_fallback: take what works here where the provider asked for does not, instead of failing.
+            precision: use this one only (`fp32`, `fp16`, `int8`, or `bf16`, experimental); default the provider's best.
             num_threads: CPU threads of one operator; 0 lets onnxruntime decide.
             spinning: CPU threads wait for work by spinning.
             check: compare every file with its checksum first.
             batch_sizes: run images in batches of these sizes only, padding to the next one; empty takes any.
-            cuda_graph: capture a CUDA graph for each of `batch_sizes`.
-            engine_cache: folder where TensorRT keeps the engines it builds.
+            cuda_graph: capture a CUDA graph for each of `batch_sizes` (experimental).
+            engine_cache: folder where TensorRT keeps the engines it builds (experimental).
             max_tasks: refuse to hold more tasks than these.
             profile: write onnxruntime's profile to files with this prefix.
 

@@ -67,10 +67,12 @@ class Settings:
     demo: bool = option(False, "Serve the Gradio demo at /demo.", ADDRESS)
 
     name: str = option("igsp", "Name of the model in answers and under /v2/models.", MODEL)
-    provider: str = option("auto", "Where to run.", MODEL, choices=("auto", "cpu", "cuda", "tensorrt"))
+    provider: str = option(
+        "auto", "Where to run; tensorrt is experimental.", MODEL, choices=("auto", "cpu", "cuda", "tensorrt")
+    )
     allow_fallback: bool = option(False, "Take another provider where the wanted one does not work.", MODEL)
     precision: str | None = option(
-        None, "Graphs to use (fp32, fp16, ...); the best for the provider unless given.", MODEL
+        None, "Graphs to use: fp32, fp16, int8, or bf16 (experimental); the best for the provider unless given.", MODEL
     )
     threads: int = option(
         0, "CPU threads of one operator; 0 takes those the process may use.", MODEL, least=0, most=1024
@@ -78,8 +80,8 @@ class Settings:
     spinning: bool = option(
         False, "CPU threads of the model wait for work by spinning: faster alone on a machine.", MODEL
     )
-    cuda_graph: bool = option(False, "Capture a CUDA graph for each of the batch sizes.", MODEL)
-    engine_cache: Path | None = option(None, "Folder where TensorRT keeps the engines it builds.", MODEL)
+    cuda_graph: bool = option(False, "Capture a CUDA graph for each of the batch sizes (experimental).", MODEL)
+    engine_cache: Path | None = option(None, "Folder where TensorRT keeps the engines it builds (experimental).", MODEL)
     bundle_roots: tuple[Path, ...] = option((), "Folders from which bundles and tasks may be loaded over HTTP.", MODEL)
 
     max_batch: int = option(32, "Images in one call of the model.", BATCHES, least=1, most=4096)

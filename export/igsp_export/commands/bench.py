@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igsp_deploy.cli.options import Bundle, check_provider
+from igsp_deploy.cli.options import Bundle, ProviderOption, check_provider
 
 if TYPE_CHECKING:
     from igsp_deploy.runtime.providers import Provider
@@ -40,9 +40,10 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Time for each batch size, at least five rounds; default 20.")
     ] = None,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
+    provider: ProviderOption = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="Graphs to take: fp32 or fp16; default what the provider would take.")
+        str | None,
+        typer.Option(help="Graphs to take: fp32, fp16, int8, or bf16 (experimental); default the provider's best."),
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of one operator; 0 takes PyTorch's default.")] = 0,
     compile: Annotated[

@@ -29,7 +29,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder to make; it must not exist yet.")]
 Precision = Annotated[
     list[str] | None,
-    typer.Option(help="fp32 (default), fp16 or bf16 (for CUDA only), int8 (for the CPU only). May be repeated."),
+    typer.Option(help="fp32 (default), fp16 (for CUDA), int8 (for the CPU), bf16 (experimental). May be repeated."),
 ]
 Experts = Annotated[
     str | None,
@@ -80,7 +80,7 @@ Fold = Annotated[
     str | None,
     typer.Option(
         metavar="TASK",
-        help="Write this task alone, its experts in the weights, instead of a bundle: for TensorRT and edge.",
+        help="Write this task alone, its experts in the weights, instead of a bundle: for small devices.",
         rich_help_panel=_FOLD,
     ),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from igsp_deploy.cli.options import Bundle, check_provider
+from igsp_deploy.cli.options import Bundle, ProviderOption, check_provider
 
 EXAMPLES = """Examples:
 
@@ -37,7 +37,7 @@ def demo(
     examples: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to try out; default test images of MODEL's tasks.")
     ] = None,
-    provider: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda or tensorrt.")] = "auto",
+    provider: ProviderOption = "auto",
     write_space: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a Hugging Face Space with this bundle instead of serving it."),
