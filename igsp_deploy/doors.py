@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "NAMES", "Classifier", "Client", "Model"]
 COMMANDS = {
     "train": "igsp_train.commands.train",
     "import": "igsp_train.commands.import_",
+    "drop": "igsp_train.commands.drop",
     "evaluate": "igsp_train.commands.evaluate",
     "backbones": "igsp_deploy.cli.backbones",
     "data": "igsp_train.commands.data",
@@ -142,6 +143,20 @@ class Model:
         )
         folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet))
         return folder.tasks[folder.task_index(name)]
+
+    def drop(self, name: str, *, discard: bool = False) -> None:
+        """Take the last task out, as if it had never been learned.
+
+        Args:
+            name: of it.
+            discard: drop a task too that is unfinished and was begun after it.
+
+        Raises:
+            UserError: there is no such task, it is not the last one, or the folder cannot be written.
+        """
+        from igsp_train.drop import drop_task
+
+        drop_task(self.path, name, discard=discard)
 
     def evaluate(
         self, sources: Mapping[str, str | Path] | None = None, *, errors: str | Path | None = None

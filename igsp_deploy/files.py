@@ -182,3 +182,20 @@ def new_folder(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder by one rename: it is there whole or gone, whatever happens to the process.
+
+    Raises:
+        UserError: it cannot be renamed.
+    """
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _remove_left_behind(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+        folder.rename(scratch)
+        _fsync(folder.parent)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    shutil.rmtree(scratch, ignore_errors=True)

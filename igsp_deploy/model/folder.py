@@ -19,7 +19,7 @@ from igsp_deploy.checked import build
 from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, write_json, write_sums
+from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, remove_folder, write_json, write_sums
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
 from igsp_deploy.model.head import Head
@@ -259,9 +259,8 @@ class ModelFolder:
     def fingerprint(self, index: int) -> str:
         """SHA-256 of what task `index` computes: its numbers, its classes and prompts; not where its images lay."""
         record = self.tasks[index]
-        path = self.path / "tasks" / f"{record.index:02d}-{record.name}"
         words = [record.name, record.classes, record.display_names, record.templates]
-        return task_fingerprint(path, words)
+        return task_fingerprint(self._place(record), words)
 
     def head(self, index: int) -> Head | None:
         """Head of task `index`; None where words alone tell its classes apart."""
@@ -287,8 +286,7 @@ class ModelFolder:
         Raises:
             UserError: the file is damaged.
         """
-        record = self.tasks[index]
-        path = self.path / "tasks" / f"{record.index:02d}-{record.name}" / SPLIT
+        path = self._place(self.tasks[index]) / SPLIT
         return FrozenSplit.from_json(read_json(path, "split of a task"), str(path)) if path.is_file() else None
 
     def add_task(self, record: TaskRecord, learned: LearnedTask, split: FrozenSplit | None = None) -> None:
@@ -300,7 +298,7 @@ class ModelFolder:
         """
         if record.index != len(self.tasks) or record.name in [t.name for t in self.tasks]:
             raise UserError(f"{self.path} already has a task {record.name!r} or another task {record.index}.")
-        target = self.path / "tasks" / f"{record.index:02d}-{record.name}"
+        target = self._place(record)
         with locked_model(self.path), new_folder(target) as scratch:
             if len(self._task_folders()) != len(self.tasks):
                 raise UserError(
@@ -320,6 +318,22 @@ class ModelFolder:
                 write_json(scratch / SPLIT, split.to_json())
             write_sums(scratch)
         self._load_task(record.index, target)
+
+    def remove_last(self) -> None:
+        """Take out the last task, and no other: routers name experts by their place in the pool.
+
+        Its folder goes by one rename: it is there whole, or gone.
+
+        Raises:
+            UserError: another process is changing the model, or the folder cannot be written; the model is as before.
+        """
+        with locked_model(self.path):
+            remove_folder(self._place(self.tasks[-1]))
+        self.tasks, self.pool, self._learned = [], Pool(self.config.rank), []
+        self.refresh()
+
+    def _place(self, record: TaskRecord) -> Path:
+        return self.path / "tasks" / f"{record.index:02d}-{record.name}"
 
     def _load_task(self, index: int, path: Path) -> None:
         check_sums(path, REMEDY)

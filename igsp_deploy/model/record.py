@@ -74,10 +74,23 @@ class TaskRecord:
 
 def count_experts(records: list[TaskRecord]) -> list[tuple[int, int]]:
     """For each task: experts its routers use, and those of them that no earlier task uses (it brought them)."""
+    return [(len(_used(record)), len(brought)) for record, brought in zip(records, _brought(records), strict=True)]
+
+
+def users_of(records: list[TaskRecord], index: int) -> dict[str, int]:
+    """Name of each task after task `index` -> how many of the experts that this one brought its routers use."""
+    brought = _brought(records)[index]
+    return {record.name: len(_used(record) & brought) for record in records[index + 1 :]}
+
+
+def _used(record: TaskRecord) -> set[tuple[Site, int]]:
+    return {(site, i) for site, ids in record.ids.items() for i in ids}
+
+
+def _brought(records: list[TaskRecord]) -> list[set[tuple[Site, int]]]:
     known: set[tuple[Site, int]] = set()
-    counts = []
+    brought = []
     for record in records:
-        used = {(site, i) for site, ids in record.ids.items() for i in ids}
-        counts.append((len(used), len(used - known)))
-        known |= used
-    return counts
+        brought.append(_used(record) - known)
+        known |= _used(record)
+    return brought

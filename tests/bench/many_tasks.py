@@ -45,6 +45,7 @@ print(taken, int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_tex
 COLUMNS = (
     "tasks",
     "s to learn one of the last",
+    "s to open the model",
     "numbers kept a task",
     "most experts in a block",
     "bundle MB",
@@ -92,9 +93,11 @@ def choices(bundle: Path, tasks: int) -> tuple[float, float]:
     return 100 * float((found == np.arange(tasks)[:, None]).mean()), 100 * float((found == PLAIN).mean())
 
 
-def measure(model: Path, scratch: Path, seconds: list[float], rounds: int) -> tuple[float, ...]:
+def measure(model: Path, scratch: Path, rounds: int) -> tuple[float, ...]:
     """A row of the table."""
+    begun = time.monotonic()
     folder = ModelFolder.open(model)
+    opened = time.monotonic() - begun
     tasks, bundle = len(folder.tasks), scratch / f"bundle-{len(folder.tasks)}"
     begun = time.monotonic()
     export_bundle(model, bundle, console=QUIET)
@@ -105,7 +108,8 @@ def measure(model: Path, scratch: Path, seconds: list[float], rounds: int) -> tu
     ratios = [one.ratio.median for one in bench.measurements if one.candidate == NAMED]
     return (
         tasks,
-        float(np.median(seconds[-5:])),
+        float(np.median([record.metrics["seconds"] for record in folder.tasks[-5:]])),
+        opened,
         float(np.mean([record.kept_parameters for record in folder.tasks])),
         max(len(ids) for record in folder.tasks for ids in record.ids.values()),
         sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 1e6,
@@ -135,15 +139,13 @@ def main(arguments: list[str] | None = None) -> None:
     print("|", " | ".join(COLUMNS), "|")
     print("| ---:" * len(COLUMNS) + " |", flush=True)
     with TemporaryDirectory() as name:
-        scratch, seconds = Path(name), list[float]()
+        scratch = Path(name)
         for task in range(max(given.tasks)):
             write_task(scratch / "data" / str(task), task)
             tasks = {f"task{task}": str(scratch / "data" / str(task))}
-            begun = time.monotonic()
             train_sequence(scratch / "model", build(RunConfig, {**values, "tasks": tasks}, "--set"), console=QUIET)
-            seconds.append(time.monotonic() - begun)
             if task + 1 in given.tasks:
-                row = measure(scratch / "model", scratch, seconds, given.rounds)
+                row = measure(scratch / "model", scratch, given.rounds)
                 print(
                     "|",
                     " | ".join(f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in row),

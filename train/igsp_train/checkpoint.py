@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, new_folder, read_json, write_json, write_sums
+from igsp_deploy.files import check_sums, new_folder, read_json, remove_folder, write_json, write_sums
 
 FOLDER = ".inprogress"
 
@@ -61,8 +61,5 @@ def load_checkpoint(model_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]
 
 def clear_checkpoint(model_path: Path) -> None:
     """Remove the state: its task is learned. It goes by one rename, so that no half of it can be found later."""
-    discarded = model_path / f"{FOLDER}.discarded"
-    shutil.rmtree(discarded, ignore_errors=True)
     if (model_path / FOLDER).is_dir():
-        (model_path / FOLDER).rename(discarded)
-        shutil.rmtree(discarded, ignore_errors=True)
+        remove_folder(model_path / FOLDER)
