@@ -11,38 +11,15 @@ from numpy.typing import NDArray
 
 from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.batcher import Rows
+from igsp_serve.client_answers import Model, Timings
 from igsp_serve.snapshot import Snapshot
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelVersion:
-    """What answered."""
-
-    name: str
-    """Name the server was given for its model."""
-    version: str
-    """Changes whenever the graphs or the tasks do; equal on every machine that has the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timings:
-    """Where the time of a request went, in ms."""
-
-    queue_ms: float
-    """Longest wait of one of its decoded images for the model."""
-    decode_ms: float
-    """Decoding and resizing, of all its images together."""
-    inference_ms: float
-    """Calls of the model that held its images, together."""
-    total_ms: float
-    """From its start in the service to its answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classified:
     """Answer of `Service.classify`: a prediction for each image, in order."""
 
-    model: ModelVersion
+    model: Model
     results: tuple[Prediction, ...]
     timings: Timings
 
@@ -58,7 +35,7 @@ class Embedded:
         timings: where the time went.
     """
 
-    model: ModelVersion
+    model: Model
     embeddings: NDArray[np.float32]
     tasks: tuple[str | None, ...]
     timings: Timings

@@ -1,7 +1,11 @@
-"""What a client of `igsp serve` gets: typed answers, and errors with the server's own words."""
+"""What a client of `igsp serve` gets: typed answers, and errors with the server's own words.
+
+The parts whose fields say what they hold and give an example are what the server answers with, too: they are its
+OpenAPI document. No numpy and no pydantic here, so that a client starts at once.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from igsp_deploy.errors import UserError
@@ -34,31 +38,39 @@ class ServerUnreachable(UserError):
     """Nobody answered, or not with what an `igsp serve` answers."""
 
 
+def _shown(example: Any, description: str = "") -> dict[str, Any]:
+    """What the OpenAPI document says of a field."""
+    return {"examples": [example]} | ({"description": description} if description else {})
+
+
+REQUEST_ID = _shown("0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e", "Under which the server's log has it.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """What answered."""
 
-    name: str
-    version: str
+    name: str = field(metadata=_shown("igsp", "Name the server was given for its model."))
+    version: str = field(metadata=_shown("3f9c2a7be014", "Changes whenever the graphs or the tasks do."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Where the time went inside the server, in ms."""
+    """Where the time went, in ms."""
 
-    queue_ms: float
-    decode_ms: float
-    inference_ms: float
-    total_ms: float
+    queue_ms: float = field(metadata=_shown(1.2, "Longest wait of a decoded image for the model."))
+    decode_ms: float = field(metadata=_shown(2.9, "Decoding and resizing, all images together."))
+    inference_ms: float = field(metadata=_shown(8.1, "Calls of the model that held its images."))
+    total_ms: float = field(metadata=_shown(12.9, "From start to answer, inside the server."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One label: its probability among the candidates, and the task it belongs to (None for a prompt)."""
+    """One label."""
 
-    label: str
-    score: float
-    task: str | None
+    label: str = field(metadata=_shown("sneaker"))
+    score: float = field(metadata=_shown(0.93, "Its probability among the candidates."))
+    task: str | None = field(metadata=_shown("shoes", "The task it belongs to; null for a prompt."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,44 +123,36 @@ class Embedded:
 class Task:
     """A task the model knows."""
 
-    name: str
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
-    experts: int
-    experts_new: int
-    size_bytes: int
-    fingerprint: str
+    name: str = field(metadata=_shown("shoes"))
+    classes: tuple[str, ...] = field(metadata=_shown(["sneaker", "boot"]))
+    templates: tuple[str, ...] = field(metadata=_shown(["a photo of a {}."]))
+    experts: int = field(metadata=_shown(24, "Experts its routers use."))
+    experts_new: int = field(metadata=_shown(6, "Those that came with it."))
+    size_bytes: int = field(metadata=_shown(220_160, "What it adds to the bundle."))
+    fingerprint: str = field(metadata=_shown("9f2c", "SHA-256 of what was learned."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """The model that is served, and what it runs on."""
 
-    name: str
-    version: str
-    backbone: str
-    provider: str
-    precision: str
-    image_size: int
-    embed_dim: int
-    tasks: tuple[str, ...]
+    name: str = field(metadata=_shown("igsp"))
+    version: str = field(metadata=_shown("3f9c2a7be014"))
+    backbone: str = field(metadata=_shown("ViT-B-16"))
+    provider: str = field(metadata=_shown("CPUExecutionProvider"))
+    precision: str = field(metadata=_shown("fp32"))
+    image_size: int = field(metadata=_shown(224, "Side of the model's input, in pixels."))
+    embed_dim: int = field(metadata=_shown(512))
+    tasks: tuple[str, ...] = field(metadata=_shown(["shoes", "digits"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """Answer of the calls that change what is served: its version and tasks now."""
+    """Answer of the calls that change what is served."""
 
     model: Model
-    tasks: tuple[str, ...]
-    request_id: str
-
-
-def _model(values: Any) -> Model:
-    return Model(name=values["name"], version=values["version"])
-
-
-def _timings(values: Any) -> Timings:
-    return Timings(**{name: float(values[name]) for name in Timings.__dataclass_fields__})
+    tasks: tuple[str, ...] = field(metadata=_shown(["shoes", "digits"], "Tasks known now."))
+    request_id: str = field(metadata=REQUEST_ID)
 
 
 def read_classified(values: Any) -> Classified:
@@ -156,27 +160,25 @@ def read_classified(values: Any) -> Classified:
         ImageResult(
             task=row["task"],
             zero_shot=row["zero_shot"],
-            labels=tuple(
-                Label(label=found["label"], score=found["score"], task=found["task"]) for found in row["predictions"]
-            ),
+            labels=tuple(_known(Label, found) for found in row["predictions"]),
             task_scores=dict(row["task_scores"]),
         )
         for row in values["results"]
     )
     return Classified(
-        model=_model(values["model"]),
+        model=_known(Model, values["model"]),
         results=results,
-        timings=_timings(values["timings"]),
+        timings=_known(Timings, values["timings"]),
         request_id=values["request_id"],
     )
 
 
 def read_embedded(values: Any) -> Embedded:
     return Embedded(
-        model=_model(values["model"]),
+        model=_known(Model, values["model"]),
         embeddings=tuple(tuple(row) for row in values["embeddings"]),
         tasks=tuple(values["task"]),
-        timings=_timings(values["timings"]),
+        timings=_known(Timings, values["timings"]),
         request_id=values["request_id"],
     )
 
@@ -197,4 +199,4 @@ def _known(kind: Callable[..., T], row: Mapping[str, Any]) -> T:
 
 
 def read_changed(values: Any) -> Changed:
-    return Changed(model=_model(values["model"]), tasks=tuple(values["tasks"]), request_id=values["request_id"])
+    return Changed(model=_known(Model, values["model"]), tasks=tuple(values["tasks"]), request_id=values["request_id"])

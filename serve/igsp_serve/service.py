@@ -28,8 +28,9 @@ from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.names import AUTO
 from igsp_deploy.runtime.classifier import Classifier, Prediction
 from igsp_deploy.runtime.engine import Engine
-from igsp_serve.answers import Classified, Embedded, ModelVersion, Ran, Timings, ms, timings
+from igsp_serve.answers import Classified, Embedded, Ran, ms, timings
 from igsp_serve.batcher import Batcher, Rows
+from igsp_serve.client_answers import Model, Timings
 from igsp_serve.cpus import usable_cpus
 from igsp_serve.deadlines import before, until
 from igsp_serve.decoding import Decoding
@@ -101,7 +102,7 @@ class Service:
             self._snapshot = current = Snapshot(current.classifier, known)
         return current
 
-    def model(self) -> ModelVersion:
+    def model(self) -> Model:
         """Name and version."""
         return self._model(self.snapshot())
 
@@ -279,7 +280,7 @@ class Service:
 
     # How it changes.
 
-    async def add_task(self, bundle: Path, name: str) -> ModelVersion:
+    async def add_task(self, bundle: Path, name: str) -> Model:
         """Learn a task from another export of the same model; see `Engine.add_task`.
 
         Raises:
@@ -287,7 +288,7 @@ class Service:
         """
         return await self._change(lambda: self.engine.add_task(bundle, name))
 
-    async def remove_task(self, name: str) -> ModelVersion:
+    async def remove_task(self, name: str) -> Model:
         """Forget a task; requests under way keep it.
 
         Raises:
@@ -295,7 +296,7 @@ class Service:
         """
         return await self._change(lambda: self.engine.remove_task(name))
 
-    async def replace_bundle(self, bundle: Path) -> ModelVersion:
+    async def replace_bundle(self, bundle: Path) -> Model:
         """Serve another bundle, whatever its backbone: opened and warmed up beside, then swapped.
 
         Requests under way are answered by the version they began with.
@@ -311,8 +312,8 @@ class Service:
 
         return await self._change(swap)
 
-    async def _change(self, change: Callable[[], None]) -> ModelVersion:
-        def locked() -> ModelVersion:
+    async def _change(self, change: Callable[[], None]) -> Model:
+        def locked() -> Model:
             with self._changing:
                 change()
                 return self.model()
@@ -393,5 +394,5 @@ class Service:
     async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._side_pool, work, *arguments)
 
-    def _model(self, snapshot: Snapshot) -> ModelVersion:
-        return ModelVersion(name=self.settings.name, version=snapshot.version)
+    def _model(self, snapshot: Snapshot) -> Model:
+        return Model(name=self.settings.name, version=snapshot.version)

@@ -72,7 +72,9 @@ def test_no_product_code_imports_research() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["AUTO", "PLAIN", "SPECIAL", "Site", "Tower", "SUFFIXES", "DEFAULT_TEMPLATE"])
+@pytest.mark.parametrize(
+    "name", ["AUTO", "PLAIN", "SPECIAL", "Site", "Tower", "SUFFIXES", "DEFAULT_TEMPLATE", "Timings"]
+)
 def test_what_all_parts_speak_of_is_defined_once(name: str) -> None:
     places = [
         path.relative_to(ROOT).as_posix() for package in SOURCES for path in files(package) if name in definitions(path)

@@ -1,5 +1,6 @@
 """Calls that change what is served, and `GET /v1/drift`. `keys.py` lets only admin keys come here."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +9,12 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 
 from igsp_deploy.errors import UserError
-from igsp_serve.answers import ModelVersion
+from igsp_serve.client_answers import Changed, Model
 from igsp_serve.failures import RequestError
 from igsp_serve.http.context import Context, Has, problems
 from igsp_serve.http.inputs import BadInput
 from igsp_serve.http.problems import request_id
-from igsp_serve.http.schemas import AddTask, Changed, Model, ReplaceBundle
+from igsp_serve.http.schemas import AddTask, ReplaceBundle
 
 router = APIRouter(tags=["admin"])
 
@@ -53,7 +54,7 @@ async def replace_bundle(wanted: ReplaceBundle, request: Request, has: Has) -> C
 @router.get("/v1/drift", summary="Is what comes still what was learned?", responses=problems(401, 403, 500, 503))
 async def drift(has: Has) -> dict[str, Any]:
     """The latest samples the model was unsure of, newest first. Shares over time are in the metrics."""
-    return {"model": Model.of(has.service.model()).model_dump(), **has.drift.report()}
+    return {"model": asdict(has.service.model()), **has.drift.report()}
 
 
 def find_bundle(given: str, roots: tuple[Path, ...]) -> Path:
@@ -101,5 +102,5 @@ def _without_paths(error: UserError, folder: Path, given: str, has: Context) -> 
     return RequestError(text)
 
 
-def _changed(has: Context, request: Request, model: ModelVersion) -> Changed:
-    return Changed(model=Model.of(model), tasks=has.service.snapshot().names, request_id=request_id(request.scope))
+def _changed(has: Context, request: Request, model: Model) -> Changed:
+    return Changed(model=model, tasks=tuple(has.service.snapshot().names), request_id=request_id(request.scope))

@@ -1,17 +1,19 @@
 """What goes over the wire under /v1, with examples: the OpenAPI document is made from this."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.prompts import MAX_TEMPLATE
-from igsp_serve.answers import Classified, Embedded, ModelVersion, Timings
+from igsp_serve.answers import Classified, Embedded
+from igsp_serve.client_answers import Label, Model, ModelInfo, Task, Timings
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mP8z8DAwMDAxMDAwMDAAAANHQEDaB7T3gAAAABJRU5ErkJggg=="
 """A PNG of 2 x 2 red pixels in base64: the image of the examples."""
 
-Task = Annotated[
+ChosenTask = Annotated[
     str, Field(max_length=200, description="`auto` chooses for each image, `none` is plain CLIP, else a task's name.")
 ]
 
@@ -48,7 +50,7 @@ class Wire(BaseModel):
 class ClassifyOptions(Wire):
     """Fields of a request to classify, besides its images."""
 
-    task: Task = "auto"
+    task: ChosenTask = "auto"
     top_k: TopK = 5
     prompts: list[str] | None = Field(
         default=None,
@@ -80,7 +82,7 @@ class ClassifyRequest(ClassifyOptions):
 class EmbedOptions(Wire):
     """Fields of a request to embed, besides its images."""
 
-    task: Task | None = Field(default=None, description="For images `auto` unless given, for texts `none`.")
+    task: ChosenTask | None = Field(default=None, description="For images `auto` unless given, for texts `none`.")
     timeout_s: TimeoutS | None = None
 
 
@@ -93,40 +95,6 @@ class EmbedRequest(EmbedOptions):
 
     images: Images | None = None
     texts: list[str] | None = Field(default=None, min_length=1, description="Whole sentences.")
-
-
-class Model(BaseModel):
-    """What answered."""
-
-    name: str = Field(examples=["igsp"])
-    version: str = Field(description="Changes whenever the graphs or the tasks do.", examples=["3f9c2a7be014"])
-
-    @classmethod
-    def of(cls, model: ModelVersion) -> "Model":
-        """From the service's own."""
-        return cls(name=model.name, version=model.version)
-
-
-class Times(BaseModel):
-    """Where the time went, in ms."""
-
-    queue_ms: float = Field(description="Longest wait of a decoded image for the model.", examples=[1.2])
-    decode_ms: float = Field(description="Decoding and resizing, all images together.", examples=[2.9])
-    inference_ms: float = Field(description="Calls of the model that held its images.", examples=[8.1])
-    total_ms: float = Field(description="From start to answer, inside the server.", examples=[12.9])
-
-    @classmethod
-    def of(cls, timings: Timings) -> "Times":
-        """From the service's own."""
-        return cls(**{name: getattr(timings, name) for name in cls.model_fields})
-
-
-class Label(BaseModel):
-    """One label."""
-
-    label: str = Field(examples=["sneaker"])
-    score: float = Field(description="Its probability among the candidates.", examples=[0.93])
-    task: str | None = Field(description="The task it belongs to; null for a prompt.", examples=["shoes"])
 
 
 class ImageResult(BaseModel):
@@ -146,7 +114,7 @@ class ClassifyAnswer(BaseModel):
 
     model: Model
     results: list[ImageResult] = Field(description="One an image, in order.")
-    timings: Times
+    timings: Timings
     request_id: str = Field(examples=["0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e"])
 
 
@@ -156,40 +124,15 @@ class EmbedAnswer(BaseModel):
     model: Model
     embeddings: list[list[float]] = Field(description="Of length 1, one an image or text.", examples=[[[0.6, -0.8]]])
     task: list[str | None] = Field(description="Task used for each; null for plain CLIP.", examples=[[None]])
-    timings: Times
+    timings: Timings
     request_id: str = Field(examples=["0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e"])
-
-
-class TaskInfo(BaseModel):
-    """A task the model knows."""
-
-    name: str = Field(examples=["shoes"])
-    classes: list[str] = Field(examples=[["sneaker", "boot"]])
-    templates: list[str] = Field(examples=[["a photo of a {}."]])
-    experts: int = Field(description="Experts its routers use.", examples=[24])
-    experts_new: int = Field(description="Those that came with it.", examples=[6])
-    size_bytes: int = Field(description="What it adds to the bundle.", examples=[220_160])
-    fingerprint: str = Field(description="SHA-256 of what was learned.", examples=["9f2c"])
 
 
 class TasksAnswer(BaseModel):
     """Answer of `GET /v1/tasks`."""
 
     model: Model
-    tasks: list[TaskInfo] = Field(description="In the order they were learned.")
-
-
-class ModelInfo(BaseModel):
-    """The model that is served."""
-
-    name: str = Field(examples=["igsp"])
-    version: str = Field(examples=["3f9c2a7be014"])
-    backbone: str = Field(examples=["ViT-B-16"])
-    provider: str = Field(examples=["CPUExecutionProvider"])
-    precision: str = Field(examples=["fp32"])
-    image_size: int = Field(description="Side of the model's input, in pixels.", examples=[224])
-    embed_dim: int = Field(examples=[512])
-    tasks: list[str] = Field(examples=[["shoes", "digits"]])
+    tasks: list[Task] = Field(description="In the order they were learned.")
 
 
 class ModelsAnswer(BaseModel):
@@ -215,14 +158,6 @@ class ReplaceBundle(Wire):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"bundle": "2026-11/bundle"}]})
 
     bundle: str = Field(description="Folder of an export, inside one of the server's bundle roots.", max_length=4000)
-
-
-class Changed(BaseModel):
-    """Answer of calls that change what is served."""
-
-    model: Model
-    tasks: list[str] = Field(description="Tasks known now.", examples=[["shoes", "digits"]])
-    request_id: str = Field(examples=["0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e"])
 
 
 class WrongField(BaseModel):
@@ -260,9 +195,9 @@ class Health(BaseModel):
 def classify_answer(answer: Classified, request_id: str) -> dict[str, Any]:
     """A `ClassifyAnswer` as plain values."""
     return {
-        "model": Model.of(answer.model).model_dump(),
+        "model": asdict(answer.model),
         "results": [result.to_json() for result in answer.results],
-        "timings": Times.of(answer.timings).model_dump(),
+        "timings": asdict(answer.timings),
         "request_id": request_id,
     }
 
@@ -270,9 +205,9 @@ def classify_answer(answer: Classified, request_id: str) -> dict[str, Any]:
 def embed_answer(answer: Embedded, request_id: str) -> dict[str, Any]:
     """An `EmbedAnswer` as plain values."""
     return {
-        "model": Model.of(answer.model).model_dump(),
+        "model": asdict(answer.model),
         "embeddings": answer.embeddings.tolist(),
         "task": list(answer.tasks),
-        "timings": Times.of(answer.timings).model_dump(),
+        "timings": asdict(answer.timings),
         "request_id": request_id,
     }

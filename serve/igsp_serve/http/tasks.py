@@ -1,9 +1,12 @@
 """`GET /v1/tasks` and `GET /v1/models`: what is served."""
 
+from dataclasses import fields
+
 from fastapi import APIRouter
 
+from igsp_serve.client_answers import Model, ModelInfo, Task
 from igsp_serve.http.context import Has, problems
-from igsp_serve.http.schemas import Model, ModelInfo, ModelsAnswer, TaskInfo, TasksAnswer
+from igsp_serve.http.schemas import ModelsAnswer, TasksAnswer
 
 router = APIRouter(tags=["model"])
 
@@ -15,15 +18,7 @@ async def tasks(has: Has) -> TasksAnswer:
     return TasksAnswer(
         model=Model(name=has.settings.name, version=snapshot.version),
         tasks=[
-            TaskInfo(
-                name=task.name,
-                classes=list(task.classes),
-                templates=list(task.templates),
-                experts=task.experts,
-                experts_new=task.experts_new,
-                size_bytes=task.size_bytes,
-                fingerprint=task.fingerprint,
-            )
+            Task(**{field.name: getattr(task, field.name) for field in fields(Task)})
             for task in snapshot.known.task_set.entries
         ],
     )
@@ -42,6 +37,6 @@ async def models(has: Has) -> ModelsAnswer:
         precision=engine.variant.precision,
         image_size=snapshot.size,
         embed_dim=manifest.backbone.embed_dim,
-        tasks=snapshot.names,
+        tasks=tuple(snapshot.names),
     )
     return ModelsAnswer(models=[info])

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from igsp_serve.answers import Timings
+from igsp_serve.client_answers import Timings
 from igsp_serve.oip.model import VERSION
 from igsp_serve.service import Service
 from igsp_serve.watchers import Sample

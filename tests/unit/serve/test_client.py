@@ -1,6 +1,8 @@
 """The client against small servers that misbehave on purpose, and against the real application."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import formatdate
@@ -209,3 +211,10 @@ def test_the_proxy_of_the_environment_is_used_but_where_it_is_not_to_be(monkeypa
     assert _proxy("http://shop.example/igsp") == "http://proxy.example:3128"
     assert _proxy("http://127.0.0.1:8000") is None
     assert _proxy("https://shop.example") is None
+
+
+def test_it_starts_without_what_only_a_server_needs() -> None:
+    """It shares its answers' definitions with the server, not the server's libraries."""
+    program = "import sys, igsp_serve.client; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic", "numpy", "onnxruntime", "fastapi", "torch"} & set(loaded)
