@@ -12,7 +12,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
-from igsp_train.learn import LearnResult
+from igsp_train.steps import LearnResult
 
 
 def consolidate(

@@ -42,6 +42,13 @@ class HeldOutLoss:
 
     def __call__(self, masks: Masks) -> float:
         """Loss in nats with only the masked experts."""
+        return float(F.cross_entropy(self._logits(masks), self._labels))
+
+    def accuracy(self) -> float:
+        """Share of right answers with all experts."""
+        return float((self._logits({}).argmax(1) == self._labels).float().mean())
+
+    def _logits(self, masks: Masks) -> Tensor:
         experts = {site: block.masked(masks[site]) if site in masks else block for site, block in self._experts.items()}
         towers = {tower for tower, _ in masks}
         images, classes = self._images, self._classes
@@ -50,7 +57,7 @@ class HeldOutLoss:
                 images = self._clip.embed(self._tokens, experts)
             if "text" in towers:
                 classes = self._clip.embed_text(self._ids, experts, trunk=self._prompts)
-            return float(F.cross_entropy(self._clip.logit_scale * images @ classes.T, self._labels))
+            return self._clip.logit_scale * images @ classes.T
 
 
 def leave_one_out(loss: HeldOutLoss, sizes: dict[Site, int]) -> dict[Site, Tensor]:

@@ -17,56 +17,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from igsp_deploy.config import LearnConfig, PruneRule
+from igsp_deploy.config import LearnConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import Trace
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.sites import Site, read_site, site_name
+from igsp_deploy.sites import Site, site_name
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
 from igsp_train.convergence import THRESHOLD, GateTracker
 from igsp_train.data.order import batch_indices
 from igsp_train.features import TrunkViews
-from igsp_train.importance import HeldOutLoss, leave_one_out
-from igsp_train.learner import TaskLearner, new_task_learner, rebuild_task_learner
+from igsp_train.importance import HeldOutLoss
+from igsp_train.learner import new_task_learner
 from igsp_train.optimiser import (
     MAX_GRAD_NORM,
     carry_state,
     learning_rate_factor,
-    load_optimiser_tensors,
     make_optimiser,
-    optimiser_tensors,
     set_learning_rate,
 )
 from igsp_train.penalties import GradientProjection, function_residual, weight_overlap
 from igsp_train.precision import autocast
-from igsp_train.prune import at_most, experts_to_keep, level_by_loss, most_worth
+from igsp_train.prune import LOSS_IMAGES, masks_to_keep
 from igsp_train.ranks import ALONE, Ranks
+from igsp_train.resume import pack, unpack_learner, unpack_optimiser, unpack_tracker
 from igsp_train.reuse import ReuseStrength, candidate_mass, new_expert_share
 from igsp_train.shortlist import block_gradients, needs_shortlist, shortlist
-
-HELD_OUT_RULES: tuple[PruneRule, ...] = ("held_out", "leave_one_out")
-"""Pruning rules that measure a loss."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What one step did, for progress bars."""
-
-    step: int
-    phase: int
-    loss: float
-    accuracy: float
-    new_share: float
-    frozen_in_use: int
-    candidates: int
-
-
-LOSS_IMAGES = 256
-"""Images on which pruning measures a loss."""
-BOUND_IMAGES = 64
-"""The same where a block has more experts than a task may keep: one loss for each of them."""
+from igsp_train.steps import LearnResult, Look, Progress, Reporter, StepReport
 
 
 class TokenBatches(Protocol):
@@ -76,43 +54,8 @@ class TokenBatches(Protocol):
         """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
 
 
-class Reporter(Protocol):
-    """Gets a report after every step."""
-
-    def __call__(self, report: StepReport, /) -> None: ...
-
-
-@dataclasses.dataclass(kw_only=True)
-class LearnResult:
-    """What learning one task gives: the learner with what is left, and the story of how it came about."""
-
-    learner: TaskLearner
-    trained_parameters: int
-    curves: dict[str, list[float]]
-    phase1_steps: int
-    mean_gates: dict[str, list[float]]
-    kept: dict[str, list[bool]]
-    seconds: float
-
-
-CURVES = ("loss", "accuracy", "mass", "movement")
-"""A number of each step: the batch's loss and share of right answers, the share of new experts, how far gates moved."""
-
-
-@dataclasses.dataclass
-class _Progress:
-    """The state of a run that is not a tensor."""
-
-    step: int = 0
-    phase: int = 1
-    phase1_steps: int = 0
-    trained_parameters: int = 0
-    seconds: float = 0.0
-    curves: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in CURVES})
-    mean_gates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    kept: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
-
-
+LOOK_EVERY = 25
+"""Steps between two looks at the held-out images."""
 READ_EVERY = 10
 """Steps of phase 2 on a GPU between two looks at its numbers: a look waits for everything that was begun."""
 
@@ -179,7 +122,7 @@ class TaskRun:
         self.fingerprint = fingerprint
         self.held_out = held_out
         self.seed = config.seed * 1000 + len(folder.tasks)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.tracker = GateTracker()
         self.reuse = ReuseStrength(config, config.reuse_strength)
         self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
@@ -216,7 +159,8 @@ class TaskRun:
         started = time.monotonic()
         while progress.step < config.steps:
             self._step()
-            if progress.phase == 1 or len(self._unread) >= self.read_every or progress.step == config.steps:
+            looked = self._look()
+            if looked or progress.phase == 1 or len(self._unread) >= self.read_every or progress.step == config.steps:
                 self._read(report)
             if progress.phase == 1 and self._phase1_is_over():
                 self._prune()
@@ -237,6 +181,7 @@ class TaskRun:
             learner=self.learner,
             trained_parameters=progress.trained_parameters,
             curves=progress.curves,
+            looks=progress.looks,
             phase1_steps=progress.phase1_steps,
             mean_gates=progress.mean_gates,
             kept=progress.kept,
@@ -358,15 +303,27 @@ class TaskRun:
                 report(
                     StepReport(
                         step=entry.step + 1,
+                        steps=self.config.steps,
                         phase=entry.phase,
                         loss=value,
                         accuracy=accuracy,
                         new_share=share,
                         frozen_in_use=entry.frozen,
                         candidates=entry.candidates,
+                        held_out=self.progress.held_out(entry.step + 1),
                     )
                 )
         self._unread.clear()
+
+    def _look(self) -> bool:
+        """Whether it is time to look at the held-out images, and there are some; if so, keep what is seen."""
+        progress = self.progress
+        due = progress.step % LOOK_EVERY == 0 or progress.step == self.config.steps
+        if not due or self.held_out is None or not len(self.held_out[1]):
+            return False
+        loss = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.held_out)
+        progress.looks.append(Look(step=progress.step, loss=loss({}), accuracy=loss.accuracy()))
+        return True
 
     def _phase1_is_over(self) -> bool:
         config, step = self.config, self.progress.step
@@ -393,30 +350,11 @@ class TaskRun:
         Args:
             gates: mean gates to go by; the tracker's by default.
         """
-        masks, limit = self._masks_of_rule(gates), self.folder.config.max_experts
-        if not limit or all(int(mask.sum()) <= limit for mask in masks.values()):
-            return masks
-        prompts = (self.ids, self.prompts)
-        return at_most(masks, limit, HeldOutLoss(self.clip, self.learner, prompts, self.loss_images(BOUND_IMAGES)))
-
-    def _masks_of_rule(self, gates: dict[Site, Tensor] | None) -> dict[Site, Tensor]:
-        """The same without the bound.
-
-        Args:
-            gates: mean gates to go by; the tracker's by default.
-        """
-        config = self.config
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
-        rule, level = config.prune_rule, config.keep_ratio
-        if rule in HELD_OUT_RULES:
-            loss = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images())
-            if rule == "leave_one_out":
-                return most_worth(leave_one_out(loss, {site: len(mean) for site, mean in gates.items()}), level)
-            rule, level = "cumulative", level_by_loss(gates, loss, config.prune_tolerance)
-        return {
-            site: experts_to_keep(mean, rule, level, self.seed * 1000 + number)
-            for number, (site, mean) in enumerate(gates.items())
-        }
+        return masks_to_keep(gates, self.config, self.folder.config.max_experts, self._pruning_loss, self.seed)
+
+    def _pruning_loss(self, count: int) -> HeldOutLoss:
+        return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))
 
     def loss_images(self, count: int = LOSS_IMAGES) -> tuple[Tensor, Tensor]:
         """Tokens and labels of `count` images, or as many as there are: held-out ones first, then training ones.
@@ -461,16 +399,9 @@ class TaskRun:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def _names(self) -> dict[int, str]:
-        return {id(parameter): name for name, parameter in self.learner.named_parameters()}
-
     def _save(self) -> None:
         if not self.ranks.first:
             return
-        tensors: dict[str, Tensor] = {f"learner.{name}": p for name, p in self.learner.named_parameters()}
-        tensors.update({f"optimiser.{k}": v for k, v in optimiser_tensors(self.optimiser, self._names()).items()})
-        for age, gates in enumerate(self.tracker.state()):
-            tensors.update({f"gates.{age:04d}.{site_name(site)}": g for site, g in gates.items()})
         state = {
             "fingerprint": self.fingerprint,
             "learned": len(self.folder.tasks),
@@ -479,6 +410,7 @@ class TaskRun:
             "reuse_strength": self.reuse.value,
             "tracker_curve": self.tracker.curve,
         }
+        tensors = pack(self.learner, self.optimiser, self.tracker)
         save_checkpoint(self.folder.path, self.progress.step, state, tensors)
 
     def _resume(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -487,21 +419,12 @@ class TaskRun:
                 f"{self.folder.path} holds an unfinished task that was started with another name, other images or "
                 "other settings. Repeat that command to finish it, or pass --discard to drop it."
             )
-        self.progress = _Progress(**state["progress"])
-        self.learner = rebuild_task_learner(self.folder, state["layout"])
+        looks = [Look(**look) for look in state["progress"].pop("looks", [])]  # older checkpoints lack them
+        self.progress = Progress(**state["progress"], looks=looks)
+        self.learner = unpack_learner(self.folder, state["layout"], tensors)
         train_router = self.progress.phase == 1 or self.config.train_router_phase2
-        with torch.no_grad():
-            for name, parameter in self.learner.named_parameters():
-                parameter.copy_(tensors[f"learner.{name}"])
-        self.optimiser = make_optimiser(self.learner, self.config, train_router=train_router)
-        moments = {k.removeprefix("optimiser."): v for k, v in tensors.items() if k.startswith("optimiser.")}
-        load_optimiser_tensors(self.optimiser, self._names(), moments)
-        ages: dict[str, dict[Site, Tensor]] = {}
-        for name in sorted(tensors):
-            if name.startswith("gates."):
-                _, age, site = name.split(".", 2)
-                ages.setdefault(age, {})[read_site(site)] = tensors[name]
-        self.tracker.load([ages[age] for age in sorted(ages)], state["tracker_curve"])
+        self.optimiser = unpack_optimiser(self.learner, self.config, tensors, train_router=train_router)
+        self.tracker = unpack_tracker(tensors, state["tracker_curve"])
         self.reuse.value = float(state["reuse_strength"])
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from igsp_train.learn import Reporter, StepReport
+from igsp_train.steps import Reporter, StepReport
 
 LINE_EVERY_S = 15.0
 """Seconds between lines when stderr is not a terminal."""
@@ -15,8 +15,9 @@ LINE_EVERY_S = 15.0
 
 def _describe(name: str, report: StepReport) -> str:
     phase = "identify" if report.phase == 1 else "fine-tune"
+    held_out = "" if report.held_out is None else f"held out {report.held_out:.2f} "
     return (
-        f"{name} {phase}: loss {report.loss:.3f} acc {report.accuracy:.2f} "
+        f"{name} {phase}: loss {report.loss:.3f} acc {report.accuracy:.2f} {held_out}"
         f"new experts' share {report.new_share:.2f} experts {report.frozen_in_use} reused + {report.candidates} new"
     )
 

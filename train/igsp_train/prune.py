@@ -9,12 +9,49 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from igsp_deploy.config import PruneRule
+from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.sites import Site
-from igsp_train.importance import Masks
+from igsp_train.importance import HeldOutLoss, Masks, leave_one_out
 
 HALVINGS = 7
 """Steps of the search for a level: it is found to a 128th."""
+LOSS_IMAGES = 256
+"""Images on which pruning measures a loss."""
+BOUND_IMAGES = 64
+"""The same where a block has more experts than a task may keep: one loss for each of them."""
+
+
+def masks_to_keep(
+    gates: dict[Site, Tensor], config: LearnConfig, limit: int, loss: Callable[[int], HeldOutLoss], seed: int
+) -> dict[Site, Tensor]:
+    """Which experts the pruning rule of `config` keeps, bool `[K]` for each block.
+
+    Args:
+        gates: mean routing probabilities of every block, `[K]`.
+        config: settings of learning.
+        limit: experts a block, at most; 0 is no bound.
+        loss: gives the loss on so many images, as a function of which experts stay.
+        seed: of a random choice.
+    """
+    masks = _masks_of_rule(gates, config, loss, seed)
+    if not limit or all(int(mask.sum()) <= limit for mask in masks.values()):
+        return masks
+    return at_most(masks, limit, loss(BOUND_IMAGES))
+
+
+def _masks_of_rule(
+    gates: dict[Site, Tensor], config: LearnConfig, loss: Callable[[int], HeldOutLoss], seed: int
+) -> dict[Site, Tensor]:
+    rule, level = config.prune_rule, config.keep_ratio
+    if rule == "leave_one_out":
+        sizes = {site: len(mean) for site, mean in gates.items()}
+        return most_worth(leave_one_out(loss(LOSS_IMAGES), sizes), level)
+    if rule == "held_out":
+        rule, level = "cumulative", level_by_loss(gates, loss(LOSS_IMAGES), config.prune_tolerance)
+    return {
+        site: experts_to_keep(mean, rule, level, seed * 1000 + number)
+        for number, (site, mean) in enumerate(gates.items())
+    }
 
 
 def experts_to_keep(mean_gates: Tensor, rule: PruneRule, keep_ratio: float, seed: int = 0) -> Tensor:

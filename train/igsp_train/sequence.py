@@ -39,20 +39,14 @@ from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
 from igsp_train.features import CHUNK, TrunkViews, image_trunk
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
-from igsp_train.learn import (
-    HELD_OUT_RULES,
-    LOSS_IMAGES,
-    LearnResult,
-    Reporter,
-    StepReport,
-    TaskRun,
-    discard_unfinished,
-)
+from igsp_train.learn import TaskRun, discard_unfinished
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
 from igsp_train.prompts import check_prompts
+from igsp_train.prune import LOSS_IMAGES
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_summaries, spread
+from igsp_train.steps import LearnResult, Reporter, StepReport
 from igsp_train.task_warnings import task_warnings
 
 CACHED_VIEWS_BYTES = 2 << 30
@@ -204,9 +198,7 @@ def learn_task(
     )
     held_out = task.val.subset(spread(len(task.val), LOSS_IMAGES))
     clip = Clip(backbone, folder.sites)
-    held_out_tokens = None
-    if config.learn.prune_rule in HELD_OUT_RULES:
-        held_out_tokens = _trunk_and_labels(clip, held_out, backbone.preprocess)
+    held_out_tokens = _trunk_and_labels(clip, held_out, backbone.preprocess)
     run = TaskRun(
         backbone,
         folder,
@@ -240,7 +232,9 @@ def learn_task(
     learned = _learned(backbone, folder, task, result)
     if config.learn.head == "blend":
         rows, held = spread(len(views), MEASURED), len(held_out) >= FEW
-        weighed = _trunk_and_labels(clip, held_out if held else views.items.subset(rows), backbone.preprocess)
+        weighed = held_out_tokens
+        if not held:
+            weighed = _trunk_and_labels(clip, views.items.subset(rows), backbone.preprocess)
         folds = None if held else torch.from_numpy(rows) % FOLDS
         head = task_head(learned, seen, views_read, weighed, folds=folds)
         learned = _learned(backbone, folder, task, result, head)
@@ -320,6 +314,7 @@ def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Ca
         "warnings": task_warnings(
             task.counts, measured["val_accuracy"], measured["val_zero_shot"], result.curves.get("accuracy", [])
         ),
+        "looks": [dataclasses.asdict(look) for look in result.looks],
         "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
     }
 

@@ -21,7 +21,8 @@ from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.features import TrunkViews
-from igsp_train.learn import LearnResult, StepReport, TaskRun
+from igsp_train.learn import TaskRun
+from igsp_train.steps import LearnResult, StepReport
 
 CLASSES = ["red", "green", "blue"]
 LEARN = LearnConfig(
@@ -456,6 +457,69 @@ def test_few_held_out_images_are_joined_by_training_images(tmp_path: Path, backb
     assert drawn <= {tuple(image.flatten().tolist()) for image in trained_on}
     assert len(run.loss_images(4)[1]) == 4
     assert len(run.loss_images(1000)[1]) == 10 + 24
+
+
+def _held_out(run: TaskRun) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nine training images as they look much later, in place of others."""
+    indices = np.arange(9)
+    return run.views.batch(indices, indices * 0 + 50), run.labels[indices]
+
+
+def test_held_out_images_are_looked_at_now_and_then_and_at_the_end(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_train.learn.LOOK_EVERY", 5)
+    run = make_run(backbone, new_folder(tmp_path / "model", backbone), 120)
+    run.held_out = _held_out(run)
+    seen: dict[int, tuple[float, float]] = {}
+    told: dict[int, float | None] = {}
+
+    def watch(report: StepReport) -> None:
+        told[report.step] = report.held_out
+        with torch.no_grad():
+            experts = run.learner.experts()
+            classes = run.clip.embed_text(run.ids, experts, trunk=run.prompts)
+            logits = run.clip.logit_scale * run.clip.embed(run.held_out[0], experts) @ classes.T  # type: ignore[index]
+        labels = run.held_out[1]  # type: ignore[index]
+        loss, right = torch.nn.functional.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()
+        seen[report.step] = (float(loss), float(right))
+
+    looks = run.run(watch).looks
+    assert [look.step for look in looks] == [5, 10, 15, 16]
+    for look in looks:
+        assert (look.loss, look.accuracy) == pytest.approx(seen[look.step], abs=1e-5)
+        assert told[look.step] == look.accuracy
+    assert told[4] is None
+    assert told[9] == looks[0].accuracy
+    assert looks[-1].loss < looks[0].loss
+
+
+def test_looking_changes_nothing_and_survives_a_resume(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_train.learn.LOOK_EVERY", 2)
+
+    def start(name: str) -> TaskRun:
+        path = tmp_path / name
+        folder = ModelFolder.open(path) if path.exists() else new_folder(path, backbone)
+        run = make_run(backbone, folder, 120)
+        run.held_out = _held_out(run)
+        return run
+
+    blind = start("blind")
+    blind.held_out = None
+    unseen, through, first = blind.run(), start("through").run(), start("broken")
+    with pytest.raises(InterruptedError):
+        first.run(stop=lambda: first.progress.step == 11)
+    resumed = start("broken").run()
+    assert unseen.looks == []
+    assert resumed.looks == through.looks
+    assert len(through.looks) == 8
+    for one in (through, resumed):
+        for (name, ours), (_, theirs) in zip(
+            one.learner.named_parameters(), unseen.learner.named_parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs), name
 
 
 @pytest.mark.parametrize("restart", [True, False])

@@ -154,13 +154,13 @@ def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool) -> None:
 def _learn_one_by_one(model: Path, settings: "RunConfig", discard: bool, say: Callable[[dict[str, Any]], None]) -> None:
     import dataclasses
 
-    from igsp_train.learn import StepReport
     from igsp_train.sequence import train_sequence
+    from igsp_train.steps import StepReport
 
     for name, source in settings.tasks.items():
 
         def step(report: StepReport, name: str = name) -> None:
-            say({"event": "step", "task": name, "steps": settings.learn.steps, **dataclasses.asdict(report)})
+            say({"event": "step", "task": name, **dataclasses.asdict(report)})
 
         one = dataclasses.replace(settings, tasks={name: source})
         folder = train_sequence(model, one, report=step, discard=discard)

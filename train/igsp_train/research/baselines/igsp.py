@@ -5,12 +5,12 @@ from typing import Any
 
 from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.head import Head
-from igsp_train.learn import LearnResult
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
 from igsp_train.research.study.selector_cost import selector_report
 from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.steps import LearnResult
 
 
 def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:

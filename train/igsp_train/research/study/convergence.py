@@ -13,12 +13,12 @@ from torch import Tensor
 from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.sites import Site, read_site
-from igsp_train.learn import StepReport
 from igsp_train.research.baselines.igsp import learning_details
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, make_run, run_task, scratch_folder
 from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.steps import StepReport
 
 POINTS = 10
 """Steps at which the kept set is looked at, evenly spread over learning; the last one is the end."""

@@ -19,10 +19,12 @@ from igsp_deploy.sites import Site
 from igsp_train.consolidate import consolidate
 from igsp_train.features import views_seen
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
-from igsp_train.learn import LOSS_IMAGES, LearnResult, Reporter, TaskRun
+from igsp_train.learn import TaskRun
+from igsp_train.prune import LOSS_IMAGES
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.tokens import CHUNK, TaskTokens
 from igsp_train.statistics import spread
+from igsp_train.steps import LearnResult, Reporter
 
 
 @contextmanager

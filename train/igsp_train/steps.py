@@ -1,0 +1,101 @@
+"""What the steps of learning tell: each of them to whoever follows, all of them to the record of the task."""
+
+import dataclasses
+from typing import Protocol
+
+from igsp_train.learner import TaskLearner
+
+CURVES = ("loss", "accuracy", "mass", "movement")
+"""A number of each step: the batch's loss and share of right answers, the share of new experts, how far gates moved."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the images that are not learned from are told apart after a step.
+
+    Attributes:
+        step: steps taken by then.
+        loss: mean cross-entropy in nats, by the words alone.
+        accuracy: share of right answers, by the words alone.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did, for progress bars.
+
+    Attributes:
+        step: steps taken, this one among them.
+        steps: all there will be.
+        phase: 1 or 2.
+        loss: of the batch, in nats.
+        accuracy: share of right answers in the batch.
+        new_share: share of the gates that new experts hold.
+        frozen_in_use: frozen experts in the routers, over all blocks.
+        candidates: new ones.
+        held_out: share of right answers on held-out images at the last look; None before the first.
+    """
+
+    step: int
+    steps: int
+    phase: int
+    loss: float
+    accuracy: float
+    new_share: float
+    frozen_in_use: int
+    candidates: int
+    held_out: float | None = None
+
+
+class Reporter(Protocol):
+    """Gets a report after every step."""
+
+    def __call__(self, report: StepReport, /) -> None: ...
+
+
+@dataclasses.dataclass
+class Progress:
+    """The state of a run that is not a tensor."""
+
+    step: int = 0
+    phase: int = 1
+    phase1_steps: int = 0
+    trained_parameters: int = 0
+    seconds: float = 0.0
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in CURVES})
+    mean_gates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    kept: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
+    looks: list[Look] = dataclasses.field(default_factory=list)
+
+    def held_out(self, step: int) -> float | None:
+        """Share of right answers on held-out images at the last look up to a step."""
+        return next((look.accuracy for look in reversed(self.looks) if look.step <= step), None)
+
+
+@dataclasses.dataclass(kw_only=True)
+class LearnResult:
+    """What learning one task gives: the learner with what is left, and the story of how it came about.
+
+    Attributes:
+        learner: the experts and routers that the task keeps.
+        trained_parameters: numbers that received gradient at the start.
+        curves: a number of each step, by the names of `CURVES`.
+        looks: at held-out images, in the order of the steps.
+        phase1_steps: steps until experts were pruned.
+        mean_gates: block -> mean gate of each expert then.
+        kept: block -> which of them were kept.
+        seconds: that it took.
+    """
+
+    learner: TaskLearner
+    trained_parameters: int
+    curves: dict[str, list[float]]
+    looks: list[Look]
+    phase1_steps: int
+    mean_gates: dict[str, list[float]]
+    kept: dict[str, list[bool]]
+    seconds: float
