@@ -44,7 +44,7 @@ from igsp_train.ranks import ALONE, Ranks
 from igsp_train.resume import pack, unpack_learner, unpack_optimiser, unpack_tracker
 from igsp_train.reuse import ReuseStrength, candidate_mass, new_expert_share
 from igsp_train.shortlist import block_gradients, needs_shortlist, shortlist
-from igsp_train.steps import LearnResult, Look, Progress, Reporter, StepReport
+from igsp_train.steps import LOOK_EVERY, LearnResult, Look, Progress, Reporter, StepReport
 
 
 class TokenBatches(Protocol):
@@ -54,8 +54,6 @@ class TokenBatches(Protocol):
         """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
 
 
-LOOK_EVERY = 25
-"""Steps between two looks at the held-out images."""
 READ_EVERY = 10
 """Steps of phase 2 on a GPU between two looks at its numbers: a look waits for everything that was begun."""
 

@@ -7,6 +7,8 @@ from igsp_train.learner import TaskLearner
 
 CURVES = ("loss", "accuracy", "mass", "movement")
 """A number of each step: the batch's loss and share of right answers, the share of new experts, how far gates moved."""
+LOOK_EVERY = 25
+"""Steps between two looks at the held-out images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

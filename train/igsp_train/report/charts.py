@@ -96,6 +96,37 @@ def convergence_chart(
     return _svg(height, f"{name}: {moved}{held}.", parts)
 
 
+def learning_chart(name: str, accuracy: Sequence[float], looks: Sequence[tuple[int, float]]) -> Markup:
+    """Right answers while learning, on the batches and on the images that are not learned from.
+
+    Args:
+        name: of the task.
+        accuracy: share of right answers in the batch of each step.
+        looks: step, and share of right answers on held-out images.
+    """
+    height, left, right, top, bottom = 150, 34, 10, 12, 30
+    steps = max(len(accuracy), *(step for step, _ in looks), 2)
+
+    def x(step: float) -> float:
+        return left + (WIDTH - left - right) * step / steps
+
+    def y(share: float) -> float:
+        return height - bottom - (height - top - bottom) * share
+
+    parts = [_grid(1.0, left, WIDTH - right, y, lambda value: f"{100 * value:.0f}")]
+    smooth = [sum(part) / len(part) for end in range(len(accuracy)) if (part := accuracy[max(0, end - 9) : end + 1])]
+    if smooth:
+        parts.append(_line([(x(step + 1), y(share)) for step, share in _thin(list(enumerate(smooth)))], "b"))
+    points = [(x(step), y(share)) for step, share in looks]
+    parts += [_line(points, "a"), *(_mark(px, py, "a") for px, py in points)]
+    for step in (0, steps // 2, steps):
+        parts.append(_text(x(step), height - bottom + 14, str(step), "end" if step == steps else "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 2, "steps", "middle"))
+    return _svg(
+        height, f"{name}: {looks[-1][1]:.0%} of the held-out images were right after {looks[-1][0]} steps.", parts
+    )
+
+
 def calibration_chart(name: str, bins: Sequence[Sequence[float]], error: float) -> Markup:
     """How often the answers of a probability are right, beside the line on which both are the same.
 

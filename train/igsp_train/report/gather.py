@@ -24,6 +24,8 @@ class Curves:
         phase1_steps: steps of phase 1.
         steps: steps of both.
         threshold: movement under which phase 1 may end; None where it was not recorded.
+        accuracy: share of right answers in each batch, by the words alone.
+        looks: step, and the same on held-out images.
     """
 
     movement: list[float | None]
@@ -31,6 +33,8 @@ class Curves:
     phase1_steps: int
     steps: int
     threshold: float | None
+    accuracy: list[float] = dataclasses.field(default_factory=list)
+    looks: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
     @property
     def movement_at_pruning(self) -> float | None:
@@ -219,6 +223,8 @@ def _curves(record: TaskRecord) -> Curves:
         phase1_steps=phase1,
         steps=len(movement),
         threshold=learn.get("convergence_threshold", THRESHOLD) if learn else None,
+        accuracy=list(curves.get("accuracy", [])),
+        looks=[(int(look["step"]), float(look["accuracy"])) for look in metrics.get("looks", [])],
     )
 
 

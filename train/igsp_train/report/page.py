@@ -7,9 +7,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from igsp_train.report.charts import calibration_chart, convergence_chart, growth_chart
+from igsp_train.report.charts import calibration_chart, convergence_chart, growth_chart, learning_chart
 from igsp_train.report.gather import ReportData, TaskFacts, mean
 from igsp_train.report.summary import about_phase1, in_short
+from igsp_train.steps import LOOK_EVERY
 
 _METRICS = (
     ("transfer", "Transfer", "on each task before it is learned: plain CLIP's ability for what is new"),
@@ -43,6 +44,12 @@ def render(data: ReportData) -> str:
         ),
         seen=_seen(data),
         growth=growth_chart([t.kept for t in data.tasks], _isolated(data.tasks)),
+        look_every=LOOK_EVERY,
+        learning=[
+            (task, learning_chart(task.name, task.curves.accuracy, task.curves.looks))
+            for task in data.tasks
+            if task.curves.looks
+        ],
         convergence=_convergence(data.tasks),
         confusions=_confusions(data),
         calibrations=[

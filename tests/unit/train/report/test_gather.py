@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, SelectorConfig
-from igsp_train.report.charts import convergence_chart, growth_chart
+from igsp_train.report.charts import convergence_chart, growth_chart, learning_chart
 from igsp_train.report.command import commands_to_repeat, learn_settings
 from igsp_train.report.gather import _curves
 from tests.unit.train.report.made_up import make_records
@@ -25,6 +27,26 @@ def test_movement_counts_only_where_a_window_was_full() -> None:
     assert curves.converged is True
     assert dataclasses.replace(curves, threshold=0.1).converged is False
     assert dataclasses.replace(curves, threshold=None).converged is None
+
+
+def test_what_was_seen_of_held_out_images_is_drawn_at_its_steps() -> None:
+    record = make_records(1)[0]
+    record.metrics.update(
+        curves={"movement": [1.0] * 50, "mass": [0.5] * 50, "accuracy": [0.0] * 25 + [1.0] * 25},
+        looks=[{"step": 25, "loss": 1.0, "accuracy": 0.25}, {"step": 50, "loss": 0.5, "accuracy": 0.75}],
+    )
+    curves = _curves(record)
+    assert curves.looks == [(25, 0.25), (50, 0.75)]
+    svg = str(learning_chart("a<b", curves.accuracy, curves.looks))
+    lines = {kind: points.split() for kind, points in re.findall(r'class="line (.)" points="([^"]*)"', svg)}
+    (x25, y25), (x50, y50) = ([float(v) for v in point.split(",")] for point in lines["a"])
+    batches = [[float(v) for v in point.split(",")] for point in lines["b"]]
+    bottom, top = batches[0][1], batches[-1][1]
+    assert (bottom - y25) / (bottom - top) == pytest.approx(0.25, abs=0.01)
+    assert (bottom - y50) / (bottom - top) == pytest.approx(0.75, abs=0.01)
+    assert batches[-1][0] == x50 > x25 > batches[0][0]
+    assert [round((bottom - y) / (bottom - top), 1) for _, y in batches[24:27]] == [0.0, 0.1, 0.2]
+    assert "a&lt;b: 75% of the held-out images were right after 50 steps" in svg
 
 
 def test_a_record_of_an_older_version_has_no_curves() -> None:

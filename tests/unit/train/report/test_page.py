@@ -70,6 +70,19 @@ def test_classes_stand_with_the_worst_first_and_what_they_were_taken_for() -> No
     assert "|c40|" in many
 
 
+def test_how_learning_went_is_shown_of_tasks_that_were_looked_at() -> None:
+    data = make_data(2)
+    assert "learning" not in Parts(render(data)).ids
+    curves = dataclasses.replace(data.tasks[1].curves, accuracy=[0.5] * 30, looks=[(25, 0.5), (30, 0.6)])
+    data = dataclasses.replace(data, tasks=[data.tasks[0], dataclasses.replace(data.tasks[1], curves=curves)])
+    page = render(data)
+    parts = Parts(page)
+    assert {"learning"} <= set(parts.ids)
+    assert "#learning" in parts.addresses
+    assert page.count("of the held-out images were right after 30 steps") == 2  # once to see, once to hear
+    assert "every 25 steps" in page
+
+
 def test_without_classes_in_the_evaluation_there_is_no_section_of_them() -> None:
     values = make_data(2)
     values = dataclasses.replace(
