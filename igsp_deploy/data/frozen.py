@@ -150,3 +150,11 @@ def unlearned(split: FrozenSplit, items: Items, say: Callable[[str], None]) -> I
     if len(kept) < len(items):
         say(f"{len(items) - len(kept)} of {len(items)} images were learned from and are left out")
     return items.subset(kept)
+
+
+def holds_most(split: FrozenSplit, listing: Listing) -> bool:
+    """Whether a source holds more than half of the images that a task was learned from, held out and tested on."""
+    wanted = Counter(content for keys in split.parts.values() for _, content in keys)
+    images = [image for items in listing.splits.values() for image in items.images]
+    there = Counter(look.content for look in look_at(images, decode=False))
+    return 2 * (wanted & there).total() > wanted.total()

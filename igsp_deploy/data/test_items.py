@@ -1,4 +1,4 @@
-"""The test images of a learned task, found again."""
+"""The images of a learned task, found again."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
-from igsp_deploy.data.frozen import FrozenSplit, frozen_test_items, unlearned
+from igsp_deploy.data.frozen import FrozenSplit, frozen_test_items, holds_most, unlearned
 from igsp_deploy.data.images import read_eval_images
 from igsp_deploy.data.items import Items
-from igsp_deploy.data.sources import list_source, load_task_data
+from igsp_deploy.data.sources import canonical_source, list_source, load_task_data
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.record import TaskRecord
 
@@ -86,3 +86,28 @@ def find_test_items(
     if not len(test):
         raise UserError(f"task {record.name!r}: {where} has no test images.")
     return test
+
+
+def check_same_images(record: TaskRecord, source: str, split: FrozenSplit | None) -> None:
+    """See that a task was learned from what `source` holds: it is the same text, or most of the images lie there now.
+
+    Args:
+        record: the task.
+        source: where its images are said to be; not read where that is where it was learned.
+        split: its frozen split; None for a task from before splits were kept, whose images are not known.
+
+    Raises:
+        UserError: it holds others, or cannot be read.
+    """
+    if record.source == canonical_source(source):
+        return
+    name = record.name
+    go_on = f"Leave --task {name}=... out to go on without its images, or choose another name for a new task."
+    try:
+        moved = split is not None and holds_most(split, list_source(name, source))
+    except UserError as error:
+        raise UserError(f"{error} The model already has a task {name!r}. {go_on}") from error
+    if not moved:
+        raise UserError(
+            f"the model already has a task {name!r}, learned from {record.source}; {source} holds other images. {go_on}"
+        )

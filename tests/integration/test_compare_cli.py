@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ def test_methods_are_compared_and_finished_runs_are_not_made_again(igsp: Igsp, t
     assert "Task given" in again.stdout
     assert "What the selector costs" in again.stdout
     assert "missing" not in again.stdout
+    shutil.copytree(task_data, tmp_path / "moved")
+    moved = igsp("compare", tmp_path / "study", *tasks(tmp_path / "moved"), *SMALL, *methods, "--json")
+    assert (json.loads(moved.stdout), moved.stderr) == (result, "")
+    gone = igsp("compare", tmp_path / "study", *tasks(tmp_path / "gone"), *SMALL, *methods)
+    assert gone.stderr.startswith(f"error: task 'colors': {tmp_path / 'gone' / 'colors'} does not exist.")
 
 
 def test_figures_go_into_files_for_programs_and_papers(igsp: Igsp, task_data: Path, tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def test_images_that_are_gone_are_said_on_the_page(
     assert text.count("the test images are not where they were") == 1
     assert "any more" in text or "stripes does not exist" in text
     assert str(tmp_path) not in text
+    # Measuring anew needs them, and says how to point to them.
+    (tmp_path / "fresh").mkdir()
+    fresh = ["--out", tmp_path / "fresh" / "r"]
+    for command in (["evaluate", tmp_path / "m", *fresh], ["report", tmp_path / "m", "--images", 0, *fresh]):
+        refused = igsp(*command, "--task", f"colors={moved}")
+        assert refused.returncode == 1
+        (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+        assert "stripes does not exist" in line
+        assert "take --task stripes=FOLDER" in line
+        assert list((tmp_path / "fresh").iterdir()) == []
+        found = igsp(*command, "--task", f"colors={moved}", "--task", f"stripes={task_data / 'stripes'}")
+        assert found.returncode == 0, found.stderr
+        (tmp_path / "fresh" / "r").unlink()
 
 
 def _sum_again(folder: Path) -> None:

@@ -58,7 +58,9 @@ def test_the_same_command_again_changes_nothing(model: Path) -> None:
 
 
 def test_a_task_name_that_is_taken(model: Path, tmp_path: Path) -> None:
-    write_task(tmp_path / "other")
+    write_task(tmp_path / "other", ("cat", "dog", "cow"))
+    for image in (tmp_path / "other").rglob("c*/*.png"):  # the dogs alone are those it was learned from
+        image.write_bytes(image.read_bytes() + b"x")
     result = igsp("train", model, "--task", f"pets={tmp_path / 'other'}", *QUICK)
     assert_one_line(result, 1, "already has a task 'pets'")
 

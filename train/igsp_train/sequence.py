@@ -19,6 +19,7 @@ from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig, SelectorConf
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.counts import counts_table
 from igsp_deploy.data.items import Items
+from igsp_deploy.data.test_items import check_same_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
@@ -65,8 +66,8 @@ def train_sequence(
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
-    Tasks that the model already has from the same source are passed over, so the same command continues a run that
-    was interrupted.
+    Tasks that the model already has are passed over, so the same command continues a run that was interrupted; their
+    data may be gone, or lie in another source by now.
 
     Args:
         model_path: the model folder.
@@ -88,17 +89,8 @@ def train_sequence(
         console = Console(quiet=True)
     if not config.tasks:
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
-    data = {
-        name: load_task_data(
-            name,
-            source,
-            val_share=config.data.val_share,
-            test_share=config.data.test_share,
-            seed=config.data.seed,
-            shots=config.data.shots,
-        )
-        for name, source in config.tasks.items()
-    }
+    learned = _learned_names(model_path)
+    data = {name: _load(name, config) for name in config.tasks if name not in learned}
     config = dataclasses.replace(config, model=settled(config.model))
     fresh = not (model_path / "config.json").exists()
     # Before the folder is made, for what is wrong with it is said before anything is written.
@@ -117,18 +109,27 @@ def train_sequence(
             backbone.to(ranks.device)
         elif torch.cuda.is_available():
             backbone.to("cuda")
-        for name, task in data.items():
+        for name, source in config.tasks.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:
-                if known[name].source != canonical_source(config.tasks[name]):
-                    raise UserError(
-                        f"{model_path} already has a task {name!r}, learned from {known[name].source}. "
-                        "Choose another name for the new one."
-                    )
+                check_same_images(known[name], source, folder.split(known[name].index))
                 console.print(f"{name}: already learned, passed over", markup=False)
                 continue
+            task = data[name] if name in data else _load(name, config)
             learn_task(backbone, folder, task, config, console=console, report=report, stop=stop, ranks=ranks)
     return folder
+
+
+def _learned_names(model_path: Path) -> set[str]:
+    """Names of the tasks of a model at first sight: their data is not read again."""
+    return {path.parent.name.partition("-")[2] for path in model_path.glob("tasks/[0-9]*-*/task.json")}
+
+
+def _load(name: str, config: RunConfig) -> TaskData:
+    data, source = config.data, config.tasks[name]
+    return load_task_data(
+        name, source, val_share=data.val_share, test_share=data.test_share, seed=data.seed, shots=data.shots
+    )
 
 
 def _named(config: ModelConfig) -> tuple[str, str | None, str | None]:
@@ -324,7 +325,8 @@ def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
     content = {
         "task": task.name,
         "learned": [t.name for t in folder.tasks],
-        "images": [str(image) for image in task.train.images],
+        # By place in the source and content, so that the source may move in between.
+        "images": task.split.to_json()["parts"]["train"] if task.split else [str(i) for i in task.train.images],
         "labels": task.train.labels.tolist(),
         "names": [task.display_names, task.templates],
         "learn": dataclasses.asdict(config.learn),

@@ -1,5 +1,6 @@
 """Sequences of tasks: two runs into one model at once, and what is said before a task is learned."""
 
+import dataclasses
 import io
 import re
 import shutil
@@ -113,3 +114,60 @@ def test_a_program_that_follows_the_steps_gets_no_table(task_data: Path, tmp_pat
     said: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Images of colors" not in said
     assert "blue 14 images, red 14" in said
+
+
+def _moved(task_data: Path, place: Path) -> Path:
+    shutil.copytree(task_data / "colors", place)
+    return place
+
+
+def test_a_learned_task_is_passed_over_wherever_its_images_are_now(task_data: Path, tmp_path: Path) -> None:
+    place, model = _moved(task_data, tmp_path / "data" / "colors"), tmp_path / "model"
+    train_sequence(model, _config(tmp_path / "data", "colors"))
+    place.rename(tmp_path / "elsewhere")
+    both = dataclasses.replace(
+        _config(task_data, "stripes"), tasks={"colors": str(place), "stripes": str(task_data / "stripes")}
+    )
+    train_sequence(model, both)  # gone: its images are not asked for
+    assert _names(model) == ["colors", "stripes"]
+    (next((tmp_path / "elsewhere" / "train" / "red").iterdir())).unlink()
+    console = Console(file=io.StringIO(), width=100)
+    moved = dataclasses.replace(both, tasks={"colors": str(tmp_path / "elsewhere")})
+    train_sequence(model, moved, console=console)
+    assert "colors: already learned, passed over" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert _names(model) == ["colors", "stripes"]
+
+
+@pytest.mark.parametrize(
+    ("place", "text"), [("stripes", "holds other images"), ("gone", "gone does not exist")], ids=["others", "gone"]
+)
+def test_another_source_under_the_name_of_a_learned_task_is_refused(
+    task_data: Path, tmp_path: Path, place: str, text: str
+) -> None:
+    train_sequence(tmp_path / "model", _config(task_data, "colors"))
+    other = dataclasses.replace(_config(task_data), tasks={"colors": str(task_data / place)})
+    with pytest.raises(UserError, match=text) as refused:
+        train_sequence(tmp_path / "model", other)
+    assert "Leave --task colors=... out" in str(refused.value)
+    assert "already has a task 'colors'" in str(refused.value)
+    assert _names(tmp_path / "model") == ["colors"]
+
+
+def test_an_interrupted_task_goes_on_from_images_that_moved(task_data: Path, tmp_path: Path) -> None:
+    place, model = _moved(task_data, tmp_path / "data" / "colors"), tmp_path / "model"
+    learn = LearnConfig(steps=6, batch_size=4, num_candidates=1, warmup_steps=1, checkpoint_every=2)
+
+    def numbers(path: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in path.rglob("*.safetensors")}
+
+    config = dataclasses.replace(_config(tmp_path / "data", "colors"), learn=learn)
+    whole = train_sequence(tmp_path / "whole", config)
+    asked: list[None] = []
+    with pytest.raises(InterruptedError):
+        train_sequence(model, config, stop=lambda: asked.append(None) or len(asked) == 3)  # type: ignore[func-returns-value]
+    assert _names(model) == []
+    place.rename(tmp_path / "elsewhere")
+    console = Console(file=io.StringIO(), width=100)
+    train_sequence(model, dataclasses.replace(config, tasks={"colors": str(tmp_path / "elsewhere")}), console=console)
+    assert "continuing after step 3" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert numbers(model) == numbers(whole.path)
