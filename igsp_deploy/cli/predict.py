@@ -24,6 +24,8 @@ igsp predict hf:me/shoes@v2 photo.jpg
 
 igsp predict bundle photo.jpg --explain parts.png
 
+igsp predict bundle photos/ --min-score 0.6 --csv labels.csv
+
 igsp predict bundle photo.jpg --prompts "cat, dog"
 
 igsp predict bundle photo.jpg --prompts "red, green" --template "a {} boot" """
@@ -47,6 +49,10 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels to print for an image.")] = 5,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Say unsure where the best label's probability is lower.")
+    ] = 0.0,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write a row for each image.")] = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -66,9 +72,11 @@ def predict(
     chosen = check_provider(provider)
 
     from igsp_deploy.errors import UsageError, UserError
+    from igsp_deploy.files import check_place, write_bytes_atomic
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
     from igsp_deploy.runtime.prompts import check_template
+    from igsp_deploy.runtime.table import row_of, row_of_problem, to_csv
 
     if template is not None:
         if prompts is None:
@@ -77,6 +85,8 @@ def predict(
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
     if explain is not None:
         _check_explain(explain, paths)
+    if csv is not None:
+        check_place(csv)
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
@@ -84,6 +94,7 @@ def predict(
         length = classifier.manifest.backbone.context_length
         print(f"this prompt is longer than the {length} tokens that are read, and is cut: {text}", file=sys.stderr)
     results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), BATCH):
         _show_progress(start, len(paths))
         batch: list[dict[str, Any]] = [{"image": str(path)} for path in paths[start : start + BATCH]]
@@ -94,18 +105,24 @@ def predict(
             except UserError as error:
                 result["error"] = str(error)
         readable = [result for result in batch if "error" not in result]
-        for index, found in enumerate(classifier.classify(pixels, task, texts, top_k, template)):
+        for index, found in enumerate(classifier.classify(pixels, task, texts, top_k, template, min_score)):
             readable[index].update(found.to_json())
+            readable[index]["row"] = row_of(readable[index]["image"], found)
             if explain is not None:
                 told = _explain(explain, classifier, pixels[index], found, texts, template)
                 print(f"{explain}: {told}", file=sys.stderr)
         _show_progress(len(paths), len(paths))
         for result in batch:
-            if "error" in result:
+            problem = result.get("error", "")
+            rows.append(row_of_problem(result["image"], problem) if problem else result.pop("row"))
+            if problem:
                 print(f"error: {result['error']}", file=sys.stderr)
             elif not json:
                 print(_line(result))
         results += batch
+    if csv is not None:
+        write_bytes_atomic(csv, to_csv(rows))
+        print(f"{csv}: {len(rows)} images", file=sys.stderr)
     if json:
         print(json_format.dumps(results, indent=2))
     if any("error" in result for result in results):
@@ -147,7 +164,8 @@ def _line(result: dict[str, Any]) -> str:
         of = f" of {found['task']}" if result["zero_shot"] and found["task"] else ""
         labels.append(f"{found['label']}{of} {100 * found['score']:.1f} %")
     how = "zero-shot" if result["zero_shot"] else f"task {result['task']}"
-    return f"{result['image']}: {', '.join(labels)} ({how})"
+    unsure = "unsure, " if result["unsure"] else ""
+    return f"{result['image']}: {unsure}{', '.join(labels)} ({how})"
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -38,6 +38,7 @@ class Prediction:
         task_scores: the evidence: for each task the selector's score minus the task's threshold. At least 0 means
             that the task would take the image. Empty where the task was given and choosing needs a pass of its own.
         zero_shot: no learned task was used: plain CLIP compared the image with the words alone.
+        unsure: the best score is lower than the `min_score` that was asked for.
     """
 
     labels: tuple[str, ...]
@@ -46,6 +47,7 @@ class Prediction:
     task: str | None
     task_scores: dict[str, float]
     zero_shot: bool
+    unsure: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -53,9 +55,20 @@ class Prediction:
         return {
             "task": self.task,
             "zero_shot": self.zero_shot,
+            "unsure": self.unsure,
             "predictions": [{"label": label, "score": score, "task": task} for label, score, task in rows],
             "task_scores": self.task_scores,
         }
+
+
+def check_min_score(value: float) -> None:
+    """See that a least score is a probability.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(value, bool) or not 0 <= value <= 1:  # NaN is not, either
+        raise UserError(f"min_score must be a probability between 0 and 1, got {value}.")
 
 
 class ModelRows(Protocol):
@@ -180,6 +193,7 @@ class Classifier:
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
         template: str | None = None,
+        min_score: float = 0.0,
     ) -> Prediction: ...
     @overload
     def classify(
@@ -189,6 +203,7 @@ class Classifier:
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
         template: str | None = None,
+        min_score: float = 0.0,
     ) -> list[Prediction]: ...
     def classify(
         self,
@@ -197,6 +212,7 @@ class Classifier:
         prompts: Sequence[str] | None = None,
         top_k: int = 5,
         template: str | None = None,
+        min_score: float = 0.0,
     ) -> Prediction | list[Prediction]:
         """Classify one image, or several.
 
@@ -209,6 +225,7 @@ class Classifier:
             prompts: texts to choose among instead of learned classes: words or whole sentences.
             top_k: labels to return for an image; fewer where there are fewer.
             template: sentence with `{}` around each of `prompts`; see `as_sentence`.
+            min_score: probability in [0, 1] under which the best label is called unsure; it is told all the same.
 
         Returns:
             A prediction; a list of them for a list.
@@ -219,12 +236,13 @@ class Classifier:
             ImageError: an image cannot be used.
         """
         if isinstance(images, (str, Path, bytes, Image.Image)):
-            return self.classify([images], task, prompts, top_k, template)[0]
+            return self.classify([images], task, prompts, top_k, template, min_score)[0]
         tasks = [task] * len(images) if isinstance(task, str) else list(task)
         if len(tasks) != len(images):
             raise UserError(f"give one task for all images or one each: got {len(tasks)} for {len(images)} images.")
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, got {top_k}.")
+        check_min_score(min_score)
         if prompts is None and template is not None:
             raise UserError("a template goes around prompts: give prompts too.")
         known = self.engine.tasks
@@ -234,7 +252,7 @@ class Classifier:
         for start in range(0, len(images), BATCH):
             rows = [i if isinstance(i, np.ndarray) else self.load(i) for i in images[start : start + BATCH]]
             output = self.engine.run_images(np.stack(rows), index[start : start + BATCH], tasks=known)
-            found += self.predict(output, labels, top_k)
+            found += self.predict(output, labels, top_k, min_score)
         return found
 
     def learned(self, known: LoadedTasks) -> "LabelSets":
@@ -261,16 +279,17 @@ class Classifier:
         ]
         return np.concatenate(parts)
 
-    def predict(self, rows: ModelRows, labels: "LabelSets", top_k: int) -> list[Prediction]:
+    def predict(self, rows: ModelRows, labels: "LabelSets", top_k: int, min_score: float = 0.0) -> list[Prediction]:
         """From what the image graph gave to labels.
 
         Args:
             rows: of the model.
             labels: what to choose among.
             top_k: labels to return; fewer where there are fewer.
+            min_score: see `classify`.
         """
         each = zip(rows.features, rows.summary, rows.task.tolist(), rows.task_scores, strict=True)
-        return [self._predict(*row, labels, top_k) for row in each]
+        return [self._predict(*row, labels, top_k, min_score) for row in each]
 
     def _predict(
         self,
@@ -280,6 +299,7 @@ class Classifier:
         evidence: NDArray[np.float32],
         labels: "LabelSets",
         top_k: int,
+        min_score: float,
     ) -> Prediction:
         candidates = labels.of(used)
         shares = softmax(candidates.compare(features, summary), self.manifest.backbone.logit_scale)
@@ -294,6 +314,7 @@ class Classifier:
             task=None if used == PLAIN else names[used],
             task_scores={} if np.isnan(evidence).all() else dict(zip(names, finite, strict=True)),
             zero_shot=used == PLAIN,
+            unsure=bool(shares.max() < min_score),
         )
 
 

@@ -109,6 +109,7 @@ class Client:
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        min_score: float = 0.0,
     ) -> Classified:
         """Classify one image, or several; there is a result for each.
 
@@ -118,12 +119,13 @@ class Client:
             top_k: labels to return for an image.
             prompts: words or sentences to choose among instead of learned classes.
             template: sentence with `{}` around each of `prompts`, as in `Classifier.classify`.
+            min_score: probability under which the best label is called unsure.
 
         Raises:
             ServerProblem: refused, or failed; also when it was still overloaded at the end of `retry_for_s`.
             ServerUnreachable: nobody answered.
         """
-        return self._send(calls.classify(images, task, top_k, prompts, template, self._timeout_s))
+        return self._send(calls.classify(images, task, top_k, prompts, template, min_score, self._timeout_s))
 
     def embed_images(self, images: Source | Sequence[Source], *, task: str = "auto") -> Embedded:
         """Embed images under the named or chosen task's experts. Errors as in `classify`."""
@@ -209,10 +211,11 @@ class AsyncClient:
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        min_score: float = 0.0,
     ) -> Classified:
         """See `Client.classify`."""
         # Files are read, and pillow's images packed, in a thread.
-        asked = (images, task, top_k, prompts, template, self._timeout_s)
+        asked = (images, task, top_k, prompts, template, min_score, self._timeout_s)
         return await self._send(await asyncio.to_thread(calls.classify, *asked))
 
     async def embed_images(self, images: Source | Sequence[Source], *, task: str = "auto") -> Embedded:

@@ -80,12 +80,14 @@ class ImageResult:
     Attributes:
         task: whose experts were used; None for plain CLIP.
         zero_shot: no learned task was used.
+        unsure: the best score is lower than the `min_score` that was asked for.
         labels: best first.
         task_scores: selector score of each task minus its threshold; at least 0: the task would take the image.
     """
 
     task: str | None
     zero_shot: bool
+    unsure: bool
     labels: tuple[Label, ...]
     task_scores: Mapping[str, float]
 
@@ -160,6 +162,7 @@ def read_classified(values: Any) -> Classified:
         ImageResult(
             task=row["task"],
             zero_shot=row["zero_shot"],
+            unsure=row.get("unsure", False),  # older servers do not know it
             labels=tuple(_known(Label, found) for found in row["predictions"]),
             task_scores=dict(row["task_scores"]),
         )

@@ -81,9 +81,12 @@ def classify(
     top_k: int,
     prompts: Sequence[str] | None,
     template: str | None,
+    min_score: float,
     timeout_s: float,
 ) -> Call[Classified]:
     data: dict[str, Any] = {"task": task, "top_k": str(top_k), "timeout_s": str(timeout_s)}
+    if min_score:
+        data["min_score"] = str(min_score)
     if prompts is not None:
         data["prompts"] = list(prompts)
     if template is not None:

@@ -171,6 +171,7 @@ class Service:
         top_k: int = 5,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        min_score: float = 0.0,
         timeout_s: float | None = None,
         request_id: str = "",
         max_texts: int | None = None,
@@ -185,6 +186,7 @@ class Service:
             top_k: labels to return for an image.
             prompts: texts to choose among instead of learned classes.
             template: sentence with `{}` around each of them; see `as_sentence`.
+            min_score: probability under which the best label is called unsure.
             timeout_s: time to answer; at most and by default `settings.timeout_s`.
             request_id: for those who watch.
             max_texts: most prompts; `settings.max_texts` by default.
@@ -196,7 +198,7 @@ class Service:
             Unavailable: warming up.
             EngineFailed: the model failed.
         """
-        wanted = Labelling(top_k=top_k, prompts=prompts, template=template, request_id=request_id)
+        wanted = Labelling(top_k=top_k, prompts=prompts, template=template, min_score=min_score, request_id=request_id)
         ran = await self.run(images, task, wanted=wanted, timeout_s=timeout_s, max_texts=max_texts)
         return Classified(model=self._model(ran.snapshot), results=ran.results, timings=ran.timings)
 

@@ -50,7 +50,7 @@ def main(bundle: str, model: str, image: str) -> None:
         events = {event["api_name"]: event["id"] for event in client.get("/config").json()["dependencies"]}
         question = [files[0], "auto", "task", "", "{}"]
         calls = {"classify": question, "on_question": question, "on_click": [files, "auto"]}
-        for name, data in {**calls, "classify_batch": [files, "auto"]}.items():
+        for name, data in {**calls, "classify_batch": [files, "auto", 0]}.items():
             body = {"data": data, "fn_index": events[name], "session_hash": "one"}
             answer = client.post(f"/gradio_api/run/{name}", json=body)
             assert answer.status_code == 200, answer.text

@@ -104,6 +104,9 @@ def test_many_images_give_rows_and_a_file(client: "Client", bundled: "Bundled") 
     rows, table = client.predict(images, api_name="/classify_batch")
     assert [row["task"] for row in rows] == ["colors"] * 3
     assert Path(table).read_text().splitlines()[0].startswith("file,label,score,task")
+    assert [row["unsure"] for row in rows] == [False] * 3
+    rows, _ = client.predict(images[:1], min_score=1.0, api_name="/classify_batch")
+    assert [row["unsure"] for row in rows] == [True]
 
 
 def test_lessons_are_given_one_at_a_time_and_can_be_undone(

@@ -1,5 +1,6 @@
 """`igsp predict`, `verify` and `inspect` as a user meets them."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -46,6 +47,34 @@ def test_json_of_a_folder(bundled: "Bundled", igsp: Igsp) -> None:
         assert {p["label"] for p in entry["predictions"]} == {"red", "blue", "flat", "steep"}
         assert sum(p["score"] for p in entry["predictions"]) == pytest.approx(1.0)
         assert set(entry["task_scores"]) == {"colors", "stripes"}
+
+
+def test_a_table_has_a_row_for_every_image_and_says_what_is_unsure(
+    bundled: "Bundled", igsp: Igsp, tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    images = [*bundled.images("colors")[:2], bundled.images("stripes")[0], tmp_path / "text.jpg"]
+    plain = json.loads(igsp("predict", bundled.bundle, *images, "--json").stdout)
+    scores = [entry["predictions"][0]["score"] for entry in plain[:3]]
+    least = (sorted(scores)[1] + sorted(scores)[2]) / 2
+    result = igsp("predict", bundled.bundle, *images, "--csv", "deep/t.csv", "--min-score", least, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "deep/t.csv: 4 images" in result.stderr
+    with (tmp_path / "deep" / "t.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(image) for image in images]
+    assert [row["unsure"] for row in rows] == [str(score < least) for score in scores] + [""]
+    assert [row["unsure"] for row in rows].count("True") == 2
+    for row, entry in zip(rows[:3], plain[:3], strict=True):
+        first, second = entry["predictions"][:2]
+        assert (row["label"], float(row["score"])) == (first["label"], round(first["score"], 4))
+        assert (row["second_label"], float(row["second_score"])) == (second["label"], round(second["score"], 4))
+        assert (row["task"], row["zero_shot"], row["error"]) == (entry["task"], "False", "")
+    assert "not an image" in rows[3]["error"]
+    assert [": unsure, " in line for line in result.stdout.splitlines()] == [score < least for score in scores]
+    refused = igsp("predict", bundled.bundle, images[0], "--csv", tmp_path)
+    assert refused.returncode == 1
+    assert "is a folder" in refused.stderr
 
 
 def test_prompts_replace_the_classes(bundled: "Bundled", igsp: Igsp) -> None:

@@ -28,6 +28,7 @@ def add_endpoints(context: Context) -> None:
     labels = gr.Textbox("task", visible=False, label="labels")
     words = gr.Textbox("", visible=False, label="words")
     template = gr.Textbox(DEFAULT_TEMPLATE, visible=False, label="template")
+    least = gr.Number(0, visible=False, label="min_score")
     result = gr.JSON(visible=False, label="result")
     table = gr.File(visible=False, label="csv")
 
@@ -42,10 +43,12 @@ def add_endpoints(context: Context) -> None:
         except UserError as error:
             raise _said(error) from error
 
-    async def classify_batch(images: Any, task: str = "auto") -> tuple[list[dict[str, Any]], str]:
+    async def classify_batch(
+        images: Any, task: str = "auto", min_score: float = 0.0
+    ) -> tuple[list[dict[str, Any]], str]:
         """Classify many images: rows, and the same as a CSV file."""
         try:
-            rows = await classify_files(context, images or [], task)
+            rows = await classify_files(context, images or [], task, min_score)
         except UserError as error:
             raise _said(error) from error
         return rows, str(await asyncio.to_thread(write_csv, rows))
@@ -65,7 +68,7 @@ def add_endpoints(context: Context) -> None:
         )
 
     _endpoint(classify, [image, task, labels, words, template], [result])
-    _endpoint(classify_batch, [files, task], [result, table])
+    _endpoint(classify_batch, [files, task, least], [result, table])
     api(tasks, api_name="tasks")
     api(learned, api_name="learned")
     if context.teacher is not None:

@@ -52,6 +52,7 @@ async def classify(request: Request, has: Has) -> Response:
         top_k=options.top_k,
         prompts=options.prompts,
         template=options.template,
+        min_score=options.min_score,
         timeout_s=options.timeout_s,
         request_id=identity,
     )

@@ -31,6 +31,11 @@ TopK = Annotated[
     Field(ge=1, le=100_000, description="Labels to return for an image; fewer where there are fewer."),
     BeforeValidator(_no_bool),
 ]
+MinScore = Annotated[
+    float,
+    Field(ge=0, le=1, description="Probability under which the best label is called unsure; it is told all the same."),
+    BeforeValidator(_no_bool),
+]
 TimeoutS = Annotated[
     float,
     Field(gt=0, allow_inf_nan=False, description="Time to answer, in seconds; the server has a limit."),
@@ -65,6 +70,7 @@ class ClassifyOptions(Wire):
         f'Default: "{DEFAULT_TEMPLATE}" around those that are no sentences.',
         examples=["a drawing of a {}."],
     )
+    min_score: MinScore = 0.0
     timeout_s: TimeoutS | None = None
 
 
@@ -102,6 +108,7 @@ class ImageResult(BaseModel):
 
     task: str | None = Field(description="Task whose experts were used; null for plain CLIP.", examples=["shoes"])
     zero_shot: bool = Field(description="No learned task was used.", examples=[False])
+    unsure: bool = Field(description="The best score is lower than the `min_score` of the request.", examples=[False])
     predictions: list[Label] = Field(description="Best first.")
     task_scores: dict[str, float] = Field(
         description="Selector score of each task minus its threshold; at least 0: the task would take the image.",

@@ -113,6 +113,21 @@ def test_top_k_limits_the_labels(classifier: Classifier, bundled: "Bundled") -> 
     assert one.scores[0] < 1.0
 
 
+def test_a_best_score_under_the_least_is_unsure_and_told_all_the_same(
+    classifier: Classifier, bundled: "Bundled"
+) -> None:
+    images = [bundled.images("colors")[0], bundled.images("stripes")[0]]
+    sure = classifier.classify(images)
+    assert [one.unsure for one in sure] == [False, False]
+    first, second = (one.scores[0] for one in sure)
+    asked = classifier.classify(images, top_k=1, min_score=max(first, second))
+    assert [one.unsure for one in asked] == [first < second, second < first]
+    assert [one.labels[0] for one in asked] == [one.labels[0] for one in sure]
+    for wrong in (-0.1, 1.1, float("nan"), True):
+        with pytest.raises(UserError, match="min_score must be a probability between 0 and 1"):
+            classifier.classify(images, min_score=wrong)
+
+
 def test_more_images_than_a_batch_come_back_in_order(classifier: Classifier, bundled: "Bundled") -> None:
     paths = [*bundled.images("colors"), *bundled.images("stripes")] * 3
     found = [p.task for p in classifier.classify(paths)]

@@ -192,6 +192,8 @@ def test_images_come_in_three_forms_alone_or_in_a_list(bundled: Any, tmp_path: P
                 )
                 assert same.task_scores == pytest.approx(first.task_scores, rel=1e-4)
             assert len(first.labels) == 2
+            assert [one.unsure for one in answer.results] == [False] * 5
+            assert (await client.classify(path, min_score=1.0)).results[0].unsure
             assert (first.task, first.zero_shot) == ("colors", False)
             assert set(first.task_scores) == {"colors", "stripes"}
             for alone in (path, str(path), path.read_bytes(), opened):

@@ -143,6 +143,8 @@ def test_embeddings_of_images_and_texts(make_service: Callable[..., Service], ph
         ({"task": "color"}, RequestError, "Did you mean 'colors'"),
         ({"task": ["colors", "colors"]}, RequestError, "one task for all"),
         ({"top_k": 0}, RequestError, "top_k"),
+        ({"min_score": 1.5}, UserError, "min_score must be a probability"),
+        ({"min_score": float("nan")}, UserError, "min_score must be a probability"),
         ({"prompts": ["  "]}, RequestError, "prompts"),
         ({"prompts": ["a"] * 300}, TooLarge, "256"),
         ({"prompts": ["a" * 3000]}, TooLarge, "characters"),

@@ -39,6 +39,19 @@ def test_files_and_base64_give_the_classifiers_answer(ask: Ask, bundled: Any) ->
             assert got.task_scores == pytest.approx(wanted.task_scores, rel=1e-4)
 
 
+def test_what_scores_less_than_was_asked_for_is_unsure(ask: Ask, photo: bytes) -> None:
+    def asked(**fields: float) -> tuple[float, bool]:
+        answer = ask().post("/v1/classify", files={"images": photo}, data=fields).json()["results"][0]
+        return answer["predictions"][0]["score"], answer["unsure"]
+
+    score, unsure = asked()
+    assert unsure is False
+    for least, expected in ((score - 0.01, False), (min(score + 0.01, 1), True)):
+        again, unsure = asked(min_score=least)
+        assert again == pytest.approx(score)
+        assert unsure is expected
+
+
 def test_prompts_may_be_repeated_fields(ask: Ask, photo: bytes) -> None:
     prompts = {"prompts": ["a cat", "a dog"], "task": "none"}
     form = ask().post("/v1/classify", files={"images": photo}, data=prompts).json()["results"]
@@ -93,6 +106,9 @@ def wrong_requests(photo: bytes) -> list[tuple[int, str, dict[str, Any]]]:
         (422, "task", {"files": {"images": photo}, "data": {"task": "color"}}),
         (422, "top_k", {"files": {"images": photo}, "data": {"top_k": "0"}}),
         (422, "top_k", {"files": {"images": photo}, "data": {"top_k": "many"}}),
+        (422, "min_score", {"files": {"images": photo}, "data": {"min_score": "1.01"}}),
+        (422, "min_score", {"files": {"images": photo}, "data": {"min_score": "nan"}}),
+        (422, "min_score", {"json": {"images": [good], "min_score": True}}),
         (422, "came twice", {"files": {"images": photo}, "data": {"top_k": ["1", "2"]}}),
         (422, "surprise", {"files": {"images": photo}, "data": {"surprise": "1"}}),
         (422, "timeout_s", {"files": {"images": photo}, "data": {"timeout_s": "nan"}}),
@@ -121,10 +137,10 @@ def wrong_requests(photo: bytes) -> list[tuple[int, str, dict[str, Any]]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(35))
+@pytest.mark.parametrize("number", range(38))
 def test_every_wrong_request_gets_a_problem_document(ask: Ask, photo: bytes, bundled: Any, number: int) -> None:
     requests = wrong_requests(photo)
-    assert len(requests) == 35
+    assert len(requests) == 38
     status, word, request = requests[number]
     client = ask(max_body_bytes=500_000)
     response = client.post("/v1/classify", **request)
