@@ -12,8 +12,8 @@ FOLDERS = ("igsp_deploy", "train/igsp_train", "export/igsp_export", "serve/igsp_
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
-TASK_CLASSES = 13
-"""Seven is where this has to go."""
+TASK_CLASSES = 7
+"""The word says little where it stands before everything."""
 
 STILL_LONG_FILES = {"train/igsp_train/learn.py"}
 """Files that are yet to be split; nothing new may come in."""

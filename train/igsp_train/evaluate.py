@@ -32,7 +32,7 @@ from igsp_train.metrics import summary
 
 
 @dataclass
-class _TaskCounts:
+class _Counts:
     """Right answers on the test images of one task i."""
 
     images: int
@@ -46,10 +46,10 @@ class _TaskCounts:
     """How often the last selector chose each task; the last entry counts plain CLIP: `[T + 1]`."""
 
 
-def _total(parts: list[_TaskCounts]) -> _TaskCounts:
+def _total(parts: list[_Counts]) -> _Counts:
     """The counts of all chunks of one task's images."""
-    values = [[getattr(part, field.name) for part in parts] for field in dataclasses.fields(_TaskCounts)]
-    return _TaskCounts(*(sum(value[1:], start=value[0]) for value in values))
+    values = [[getattr(part, field.name) for part in parts] for field in dataclasses.fields(_Counts)]
+    return _Counts(*(sum(value[1:], start=value[0]) for value in values))
 
 
 class _Evaluation:
@@ -61,12 +61,12 @@ class _Evaluation:
         selectors = [folder.selector(j + 1) for j in range(len(folder.tasks))]
         self.selectors = [selector.to(learned.device) for selector in selectors if selector is not None]
 
-    def count(self, task: int, images: NDArray[np.uint8], items: Items) -> tuple[_TaskCounts, Answers]:
+    def count(self, task: int, images: NDArray[np.uint8], items: Items) -> tuple[_Counts, Answers]:
         """Classify the test images of one task in every way the report needs."""
         folder, learned = self.folder, self.learned
         total, labels = len(folder.tasks), items.labels
         answers = Answers.blank(items.images, labels)
-        counts = _TaskCounts(len(labels), 0, 0, *(np.zeros(total + more, np.int64) for more in (0, 0, 1)))
+        counts = _Counts(len(labels), 0, 0, *(np.zeros(total + more, np.int64) for more in (0, 0, 1)))
         plain_classes = learned.class_vectors(PLAIN)
         ends = np.cumsum([len(record.classes) for record in folder.tasks]).tolist()
         offset = ends[task] - len(folder.tasks[task].classes)
@@ -184,7 +184,7 @@ def evaluate_model(
     if torch.cuda.is_available():
         backbone.to("cuda")
     evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
-    counts: list[_TaskCounts] = []
+    counts: list[_Counts] = []
     answers: list[Answers] = []
     skipped: list[list[tuple[str, str]]] = []
     roots = [source_root((sources or {}).get(record.name, record.source)) for record in folder.tasks]
@@ -215,7 +215,7 @@ def _percent(values: NDArray[np.float64]) -> Any:
     return np.round(100.0 * values, 2).tolist()
 
 
-def _report(folder: ModelFolder, counts: list[_TaskCounts], answers: list[Answers]) -> dict[str, Any]:
+def _report(folder: ModelFolder, counts: list[_Counts], answers: list[Answers]) -> dict[str, Any]:
     total = len(counts)
     images = np.array([c.images for c in counts], dtype=np.float64)
     given = np.zeros((total, total))

@@ -135,7 +135,7 @@ class EmbedAnswer(BaseModel):
     request_id: str = Field(examples=["0f6c4e0e5f0b4a5c9a4c2b8f2f6f4d1e"])
 
 
-class TasksAnswer(BaseModel):
+class AllTasks(BaseModel):
     """Answer of `GET /v1/tasks`."""
 
     model: Model

@@ -6,16 +6,16 @@ from fastapi import APIRouter
 
 from igsp_serve.client_answers import Model, ModelInfo, Task
 from igsp_serve.http.context import Has, problems
-from igsp_serve.http.schemas import ModelsAnswer, TasksAnswer
+from igsp_serve.http.schemas import AllTasks, ModelsAnswer
 
 router = APIRouter(tags=["model"])
 
 
 @router.get("/v1/tasks", summary="List the tasks", responses=problems(401, 500, 503))
-async def tasks(has: Has) -> TasksAnswer:
+async def tasks(has: Has) -> AllTasks:
     """The tasks the model knows now, in the order they were learned, with their classes."""
     snapshot = has.service.snapshot()
-    return TasksAnswer(
+    return AllTasks(
         model=Model(name=has.settings.name, version=snapshot.version),
         tasks=[
             Task(**{field.name: getattr(task, field.name) for field in fields(Task)})

@@ -7,7 +7,7 @@ import pytest
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, SelectorConfig
 from igsp_deploy.model.loading import load_backbone
 from igsp_train.research.study.method import Setting
-from igsp_train.research.study.tokens import TaskTokens, load_tokens
+from igsp_train.research.study.tokens import TrunkTokens, load_tokens
 
 LEARN = LearnConfig(steps=8, batch_size=8, warmup_steps=2, num_candidates=2, phase1_max_share=0.5, cached_views=2)
 
@@ -19,7 +19,7 @@ def setting() -> Setting:
 
 
 @pytest.fixture(scope="session")
-def tokens(setting: Setting, task_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TaskTokens]:
+def tokens(setting: Setting, task_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[TrunkTokens]:
     cache = tmp_path_factory.mktemp("tokens")
     return [
         load_tokens(cache, name, str(task_data / name), setting.backbone, setting.first_block, DataConfig(), 2)

@@ -51,7 +51,7 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskExamples:
+class Examples:
     """Examples of one task.
 
     Attributes:
@@ -127,7 +127,7 @@ def pictures_of(places: Sequence[str], items: Items, root: Path | None, spec: Pr
 
 def find_examples(
     folder: ModelFolder, learned: LearnedClip, record: TaskRecord, items: Items, *, count: int
-) -> TaskExamples:
+) -> Examples:
     """Choose examples of one task: half of them mistakes, as far as there are any.
 
     Args:
@@ -161,7 +161,7 @@ def find_examples(
         )
         for i in order
     ]
-    return TaskExamples(shown=shown, looked_at=len(labels), wrong=int((~right).sum()))
+    return Examples(shown=shown, looked_at=len(labels), wrong=int((~right).sum()))
 
 
 def _spread(indices: NDArray[np.int64], count: int) -> list[int]:

@@ -9,7 +9,7 @@ from igsp_deploy.model.record import TaskRecord, count_experts
 from igsp_train.convergence import THRESHOLD
 from igsp_train.report.command import commands_to_repeat, learn_settings
 from igsp_train.report.evaluation import Evaluation
-from igsp_train.report.examples import Mistake, TaskExamples
+from igsp_train.report.examples import Examples, Mistake
 from igsp_train.report.places import without_folders
 from igsp_train.report.sharing import TowerSharing, isolated_parameters, share_of_experts
 
@@ -71,7 +71,7 @@ class NotUsed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFacts:
+class LearnedFacts:
     """One task; percentages in percent, sizes in bytes, times in seconds, None where nothing was recorded."""
 
     name: str
@@ -94,7 +94,7 @@ class TaskFacts:
     peak_rss_of_process: bool
     peak_cuda_bytes: int | None
     curves: Curves
-    examples: TaskExamples
+    examples: Examples
     not_used: list[NotUsed]
     warnings: list[str]
 
@@ -112,7 +112,7 @@ class ReportData:
     model: str
     made: str
     version: str
-    tasks: list[TaskFacts]
+    tasks: list[LearnedFacts]
     evaluation: Evaluation
     sharing: list[TowerSharing]
     backbone: dict[str, Any]
@@ -124,7 +124,7 @@ class ReportData:
 def gather(
     folder: ModelFolder,
     evaluation: Evaluation,
-    examples: list[TaskExamples],
+    examples: list[Examples],
     worst: list[Mistake] | None,
     *,
     title: str,
@@ -148,7 +148,7 @@ def gather(
     for record, (used, new), shown in zip(folder.tasks, count_experts(folder.tasks), examples, strict=True):
         i, metrics = record.index, record.metrics
         tasks.append(
-            TaskFacts(
+            LearnedFacts(
                 name=record.name,
                 classes=record.display_names,
                 templates=record.templates,

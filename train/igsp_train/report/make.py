@@ -15,7 +15,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_train.evaluate import evaluate_model
 from igsp_train.report.evaluation import Evaluation, check_evaluation, load_evaluation
-from igsp_train.report.examples import TaskExamples, find_examples, name_mistakes, pictures_of
+from igsp_train.report.examples import Examples, find_examples, name_mistakes, pictures_of
 from igsp_train.report.gather import gather
 from igsp_train.report.page import render
 from igsp_train.report.places import without_folders
@@ -61,7 +61,7 @@ def make_report(
     else:
         console.print("measuring on the test images; --evaluation FILE takes an earlier evaluation", highlight=False)
         measured = check_evaluation(evaluate_model(model, sources, console=console), folder.tasks, str(model))
-    found, pictures = [TaskExamples(shown=[]) for _ in folder.tasks], dict[tuple[str, str], str]()
+    found, pictures = [Examples(shown=[]) for _ in folder.tasks], dict[tuple[str, str], str]()
     if images:
         found, pictures = _find_pictures(folder, measured, sources or {}, images, console)
     values = gather(
@@ -79,13 +79,13 @@ def make_report(
 
 def _find_pictures(
     folder: ModelFolder, measured: Evaluation, sources: dict[str, str], count: int, console: Console
-) -> tuple[list[TaskExamples], dict[tuple[str, str], str]]:
+) -> tuple[list[Examples], dict[tuple[str, str], str]]:
     """Examples of each task, and pictures of the worst mistakes by task and place."""
     backbone = folder.load_backbone()
     if torch.cuda.is_available():
         backbone.to("cuda")
     learned = LearnedClip.open(folder, backbone)
-    found: list[TaskExamples] = []
+    found: list[Examples] = []
     pictures: dict[tuple[str, str], str] = {}
     for record in folder.tasks:
         console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
@@ -95,7 +95,7 @@ def _find_pictures(
             items = find_test_items(record, source, folder.split(record.index))
             found.append(find_examples(folder, learned, record, items, count=count))
         except UserError as error:
-            found.append(TaskExamples(shown=[], problem=without_folders(str(error))))
+            found.append(Examples(shown=[], problem=without_folders(str(error))))
             continue
         root = source_root(source or record.source)
         for place, picture in pictures_of(places, items, root, backbone.preprocess).items():

@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from igsp_train.report.charts import calibration_chart, convergence_chart, growth_chart, learning_chart
-from igsp_train.report.gather import ReportData, TaskFacts, mean
+from igsp_train.report.gather import LearnedFacts, ReportData, mean
 from igsp_train.report.summary import about_phase1, in_short
 from igsp_train.steps import LOOK_EVERY
 
@@ -91,7 +91,7 @@ Line = tuple[str, list[int]]
 """A class, and how many of its images were taken for each class."""
 
 
-def _confusions(data: ReportData) -> list[tuple[TaskFacts, list[dict[str, Any]], list[Line]]]:
+def _confusions(data: ReportData) -> list[tuple[LearnedFacts, list[dict[str, Any]], list[Line]]]:
     """Of each task: its classes, the worst first, and a line for each; no lines where a page has no room for them."""
     result = []
     for task, rows in zip(data.tasks, data.evaluation.per_class, strict=False):
@@ -107,16 +107,16 @@ def _confusions(data: ReportData) -> list[tuple[TaskFacts, list[dict[str, Any]],
     return result
 
 
-def _beside(tasks: Sequence[TaskFacts]) -> str:
+def _beside(tasks: Sequence[LearnedFacts]) -> str:
     return f"{_percent(mean([t.zero_shot for t in tasks]))} by plain CLIP"
 
 
-def _isolated(tasks: Sequence[TaskFacts]) -> list[int] | None:
+def _isolated(tasks: Sequence[LearnedFacts]) -> list[int] | None:
     values = [t.isolated for t in tasks if t.isolated is not None]
     return values if len(values) == len(tasks) else None
 
 
-def _convergence(tasks: Sequence[TaskFacts]) -> list[tuple[TaskFacts, Markup]]:
+def _convergence(tasks: Sequence[LearnedFacts]) -> list[tuple[LearnedFacts, Markup]]:
     """A chart for each task with curves, all to the same scale."""
     drawn = [task for task in tasks if task.curves.steps]
     values = [v for task in drawn for v in (*task.curves.movement, *task.curves.mass) if v is not None]

@@ -6,7 +6,7 @@ from typing import Any
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.model.record import TaskRecord
 from igsp_train.report.evaluation import check_evaluation
-from igsp_train.report.examples import Example, TaskExamples, name_mistakes
+from igsp_train.report.examples import Example, Examples, name_mistakes
 from igsp_train.report.gather import ReportData, gather
 
 
@@ -111,7 +111,7 @@ def make_data(
         )
     evaluation = check_evaluation(make_evaluation(records), records, "e.json")
     folder: Any = Folder(records)
-    examples = [TaskExamples(shown=shown or [], looked_at=20, wrong=3) for _ in records]
+    examples = [Examples(shown=shown or [], looked_at=20, wrong=3) for _ in records]
     rows = evaluation.worst or []
     worst = name_mistakes(rows, records, {(row["task"], row["file"]): picture for row in rows} if picture else {})
     return gather(folder, evaluation, examples, worst, title=title, made="today", version="0")

@@ -11,7 +11,7 @@ from PIL import Image
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.data.items import Items, StoredImage
 from igsp_train.report.evaluation import check_evaluation
-from igsp_train.report.examples import Example, Mistake, TaskExamples, name_mistakes, pictures_of
+from igsp_train.report.examples import Example, Examples, Mistake, name_mistakes, pictures_of
 from igsp_train.report.gather import NotUsed, ReportData, gather
 from igsp_train.report.page import render
 from igsp_train.report.places import without_folders
@@ -146,7 +146,7 @@ def test_values_that_nobody_measured_are_dashes() -> None:
 
 def test_missing_images_are_said_with_the_reason() -> None:
     values = make_data(1)
-    gone = dataclasses.replace(values.tasks[0], examples=TaskExamples(shown=[], problem="data/0 does not exist."))
+    gone = dataclasses.replace(values.tasks[0], examples=Examples(shown=[], problem="data/0 does not exist."))
     text = "".join(Parts(render(dataclasses.replace(values, tasks=[gone]))).text)
     assert "the test images are not where they were" in text
     assert "data/0 does not exist." in text
@@ -194,7 +194,7 @@ def test_however_many_mistakes_and_files_there_are_a_page_stays_small() -> None:
     )
     worst = name_mistakes(evaluation.worst or [], records, {("task-0", "f" * 40): picture})
     folder: Any = Folder(records)
-    page = gather(folder, evaluation, [TaskExamples(shown=[])], worst, title="t", made="now", version="0")
+    page = gather(folder, evaluation, [Examples(shown=[])], worst, title="t", made="now", version="0")
     assert "|and 9,979 more|" in _said(page)
     assert render(page).count("data:image/jpeg") == 20
     # Noise is the worst that a picture can be.

@@ -18,15 +18,15 @@ from igsp_train.research.baselines.sequential import learn_fully, learn_sequenti
 from igsp_train.research.baselines.similarity import learn_by_similarity, nearest
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.run import RunKey, measure, reorder
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 
-def key(method: str, tasks: list[TaskTokens]) -> RunKey:
+def key(method: str, tasks: list[TrunkTokens]) -> RunKey:
     return RunKey(label="", method=method, seed=0, order=tuple(t.name for t in tasks), config=RunConfig())
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_measured_after_every_task(method: str, setting: Setting, tokens: list[TaskTokens]) -> None:
+def test_a_method_is_measured_after_every_task(method: str, setting: Setting, tokens: list[TrunkTokens]) -> None:
     run = measure(setting, key(method, tokens), tokens)
     for split in ("val", "test"):
         matrix = np.array(run["accuracy"][split])
@@ -40,7 +40,9 @@ def test_a_method_is_measured_after_every_task(method: str, setting: Setting, to
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.reads_order])
-def test_a_method_that_says_so_does_not_read_the_order(method: str, setting: Setting, tokens: list[TaskTokens]) -> None:
+def test_a_method_that_says_so_does_not_read_the_order(
+    method: str, setting: Setting, tokens: list[TrunkTokens]
+) -> None:
     names = tuple(t.name for t in reversed(tokens))
     there = measure(setting, key(method, tokens), tokens)
     back = measure(setting, key(method, tokens[::-1]), tokens[::-1])
@@ -50,7 +52,7 @@ def test_a_method_that_says_so_does_not_read_the_order(method: str, setting: Set
 
 
 def test_a_fixed_pool_freezes_what_a_task_used_most_and_trains_the_rest(
-    setting: Setting, tokens: list[TaskTokens], monkeypatch: pytest.MonkeyPatch
+    setting: Setting, tokens: list[TrunkTokens], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[PoolBlock] = []
 
@@ -85,7 +87,7 @@ def test_the_largest_gates_share_all_of_the_mass() -> None:
 
 
 def test_one_adapter_trained_on_serves_all_tasks_and_changes_with_each(
-    setting: Setting, tokens: list[TaskTokens]
+    setting: Setting, tokens: list[TrunkTokens]
 ) -> None:
     def scores(stage: Stage) -> torch.Tensor:
         return torch.stack([stage.predict(task, task.splits["train"][0]) for task in tokens])
@@ -98,7 +100,7 @@ def test_one_adapter_trained_on_serves_all_tasks_and_changes_with_each(
     assert kept[1] == 0
 
 
-def test_full_fine_tuning_leaves_the_backbone_of_the_others_alone(setting: Setting, tokens: list[TaskTokens]) -> None:
+def test_full_fine_tuning_leaves_the_backbone_of_the_others_alone(setting: Setting, tokens: list[TrunkTokens]) -> None:
     before = hash_weights(setting.backbone.clip)
     sizes = [stage.trained_phase1 for stage in itertools.islice(learn_fully(setting, tokens), 1)]
     assert hash_weights(setting.backbone.clip) == before
@@ -115,7 +117,7 @@ def test_the_nearest_task_is_the_one_whose_images_look_alike() -> None:
 
 
 def test_similarity_reuses_all_of_its_neighbour_and_adds_one_expert_less(
-    setting: Setting, tokens: list[TaskTokens]
+    setting: Setting, tokens: list[TrunkTokens]
 ) -> None:
     again = dataclasses.replace(tokens[0], name="again")
     stages = list(learn_by_similarity(setting, [*tokens, again]))

@@ -28,7 +28,7 @@ from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_fold
 from igsp_train.research.study.presets import merge, read_ablation
 from igsp_train.research.study.run import RunKey, claimed
 from igsp_train.research.study.table import collect
-from igsp_train.research.study.tokens import TaskTokens, load_tokens
+from igsp_train.research.study.tokens import TrunkTokens, load_tokens
 from igsp_train.sequence import train_sequence
 
 QUIET = Console(quiet=True)
@@ -116,7 +116,9 @@ def test_orders_are_permutations_that_stay_the_same() -> None:
     assert orders == make_orders(names, 3)
 
 
-def test_cached_tokens_are_those_training_computes(setting: Setting, task_data: Path, tokens: list[TaskTokens]) -> None:
+def test_cached_tokens_are_those_training_computes(
+    setting: Setting, task_data: Path, tokens: list[TrunkTokens]
+) -> None:
     data = load_task_data("colors", str(task_data / "colors"))
     views = TrainViews(data.train, setting.backbone.preprocess, seed=0)
     trunk = TrunkViews(setting.clip, views, cached_views=2, limit_bytes=1 << 30)
@@ -128,7 +130,7 @@ def test_cached_tokens_are_those_training_computes(setting: Setting, task_data: 
 
 
 def test_damaged_tokens_are_named(setting: Setting, task_data: Path, tmp_path: Path) -> None:
-    def load() -> TaskTokens:
+    def load() -> TrunkTokens:
         source = str(task_data / "colors")
         return load_tokens(tmp_path, "colors", source, setting.backbone, setting.first_block, DataConfig(), 2)
 

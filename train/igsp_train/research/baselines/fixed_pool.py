@@ -21,7 +21,7 @@ from igsp_train.optimiser import TEXT_GATE_RATE
 from igsp_train.research.baselines.training import train_on
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 NUM_EXPERTS = 22
 TOP_K = 2
@@ -79,7 +79,7 @@ class PoolBlock:
 Routers = dict[Site, tuple[nn.Parameter | None, nn.Parameter]]
 
 
-def learn_fixed_pool(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_fixed_pool(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Learn every task with a router of its own over the one pool."""
     generator = torch.Generator().manual_seed(setting.learn.seed * 1000)
     blocks = {site: PoolBlock(setting, site, generator) for site in setting.sites}
@@ -103,7 +103,7 @@ def learn_fixed_pool(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stag
 
 def _train_one(
     setting: Setting,
-    task: TaskTokens,
+    task: TrunkTokens,
     blocks: dict[Site, PoolBlock],
     mine: Routers,
     number: int,

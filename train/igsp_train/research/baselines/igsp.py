@@ -9,11 +9,11 @@ from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
 from igsp_train.research.study.selector_cost import selector_report
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 from igsp_train.steps import LearnResult
 
 
-def learn_igsp(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_igsp(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Identify, prune and fine-tune one task after another on one pool."""
     experts: dict[str, SiteExperts] = {}
     heads: dict[str, Head | None] = {}

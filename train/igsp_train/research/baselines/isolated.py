@@ -9,7 +9,7 @@ from igsp_deploy.model.head import Head
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import find_head, run_task, scratch_folder
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 RESTART = 0.4
 """Share of the steps after which the learning rate starts anew, as in iGSP: better than one cosine."""
@@ -29,7 +29,7 @@ def without_pruning(learn: LearnConfig) -> LearnConfig:
     )
 
 
-def learn_isolated(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_isolated(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Learn every task with `num_candidates` experts a block and a router, on an empty pool, and keep all of them."""
     experts: dict[str, SiteExperts] = {}
     heads: dict[str, Head | None] = {}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths relative to the features' mean variance; the one with the best validation accuracy is taken."""
@@ -38,12 +38,12 @@ def apply_ridge(weights: Tensor, features: Tensor) -> Tensor:
     return (features.double() @ weights[:-1] + weights[-1]).argmax(1)
 
 
-def learn_ridge(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_ridge(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """One classifier a task; a task that is not learned yet is left to plain CLIP."""
     plain = predictor(setting, {})
     learned: dict[str, Tensor] = {}
 
-    def predict(task: TaskTokens, tokens: Tensor) -> Tensor:
+    def predict(task: TrunkTokens, tokens: Tensor) -> Tensor:
         if task.name not in learned:
             return plain(task, tokens)
         return apply_ridge(learned[task.name], ridge_features(setting, tokens))

@@ -13,13 +13,13 @@ from igsp_deploy.sites import Site
 from igsp_train.research.baselines.training import train_on
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 FULL_RATE_SHARE = 0.05
 """Peak learning rate of full fine-tuning, as a share of the experts' (1e-4 for 2e-3)."""
 
 
-def learn_sequentially(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_sequentially(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """One expert of rank `num_candidates * rank` a block, trained on every task in turn and used for all of them.
 
     It has as many numbers as all candidates of one task together, less the routers.
@@ -53,7 +53,7 @@ def _block(down: Tensor, up: Tensor, scale: float) -> Experts:
     return Experts(down=down, up=up, router_weight=None, router_bias=torch.zeros(1), scale=scale, router_input="static")
 
 
-def learn_fully(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_fully(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Train all weights of both towers from the first adapted block on, task after task.
 
     The trunk under that block stays as it is, because its features are what a study keeps on disk.

@@ -21,10 +21,10 @@ from igsp_train.research.baselines.isolated import without_pruning
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 
-def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_by_similarity(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Learn every task on the experts of its nearest predecessor, with one new expert a block less than the first."""
     experts: dict[str, SiteExperts] = {}
     heads: dict[str, Head | None] = {}
@@ -55,7 +55,7 @@ def learn_by_similarity(setting: Setting, tasks: list[TaskTokens]) -> Iterator[S
             )
 
 
-def mean_embedding(setting: Setting, task: TaskTokens) -> Tensor:
+def mean_embedding(setting: Setting, task: TrunkTokens) -> Tensor:
     """Mean normalised CLIP embedding of the training images, `[D]`."""
     with torch.no_grad():
         parts = [setting.clip.embed(tokens) for tokens, _ in task.chunks("train")]

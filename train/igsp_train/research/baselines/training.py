@@ -12,11 +12,11 @@ from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import SiteExperts, Trace
 from igsp_train.data.order import batch_indices
 from igsp_train.optimiser import MAX_GRAD_NORM, WEIGHT_DECAY, learning_rate_factor, set_learning_rate
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 
 def train_on(
-    task: TaskTokens,
+    task: TrunkTokens,
     clip: Clip,
     ids: Tensor,
     config: LearnConfig,

@@ -8,7 +8,7 @@ from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_train.research.study.method import Predict, Setting, Stage
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 
 def predictor(
@@ -17,7 +17,7 @@ def predictor(
     """Classify by prompts: with experts and head of the task where there are some, with plain CLIP elsewhere."""
     made: dict[str, LearnedClip] = {}
 
-    def predict(task: TaskTokens, tokens: Tensor) -> Tensor:
+    def predict(task: TrunkTokens, tokens: Tensor) -> Tensor:
         if task.name not in made:
             own = Learned(
                 experts=experts.get(task.name, {}),
@@ -31,7 +31,7 @@ def predictor(
     return predict
 
 
-def learn_zero_shot(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_zero_shot(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Yield plain CLIP once a task."""
     predict = predictor(setting, {})
     for _ in tasks:

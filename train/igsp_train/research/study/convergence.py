@@ -17,14 +17,14 @@ from igsp_train.research.baselines.igsp import learning_details
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, make_run, run_task, scratch_folder
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 from igsp_train.steps import StepReport
 
 POINTS = 10
 """Steps at which the kept set is looked at, evenly spread over learning; the last one is the end."""
 
 
-def learn_watching_routers(setting: Setting, tasks: list[TaskTokens]) -> Iterator[Stage]:
+def learn_watching_routers(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """iGSP, with the second, stretched run of every task; its `details` hold `agreement`."""
     experts: dict[str, SiteExperts] = {}
     with scratch_folder(setting) as folder:
@@ -44,7 +44,7 @@ def learn_watching_routers(setting: Setting, tasks: list[TaskTokens]) -> Iterato
 
 
 def agreement_curve(
-    setting: Setting, folder: ModelFolder, task: TaskTokens, phase1_steps: int, kept: dict[str, list[bool]]
+    setting: Setting, folder: ModelFolder, task: TrunkTokens, phase1_steps: int, kept: dict[str, list[bool]]
 ) -> dict[str, object]:
     """Stretch phase 1 of one task to its end and compare.
 

@@ -18,7 +18,7 @@ from igsp_train.research.baselines.registry import METHODS
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.run import RunKey, claimed, load_run, measure, reorder, save_run
 from igsp_train.research.study.selectors import KINDS, measure_selector, read_place
-from igsp_train.research.study.tokens import TaskTokens, load_tokens
+from igsp_train.research.study.tokens import TrunkTokens, load_tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Study:
         self.plan = plan
         self.console = console
         self._backbones: dict[tuple[str, str | None], Backbone] = {}
-        self._tokens: dict[tuple[Any, ...], TaskTokens] = {}
+        self._tokens: dict[tuple[Any, ...], TrunkTokens] = {}
 
     def run(self, max_runs: int | None = None) -> int:
         """Make the runs that are missing, at most `max_runs`; returns how many are still missing afterwards.
@@ -180,7 +180,7 @@ class Study:
             self._backbones[name] = load_backbone(*name)
         return self._backbones[name]
 
-    def _task(self, name: str, config: RunConfig) -> TaskTokens:
+    def _task(self, name: str, config: RunConfig) -> TrunkTokens:
         backbone = self._backbone(config)
         first = Setting(backbone=backbone, model=config.model, learn=config.learn, selector=config.selector).first_block
         views = max(1, config.learn.cached_views)

@@ -12,7 +12,7 @@ from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import adapted_blocks
 from igsp_deploy.sites import Site
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ STRUCTURE = (
 )
 """Settings of learning that only methods with `prunes` read."""
 
-Predict = Callable[[TaskTokens, Tensor], Tensor]
+Predict = Callable[[TrunkTokens, Tensor], Tensor]
 """Task whose classes are given, trunk tokens `[B, n, d]` -> class of each image `[B]`."""
 
 
@@ -87,7 +87,7 @@ class Stage:
 class Learn(Protocol):
     """Learns the tasks in the order given, and yields after each of them."""
 
-    def __call__(self, setting: Setting, tasks: list[TaskTokens], /) -> Iterator[Stage]: ...
+    def __call__(self, setting: Setting, tasks: list[TrunkTokens], /) -> Iterator[Stage]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from igsp_train.head import FEW, FOLDS, MEASURED, task_head
 from igsp_train.learn import TaskRun
 from igsp_train.prune import LOSS_IMAGES
 from igsp_train.research.study.method import Setting
-from igsp_train.research.study.tokens import CHUNK, TaskTokens
+from igsp_train.research.study.tokens import CHUNK, TrunkTokens
 from igsp_train.statistics import spread
 from igsp_train.steps import LearnResult, Reporter
 
@@ -37,7 +37,7 @@ def scratch_folder(setting: Setting) -> Iterator[ModelFolder]:
 def run_task(
     setting: Setting,
     folder: ModelFolder,
-    task: TaskTokens,
+    task: TrunkTokens,
     learn: LearnConfig,
     *,
     report: Reporter | None = None,
@@ -51,7 +51,7 @@ def run_task(
 def make_run(
     setting: Setting,
     folder: ModelFolder,
-    task: TaskTokens,
+    task: TrunkTokens,
     learn: LearnConfig,
     *,
     reuse_ids: dict[Site, list[int]] | None = None,
@@ -72,7 +72,7 @@ def make_run(
     )
 
 
-def find_head(setting: Setting, task: TaskTokens, experts: SiteExperts) -> Head | None:
+def find_head(setting: Setting, task: TrunkTokens, experts: SiteExperts) -> Head | None:
     """The head that `igsp train` would give the task; None where there is none, or the setting has none."""
     if setting.learn.head == "text":
         return None
@@ -90,7 +90,7 @@ def find_head(setting: Setting, task: TaskTokens, experts: SiteExperts) -> Head 
     return task_head(learned, train, views, (tokens[rows], labels[rows]), folds=folds)
 
 
-def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result: LearnResult) -> TaskRecord:
+def add_to_pool(setting: Setting, folder: ModelFolder, task: TrunkTokens, result: LearnResult) -> TaskRecord:
     """Freeze what was learned and take it into the pool, with the task's selector statistics and its head."""
     return consolidate(
         folder,
@@ -104,12 +104,12 @@ def add_to_pool(setting: Setting, folder: ModelFolder, task: TaskTokens, result:
     )
 
 
-def _held_out(task: TaskTokens) -> Tensor:
+def _held_out(task: TrunkTokens) -> Tensor:
     """Which held-out images prune and weigh a head, as `igsp train` picks them."""
     return torch.from_numpy(spread(len(task.splits["val"][1]), LOSS_IMAGES))
 
 
-def split_features(setting: Setting, task: TaskTokens, split: str) -> Tensor:
+def split_features(setting: Setting, task: TrunkTokens, split: str) -> Tensor:
     """What the selector reads of a split's images, `[N, F]`."""
     with torch.no_grad():
         parts = [setting.clip.summary(tokens) for tokens, _ in task.chunks(split)]

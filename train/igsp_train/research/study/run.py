@@ -18,7 +18,7 @@ from igsp_deploy.locks import try_lock
 from igsp_train.research.baselines.registry import METHODS
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import STRUCTURE, Predict, Setting, Stage
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 FORMAT = 1
 SPLITS = ("val", "test")
@@ -57,7 +57,7 @@ class RunKey:
         return f"{self.method}-s{self.seed}-{digest}.json"
 
 
-def measure(setting: Setting, key: RunKey, tasks: list[TaskTokens]) -> dict[str, Any]:
+def measure(setting: Setting, key: RunKey, tasks: list[TrunkTokens]) -> dict[str, Any]:
     """Learn and measure.
 
     Args:
@@ -103,7 +103,7 @@ def measure(setting: Setting, key: RunKey, tasks: list[TaskTokens]) -> dict[str,
     }
 
 
-def accuracy(predict: Predict, task: TaskTokens, split: str) -> float:
+def accuracy(predict: Predict, task: TrunkTokens, split: str) -> float:
     """Share of a split's images that are classified rightly, in percent."""
     right = sum(int((predict(task, tokens) == labels).sum()) for tokens, labels in task.chunks(split))
     return 100.0 * right / max(len(task.splits[split][1]), 1)

@@ -22,10 +22,10 @@ from igsp_deploy.names import PLAIN
 from igsp_train.metrics import summary
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.pooled import split_features
-from igsp_train.research.study.tokens import CHUNK, TaskTokens
+from igsp_train.research.study.tokens import CHUNK, TrunkTokens
 
 
-def selector_report(setting: Setting, folder: ModelFolder, tasks: list[TaskTokens]) -> dict[str, Any]:
+def selector_report(setting: Setting, folder: ModelFolder, tasks: list[TrunkTokens]) -> dict[str, Any]:
     """Measure all four ways on the test images.
 
     Args:
@@ -77,7 +77,7 @@ def _chosen(selector: Selector | None, features: Tensor, among: list[int] | None
     return selector.choose(features, among)
 
 
-def _right(learned: LearnedClip, of: int, under: int, task: TaskTokens, chosen: Tensor | None) -> Tensor:
+def _right(learned: LearnedClip, of: int, under: int, task: TrunkTokens, chosen: Tensor | None) -> Tensor:
     """Whether each test image of a task is classified rightly under some task, only where a selector chose that."""
     tokens, labels = task.splits["test"]
     right = torch.zeros(len(labels), dtype=torch.bool)
@@ -97,7 +97,7 @@ def _hits(right: dict[int, Tensor], chosen: Tensor) -> NDArray[np.float64]:
     return shares
 
 
-def _open_right(learned: LearnedClip, task: TaskTokens, offset: int) -> Tensor:
+def _open_right(learned: LearnedClip, task: TrunkTokens, offset: int) -> Tensor:
     """Whether plain CLIP finds the class of each test image among those of all tasks."""
     return torch.cat(
         [learned.predict(tokens, PLAIN).argmax(1) == labels + offset for tokens, labels in task.chunks("test")]

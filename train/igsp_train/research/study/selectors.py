@@ -19,7 +19,7 @@ from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.selector import Selector, task_statistics
 from igsp_deploy.names import PLAIN
 from igsp_train.research.study.method import Setting
-from igsp_train.research.study.tokens import TaskTokens
+from igsp_train.research.study.tokens import TrunkTokens
 
 Score = Callable[[Tensor], Tensor]
 """Features `[N, F]` -> score of each task `[N, T]`."""
@@ -41,7 +41,7 @@ class Read:
     test: Tensor
 
 
-def read_place(setting: Setting, task: TaskTokens, place: str, block: int) -> Read:
+def read_place(setting: Setting, task: TrunkTokens, place: str, block: int) -> Read:
     """Features of a task at the input of vision block `block` (`trunk`) or of the finished embedding.
 
     Args:

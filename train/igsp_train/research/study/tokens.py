@@ -30,7 +30,7 @@ CHUNK = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskTokens:
+class TrunkTokens:
     """One task as the adapted blocks see it.
 
     Attributes:
@@ -73,7 +73,7 @@ class TaskTokens:
 
 def load_tokens(
     cache: Path, name: str, source: str, backbone: Backbone, first_block: int, data: DataConfig, num_views: int
-) -> TaskTokens:
+) -> TrunkTokens:
     """Trunk tokens of a task, from the cache where they are there.
 
     The views' seed is that of the data, not that of learning: seeds of a study vary initialisation and the order of the
@@ -107,7 +107,7 @@ def load_tokens(
         if first_block:
             write_bytes_atomic(_file(cache, name, key), save(tensors))
     splits = {split: (tensors[f"{split}.tokens"], tensors[f"{split}.labels"]) for split in ("train", "val", "test")}
-    return TaskTokens(
+    return TrunkTokens(
         name=name,
         classes=found.display_names,
         templates=found.templates,
