@@ -1,10 +1,10 @@
 """Settings of every test: one thread of torch a process, so that parallel workers do not fight for the cores."""
 
 import dataclasses
-import fcntl
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,13 +137,31 @@ def make_model(task_data: Path) -> MakeModel:
 
 
 @pytest.fixture(scope="session")
-def bundled(tmp_path_factory: pytest.TempPathFactory, task_data: Path, make_model: MakeModel) -> Bundled:
-    """A model of two tasks on the debug backbone, exported once a test run, whatever the number of processes."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run share."""
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundled"
-    root.mkdir(exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(run_folder: Path) -> Iterator[None]:
+    """See tests/traced_once.py; tests that need no torch do without."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from tests.traced_once import traced_once
+
+    with traced_once(run_folder / "traced"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def bundled(run_folder: Path, task_data: Path, make_model: MakeModel) -> Bundled:
+    """A model of two tasks on the debug backbone, exported once a test run, whatever the number of processes."""
+    from tests.traced_once import locked
+
+    root = run_folder / "bundled"
+    with locked(root):
         if not (root / "bundle").exists():
             from igsp_deploy.config import ModelConfig
             from igsp_export.export import export_bundle
