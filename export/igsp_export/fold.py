@@ -32,7 +32,7 @@ from igsp_deploy.runtime.tasks import find_task
 from igsp_export.fold_graph import FoldedImage, FoldedText
 from igsp_export.image_graph import in_precision
 from igsp_export.images import CheckImages, check_images
-from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, write_onnx
+from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, save_model, write_onnx
 from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
 from igsp_export.tokenizer import write_tokenizer
 
@@ -216,7 +216,7 @@ def write_folded(
         )
     assert program is not None
     forget_origin(program.model)
-    program.save(path)
+    save_model(program.model, path)
 
 
 def check_folded(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from igsp_deploy.bundle.manifest import read_manifest
 from igsp_deploy.errors import UsageError, UserError
@@ -46,6 +47,8 @@ AGREEMENT = {"fp32": 1e-3, "fp16": 5e-2}
 """Largest difference of a feature between candidates that are timed against each other, by precision."""
 LOOSE = 0.2
 """The same for any other precision."""
+Run = Callable[[], NDArray[np.float32]]
+"""Embeds a batch once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +151,39 @@ def run_bench(
     console = console or Console(stderr=True)
     started, before = time.monotonic(), torch.get_num_threads()
     threads = threads or before
+    sizes = sorted(set(batches))
     torch.set_num_threads(threads)
     try:
-        return _run(
-            bundle, model, sorted(set(batches)), rounds, seconds, provider, precision, threads, compiled, profile, seed,
-            console, started,
-        )  # fmt: skip
+        compared = _open(bundle, model, provider, precision, threads, compiled)
+        engine, manifest, used = compared.engine, compared.engine.manifest, compared.engine.variant.precision
+        base = SLICE if compared.plain is None else ALONE
+        everything = synthetic_images(sizes[-1], manifest.preprocess.size, seed=seed)
+        measurements: list[Measurement] = []
+        agreement: dict[str, float] = {}
+        for batch in sizes:
+            console.print(f"measuring batches of {batch}", markup=False, highlight=False)
+            candidates = compared.candidates(np.ascontiguousarray(everything[:batch]))
+            _agree(candidates, used, agreement)
+            found = interleave(candidates, rounds=rounds, seconds=seconds, seed=seed)
+            measurements += [_measurement(name, batch, found[name], found[base]) for name in candidates]
+        rows: Sequence[OperatorTime] = ()
+        if profile:
+            mixed = _asked(len(everything), len(manifest.tasks))[MIXED]
+            rows = profile_images(engine, compared.settings, everything, mixed)
+        return Bench(
+            machine=describe_machine(engine.provider, threads),
+            backbone=manifest.backbone.name,
+            image_size=manifest.preprocess.size,
+            num_tasks=len(manifest.tasks),
+            precision=used,
+            opset=manifest.opset,
+            base=base,
+            measurements=tuple(measurements),
+            agreement=agreement,
+            profile=tuple(rows),
+            notes=tuple(compared.notes),
+            seconds=time.monotonic() - started,
+        )
     finally:
         torch.set_num_threads(before)
 
@@ -186,26 +216,59 @@ def _check(batches: Sequence[int], rounds: int | None, seconds: float, threads: 
         raise UsageError("--compile needs the model the bundle was made of: add --model MODEL.")
 
 
-def _run(
-    bundle: Path,
-    model: Path | None,
-    batches: list[int],
-    rounds: int | None,
-    seconds: float,
-    provider: Provider,
-    precision: str | None,
-    threads: int,
-    compiled: bool,
-    profile: bool,
-    seed: int,
-    console: Console,
-    started: float,
-) -> Bench:
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What is timed side by side, opened once.
+
+    Attributes:
+        engine: the bundle.
+        settings: of its sessions.
+        plain: plain CLIP's own graph; None where there is none.
+        module: the model in PyTorch, with all tasks; None without the model folder.
+        open_clip: open_clip's own image tower; None without the model folder.
+        compiled: time torch.compile too.
+        notes: what is not measured, and why; grows.
+    """
+
+    engine: Engine
+    settings: SessionSettings
+    plain: Embed | None
+    module: nn.Module | None
+    open_clip: Embed | None
+    compiled: bool
+    notes: list[str]
+
+    def candidates(self, images: NDArray[np.uint8]) -> dict[str, Run]:
+        """Calls that embed a batch, by name."""
+        asked = _asked(len(images), len(self.engine.manifest.tasks))
+        ours = lambda images, task: self.engine.run_images(images, task).features  # noqa: E731
+        found = {name: _bound(ours, images, task) for name, task in asked.items()}
+        if self.plain is not None:
+            found[ALONE] = _bound(self.plain, images, asked[SLICE])
+        if self.module is not None and self.open_clip is not None:
+            found[OPEN_CLIP] = _bound(self.open_clip, images, asked[SLICE])
+            eager = torch_embed(self.module)
+            found[EAGER_NAMED] = _bound(eager, images, asked[NAMED])
+            found[EAGER_MIXED] = _bound(eager, images, asked[MIXED])
+            if self.compiled:
+                call = _bound(torch_embed(compiled_module(self.module)), images, asked[MIXED])
+                try:
+                    call()
+                    found[COMPILED] = call
+                except Exception as error:  # whatever stops the compiler: the rest is worth measuring
+                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    self.notes.append(f"{COMPILED}: not measured at batch {len(images)}, it failed ({reason})")
+        return found
+
+
+def _open(
+    bundle: Path, model: Path | None, provider: Provider, precision: str | None, threads: int, compiled: bool
+) -> _Compared:
     engine = Engine.open(bundle, provider, precision=precision, num_threads=threads)
     manifest, used = engine.manifest, engine.variant.precision
     settings = SessionSettings(provider=engine.provider, num_threads=threads)
     notes: list[str] = []
-    plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+    plain: Embed | None = None
     module, open_clip = None, None
     if model is not None:
         folder, learned = open_learned(model, manifest)
@@ -213,7 +276,7 @@ def _run(
         open_clip = open_clip_embed(learned.backbone, used, engine.provider)
         if used in DTYPES:
             graph = plain_session(learned.backbone, used, manifest.opset, settings)
-            plain = lambda images: graph.run({"images": images}, {})[0]  # noqa: E731
+            plain = lambda images, task: graph.run({"images": images}, {})[0]  # noqa: E731
         else:
             notes.append(f"{ALONE}: no such graph in {used}; the ratios are to {SLICE}")
     else:
@@ -221,54 +284,14 @@ def _run(
     if compiled and not has_compiler(engine.provider):
         notes.append(f"{COMPILED}: not measured, there is no C++ compiler (g++, c++ or clang++) here")
         compiled = False
-    base = ALONE if plain is not None else SLICE
-    measurements: list[Measurement] = []
-    agreement: dict[str, float] = {}
-    everything = synthetic_images(batches[-1], manifest.preprocess.size, seed=seed)
-    total = len(manifest.tasks)
-    for batch in batches:
-        console.print(f"measuring batches of {batch}", markup=False, highlight=False)
-        images = np.ascontiguousarray(everything[:batch])
-        asked = _asked(batch, total)
-
-        def ort(task: NDArray[np.int64], images: NDArray[np.uint8] = images) -> Callable[[], NDArray[np.float32]]:
-            return lambda: engine.run_images(images, task).features
-
-        candidates = {name: ort(task) for name, task in asked.items()}
-        if plain is not None:
-            candidates[ALONE] = _bound_plain(plain, images)
-        if module is not None and open_clip is not None:
-            candidates[OPEN_CLIP] = _bound(open_clip, images, asked[SLICE])
-            eager = torch_embed(module)
-            candidates[EAGER_NAMED] = _bound(eager, images, asked[NAMED])
-            candidates[EAGER_MIXED] = _bound(eager, images, asked[MIXED])
-            if compiled:
-                call = _bound(torch_embed(compiled_module(module)), images, asked[MIXED])
-                try:
-                    call()
-                    candidates[COMPILED] = call
-                except Exception as error:  # whatever stops the compiler: the rest is worth measuring
-                    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                    notes.append(f"{COMPILED}: not measured at batch {batch}, it failed ({reason})")
-        _agree(candidates, used, agreement)
-        found = interleave(candidates, rounds=rounds, seconds=seconds, seed=seed)
-        measurements += [_measurement(name, batch, found[name], found[base]) for name in candidates]
-    rows: tuple[OperatorTime, ...] = ()
-    if profile:
-        rows = tuple(profile_images(engine, settings, everything, _asked(len(everything), total)[MIXED]))
-    return Bench(
-        machine=describe_machine(engine.provider, threads),
-        backbone=manifest.backbone.name,
-        image_size=manifest.preprocess.size,
-        num_tasks=total,
-        precision=used,
-        opset=manifest.opset,
-        base=base,
-        measurements=tuple(measurements),
-        agreement=agreement,
-        profile=rows,
-        notes=tuple(notes),
-        seconds=time.monotonic() - started,
+    return _Compared(
+        engine=engine,
+        settings=settings,
+        plain=plain,
+        module=module,
+        open_clip=open_clip,
+        compiled=compiled,
+        notes=notes,
     )
 
 
@@ -283,17 +306,11 @@ def _asked(batch: int, total: int) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _bound(embed: Embed, images: NDArray[np.uint8], task: NDArray[np.int64]) -> Callable[[], NDArray[np.float32]]:
+def _bound(embed: Embed, images: NDArray[np.uint8], task: NDArray[np.int64]) -> Run:
     return lambda: embed(images, task)
 
 
-def _bound_plain(
-    plain: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: NDArray[np.uint8]
-) -> Callable[[], NDArray[np.float32]]:
-    return lambda: plain(images)
-
-
-def _agree(candidates: dict[str, Callable[[], NDArray[np.float32]]], precision: str, found: dict[str, float]) -> None:
+def _agree(candidates: dict[str, Run], precision: str, found: dict[str, float]) -> None:
     """Compare candidates that must give the same, and keep the largest difference of each pair.
 
     Raises:

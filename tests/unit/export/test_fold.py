@@ -162,6 +162,17 @@ def test_a_fixed_batch_leaves_no_free_size_and_no_other_input(fixed: Path, model
     assert probabilities.shape == (3, 2)
 
 
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    model: Model, fixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_export.onnx_file.LARGEST_FILE", 1000)
+    model.fold(1, tmp_path / "out", batch=3)
+    assert (tmp_path / "out" / f"{IMAGE}.data").stat().st_size > 1000
+    images = synthetic_images(3, model.backbone.preprocess.size)
+    for ours, one_file in zip(run(tmp_path / "out" / IMAGE, images), run(fixed / IMAGE, images), strict=True):
+        np.testing.assert_array_equal(ours, one_file)
+
+
 def test_an_adapted_block_multiplies_by_as_many_weights_as_a_plain_one(fixed: Path) -> None:
     graph = onnx.load(fixed / IMAGE).graph
     sizes = {t.name: sorted(t.dims) for t in graph.initializer}

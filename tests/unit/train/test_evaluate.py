@@ -1,6 +1,7 @@
 """The accuracy matrix against a slow, image-by-image computation from the definitions."""
 
 import csv
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
     folder = ModelFolder.open(model)
     backbone = folder.load_backbone()
     learned = LearnedClip.open(folder, backbone)
+    vectors = functools.cache(learned.class_vectors)
     total = len(folder.tasks)
     given, auto, incremental = np.zeros((total, total)), np.zeros((total, total)), np.zeros((total, total))
     chosen_last = np.zeros((total, total + 1), dtype=int)
@@ -65,7 +67,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
             read = learned.clip.summary(x)
 
             def predict(t: int, of: int, x: torch.Tensor = x) -> int:
-                scores = learned.embed(x, t) @ learned.class_vectors(of, under=t).T
+                scores = learned.embed(x, t) @ vectors(of, under=t).T
                 head = learned.head_vectors(of) if t == of else None
                 return int((scores if head is None else scores + learned.clip.summary(x) @ head.T).argmax())
 
@@ -77,7 +79,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
                 given[j, i] += predict(known, i) == label
                 auto[j, i] += predict(t, i) == label
                 if t == PLAIN:
-                    seen = [learned.class_vectors(k, under=PLAIN) for k in range(j + 1)]
+                    seen = [vectors(k, under=PLAIN) for k in range(j + 1)]
                     answer = everything[int((learned.embed(x, PLAIN) @ torch.cat(seen).T).argmax())]
                 else:
                     answer = (t, predict(t, t))
