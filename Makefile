@@ -9,7 +9,7 @@ OUT ?= quickstart-out
 # Which onnxruntime: `gpu` brings CUDA too, and exists for Linux on x86-64 and Windows alone. Its tests need no GPU.
 RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 
-.PHONY: help install quickstart test lint lowest lowest-versions format browser docs dist clean
+.PHONY: help install quickstart test lint lowest newest lowest-versions format browser docs dist clean
 
 help:
 	@echo "make install     virtual environment in $(VENV) with everything to learn, export, classify and test"
@@ -18,6 +18,7 @@ help:
 	@echo "make browser     chromium, nginx and node of Debian and npm's onnxruntime, for tests (make test calls it)"
 	@echo "make lint        ruff, mypy and deptry alone"
 	@echo "make lowest      the fast tests at the lowest versions that pyproject.toml allows (make test calls it)"
+	@echo "make newest      the tests of towers with open_clip's newest release, where it is newer than here (make test calls it)"
 	@echo "make format      let ruff format the code"
 	@echo "make docs        the documentation site in site/, to be opened in a browser as it is"
 	@echo "make dist        source archive and wheel in dist/, checked as PyPI checks them"
@@ -48,9 +49,13 @@ browser:
 test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 	$(MAKE) lowest
+	$(MAKE) newest
 
 lowest: install
 	$(BIN)/python -m tests.installs.lowest -q -n $(WORKERS)
+
+newest: install
+	$(BIN)/python -m tests.installs.newest -q -n $(WORKERS)
 
 # After a change of a lower bound.
 lowest-versions: install

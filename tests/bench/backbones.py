@@ -37,6 +37,9 @@ all tokens.
 Weights run as they were trained: activation, mean, deviation, interpolation and resize mode come from the tag; for a
 checkpoint of your own from what all tags of its architecture share, or from `--set model.preprocess=TAG`.
 
+open_clip does not tell the licences of weights; its own, MIT, is that of its code. Read the model card before you ship:
+`open_clip.get_pretrained_cfg(ARCHITECTURE, TAG)["hf_hub"]` is its name on the Hugging Face Hub.
+
 """
 TABLE = """
 | architecture | pixels | parameters | context | blocks for experts | tags | accepted, or why not |
