@@ -24,16 +24,6 @@ Seed = Annotated[Whole, Field(ge=-(1 << 53), le=1 << 53)]
 SplitShare = Annotated[Number, Field(ge=0, le=0.9)]
 
 
-SHORT_NAMES = {
-    "clip-b16": ("ViT-B-16-quickgelu", "openai", "OpenAI's own, which papers compare with (MTIL too)"),
-    "dfn-b16": ("ViT-B-16-quickgelu", "dfn2b", "of the same size, from better chosen pictures; the one to start from"),
-    "dfn-l14": ("ViT-L-14-quickgelu", "dfn2b", "larger, at several times the work an image"),
-    "siglip2-b16": ("ViT-B-16-SigLIP2", "webli", "texts in many languages (extra transformers)"),
-    "mobileclip2-s2": ("MobileCLIP2-S2", "dfndr2b", "small and fast; experts in its last stage"),
-}
-"""Name -> architecture, tag, what for."""
-
-
 @checked
 class ModelConfig:
     """What a model folder is made of; fixed once its first task is learned."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
+from igsp_deploy.entry import installed_names
 from igsp_deploy.errors import UserError
 
 GROUP = "igsp.sources"
@@ -68,7 +68,7 @@ def source_root(text: str) -> Path | None:
 
 def known_kinds() -> set[str]:
     """What may stand before the colon: our own kinds, and those that installed packages bring."""
-    return {"hf", "torchvision", *(point.name for point in entry_points(group=GROUP))}
+    return {"hf", "torchvision", "part", *installed_names(GROUP)}
 
 
 def split_source(text: str) -> SourceText:
@@ -104,5 +104,6 @@ def is_local(name: str) -> bool:
 _EXAMPLES = {
     "hf": "hf:ylecun/mnist?image=image&label=label",
     "torchvision": "torchvision:CIFAR10?root=data",
+    "part": "part:1/10?root=data/cub",
     "mtil": "mtil:aircraft?root=data",
 }

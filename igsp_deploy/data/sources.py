@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from igsp_deploy.data.items import Items, TaskData
 from igsp_deploy.data.listing import Listing, Source
 from igsp_deploy.data.source_text import GROUP, SourceText, split_source
 from igsp_deploy.data.splits import split_off
+from igsp_deploy.entry import load_one
 from igsp_deploy.errors import UserError
 
 MIN_IMAGES_TO_HOLD_OUT = 5
@@ -86,7 +86,8 @@ def parse_source(text: str) -> Source:
     Args:
         text: a folder of class folders; a `.csv` or `.parquet` manifest; a folder saved by `datasets` or one of
             Parquet files; `hf:NAME[:CONFIG]` on the Hugging Face hub; `torchvision:CLASS?root=FOLDER`;
-            `mtil:SET?root=FOLDER`, a set of the MTIL benchmark. Options follow a question mark.
+            `part:K/N?root=FOLDER`, a part of the classes of a data set; `mtil:SET?root=FOLDER`, a set of the MTIL
+            benchmark. Options follow a question mark.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -100,6 +101,10 @@ def parse_source(text: str) -> Source:
         from igsp_deploy.data.torchvision_sets import TorchvisionSource
 
         return TorchvisionSource(parts)
+    if parts.kind == "part":
+        from igsp_deploy.data.class_parts import PartSource
+
+        return PartSource(parts)
     if parts.kind:
         return _installed_source(parts)
     return _path_source(Path(parts.name))
@@ -107,8 +112,7 @@ def parse_source(text: str) -> Source:
 
 def _installed_source(parts: SourceText) -> Source:
     """A source that a package brings: entry point `igsp.sources`, a class that takes the `SourceText`."""
-    (place,) = [point for point in entry_points(group=GROUP) if point.name == parts.kind]
-    source: Source = place.load()(parts)
+    source: Source = load_one(GROUP, parts.kind, "source")(parts)
     return source
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import open_clip
 
-from igsp_deploy.config import SHORT_NAMES
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.loading import on_meta
+from igsp_deploy.model.named import all_named
 from igsp_deploy.model.towers import towers
 from igsp_deploy.model.towers.block import Ends
 from igsp_deploy.model.towers.opaque import EmbeddingBlock
@@ -75,5 +75,12 @@ def _places(tower: Ends) -> str:
 
 
 def short_names() -> list[tuple[str, str, str, str]]:
-    """Name, architecture, tag and what for, of those that people should start from."""
-    return [(short, *place) for short, place in SHORT_NAMES.items()]
+    """Name, architecture, tag and what for, of those that people should start from and those of installed packages.
+
+    Raises:
+        UserError: a package that brings one is broken.
+    """
+    return [
+        (name, short.architecture or "-", short.pretrained or "-", short.what_for)
+        for name, short in all_named().items()
+    ]

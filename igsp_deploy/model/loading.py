@@ -1,7 +1,8 @@
 """From the name of a CLIP and of its weights to a frozen backbone that runs as those weights were trained.
 
-A name is `nano`, `debug`, one of open_clip's architectures, `hf-hub:ORG/NAME` or `local-dir:PATH`. Whether a model can
-be learned with is looked at before anything large is downloaded, on torch's meta device.
+A name is `nano`, `debug`, one of open_clip's architectures, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a short one of
+ours or of an installed package. Whether a model can be learned with is looked at before anything large is downloaded,
+on torch's meta device.
 """
 
 import dataclasses
@@ -21,11 +22,13 @@ import torch
 from open_clip.factory import _get_hf_config
 from torch import Tensor, nn
 
-from igsp_deploy.config import SHORT_NAMES, ModelConfig
+from igsp_deploy.config import ModelConfig
+from igsp_deploy.entry import described
 from igsp_deploy.errors import UserError
 from igsp_deploy.installed import install_command
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.checkpoint import put_weights, read_weights
+from igsp_deploy.model.named import GROUP, named, short_names
 from igsp_deploy.model.tokenizing import describe
 from igsp_deploy.model.towers import towers
 
@@ -49,7 +52,8 @@ def load_backbone(
 
     Args:
         name: `nano` for the embedded backbone, `debug` for a tiny random one, an open_clip model name (`ViT-B-16`,
-            `ViT-B-16-quickgelu`), or `hf-hub:ORG/NAME` or `local-dir:PATH` for a model in open_clip's form.
+            `ViT-B-16-quickgelu`), `hf-hub:ORG/NAME` or `local-dir:PATH` for a model in open_clip's form, or a short
+            name that `igsp backbones` lists.
         pretrained: open_clip tag (`openai`, downloaded) or the path of a local checkpoint (safetensors, a PyTorch file
             loaded with `weights_only`, or OpenAI's archive), or `random` for seeded random weights, useful only to
             measure speed. Must be None for names that bring their weights.
@@ -65,6 +69,12 @@ def load_backbone(
         _refuse_weights(name, pretrained, preprocess)
         clip = _own(name)
         return Backbone(clip, name, None, open_clip.SimpleTokenizer(context_length=clip.context_length))
+    short = named(name)
+    if short is not None and short.build is not None:
+        _refuse_weights(name, pretrained, preprocess)
+        return _built(name, short.build)
+    if short is not None and short.architecture is not None:
+        name, pretrained = short.architecture, pretrained or short.pretrained
     bundled = name.startswith((HUB, LOCAL))
     if bundled:
         _refuse_weights(name, pretrained, preprocess)
@@ -84,9 +94,9 @@ def load_backbone(
 def settled(config: ModelConfig) -> ModelConfig:
     """The same settings with whole names, and with paths that mean the same from any folder."""
     backbone, pretrained = config.backbone, config.pretrained
-    if backbone in SHORT_NAMES:
-        backbone, tag, _ = SHORT_NAMES[backbone]
-        pretrained = pretrained or tag
+    short = named(backbone)
+    if short is not None and short.architecture is not None:
+        backbone, pretrained = short.architecture, pretrained or short.pretrained
     if backbone.startswith(LOCAL):
         backbone = f"{LOCAL}{Path(backbone.removeprefix(LOCAL)).expanduser().resolve()}"
     if pretrained and Path(pretrained).expanduser().is_file():
@@ -110,6 +120,22 @@ def _own(name: str) -> Any:
     return build_debug()
 
 
+def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Backbone:
+    """A backbone that an installed package makes.
+
+    Raises:
+        UserError: it fails, or what it gives cannot be adapted.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            clip, tokenizer = build()
+    except Exception as error:  # whatever a package of others raises
+        raise UserError(f"{described(GROUP, name, 'backbone')} cannot be made: {_line(error)}.") from error
+    describe(tokenizer)  # what could not be exported is not learned
+    return Backbone(clip, name, None, tokenizer)
+
+
 def _check_name(name: str, pretrained: str | None, preprocess: str | None) -> None:
     """Refuse what open_clip does not know.
 
@@ -117,10 +143,10 @@ def _check_name(name: str, pretrained: str | None, preprocess: str | None) -> No
         UserError: says what is nearest.
     """
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, [NANO, *SHORT_NAMES, *open_clip.list_models()], n=3, cutoff=0.3)
+        near = difflib.get_close_matches(name, [NANO, *short_names(), *open_clip.list_models()], n=3, cutoff=0.3)
         raise UserError(
             f"there is no backbone {name!r}. Nearest: {', '.join(near) or 'none'}. `igsp backbones` lists them; a "
-            f"model of the hub is {HUB}ORG/NAME, one in a folder {LOCAL}PATH."
+            f"model of the hub is {HUB}ORG/NAME, one in a folder {LOCAL}PATH. If a package brought it, install that."
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:

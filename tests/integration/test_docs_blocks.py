@@ -74,11 +74,13 @@ def test_every_seam_has_an_example_that_works(bundled: Any, tmp_path: Path, monk
     assert run_blocks(ROOT / "docs" / "extending.md", {"bundle": bundled.bundle}, tmp_path) == 7
 
 
-def test_a_source_and_a_method_come_in_a_package_of_others(bundled: Any, tmp_path: Path) -> None:
+def test_a_backbone_a_source_and_a_method_come_in_a_package_of_others(bundled: Any, tmp_path: Path) -> None:
     """Its parts are blocks of the document; it is built and installed into a folder of its own."""
     found = blocks(ROOT / "docs" / "extending.md")
     (project,) = [block.text for block in found if block.language == "toml"]
-    parts = [block.text for block in found if "class ArraySource" in block.text or "nearest_mean = " in block.text]
+    wanted = ("mine = NamedBackbone(", "class ArraySource", "nearest_mean = ")
+    parts = [block.text for block in found if any(part in block.text for part in wanted)]
+    assert len(parts) == len(wanted)
     package = tmp_path / "igsp-mine"
     package.mkdir()
     (package / "pyproject.toml").write_text(project)
@@ -100,7 +102,7 @@ def test_a_source_and_a_method_come_in_a_package_of_others(bundled: Any, tmp_pat
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "site")},
         )
 
-    small = ["--set", "model.backbone=debug", "--set", "learn.steps=5"]
+    small = ["--set", "model.backbone=mine", "--set", "learn.steps=5"]
     tasks = ["--task", "tones=npz:./tones.npz", "--task", "colors=data/colors"]
     done = igsp("compare", "study", *tasks, *small, "--method", "nearest-mean", "--csv", "rows.csv")
     assert done.returncode == 0, done.stderr
@@ -112,6 +114,9 @@ def test_a_source_and_a_method_come_in_a_package_of_others(bundled: Any, tmp_pat
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path / "model" / "tasks").glob("*/task.json")
     assert json.loads(record.read_text())["classes"] == ["dark", "light"]
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["backbone"]["name"] == "mine"
+    done = igsp("backbones", "--json")
+    assert json.loads(done.stdout)[-1]["what_for"] == "our own, of our own pictures"
 
 
 def test_a_block_that_fails_fails_the_test(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def evaluate_model(
         learned by then; None for i > j, whose classes are not known yet;
         `open_last`: its last row;
         `zero_shot`, `selector_accuracy`, `left_to_plain`: per task; `confusion`: [task][chosen task..., plain] counts;
-        `metrics`: Transfer, Average and Last of `given` and `auto`; Average and Last of `class_incremental`;
+        `metrics`: Transfer, Average, Last, backward transfer and forgetting of `given` and `auto`; all but Transfer of
+        `class_incremental`;
         `per_class`: per task, see `answers.of_classes`; `calibration`: per task, see `answers.calibration`;
         `worst`: of all tasks, see `answers.worst_mistakes`; `skipped`: per task, the test images that cannot be read,
         as `count` and `first`, a list of `[place in the source, reason]`;
@@ -239,7 +240,14 @@ def _report(folder: ModelFolder, counts: list[_Counts], answers: list[Answers]) 
         for name, m in (("given", given), ("auto", auto))
     }
     seen = [incremental[j, : j + 1].mean() for j in range(total)]
-    rounded["class_incremental"] = {"average": round(100 * float(np.mean(seen)), 2), "last": round(100 * seen[-1], 2)}
+    change = summary(incremental)
+    whole = {
+        "average": float(np.mean(seen)),
+        "last": float(seen[-1]),
+        "backward_transfer": change["backward_transfer"],
+        "forgetting": change["forgetting"],
+    }
+    rounded["class_incremental"] = {k: None if v is None else round(100 * v, 2) for k, v in whole.items()}
     return {
         "tasks": [record.name for record in folder.tasks],
         "test_images": [c.images for c in counts],

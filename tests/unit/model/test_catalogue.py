@@ -7,11 +7,12 @@ from typing import Any
 import open_clip
 import pytest
 
-from igsp_deploy.config import SHORT_NAMES, ModelConfig
+from igsp_deploy.config import ModelConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model import catalogue
 from igsp_deploy.model.catalogue import architectures
 from igsp_deploy.model.loading import settled
+from igsp_deploy.model.named import SHORT_NAMES
 from tests.bench.backbones import page, shares
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "backbones.md").read_text(encoding="utf-8")
@@ -53,11 +54,11 @@ def test_every_architecture_is_accepted_and_a_refused_one_says_why(monkeypatch: 
 
 def test_short_names_are_whole_names_that_are_accepted() -> None:
     assert len(SHORT_NAMES) == 5
-    for short, (name, tag, _) in SHORT_NAMES.items():
+    for short, place in SHORT_NAMES.items():
         whole = settled(ModelConfig(backbone=short))
-        assert (whole.backbone, whole.pretrained) == (name, tag)
-        assert tag in open_clip.list_pretrained_tags_by_model(name)
-        assert ROWS[name] == "yes"
+        assert (whole.backbone, whole.pretrained) == (place.architecture, place.pretrained)
+        assert whole.pretrained in open_clip.list_pretrained_tags_by_model(whole.backbone)
+        assert ROWS[whole.backbone] == "yes"
     other = settled(ModelConfig(backbone="clip-b16", pretrained="dfn2b"))
     assert (other.backbone, other.pretrained) == ("ViT-B-16-quickgelu", "dfn2b")
 

@@ -96,6 +96,8 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
     assert result["open_last"] == result["class_incremental"][-1]
     means = [100 * incremental[j, : j + 1].mean() / count for j in range(total)]
     measured = {"average": pytest.approx(np.mean(means), abs=0.01), "last": pytest.approx(means[-1], abs=0.01)}
+    change = summary(100 * incremental / count)
+    measured |= {name: pytest.approx(change[name], abs=0.01) for name in ("backward_transfer", "forgetting")}
     assert result["metrics"]["class_incremental"] == measured
     assert (incremental[-1] != np.diag(incremental)).any(), "the test is too easy to tell the steps apart"
     assert result["confusion"] == chosen_last.tolist()

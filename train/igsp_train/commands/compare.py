@@ -1,6 +1,5 @@
 """`igsp compare`: iGSP beside other methods, or beside itself with other settings, on the same tasks."""
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +68,7 @@ def compare(
     """
     from igsp_deploy.checked import build
     from igsp_deploy.config import RunConfig, apply_overrides
+    from igsp_deploy.entry import installed_names
     from igsp_deploy.errors import UsageError
     from igsp_deploy.files import check_place, write_bytes_atomic
 
@@ -76,7 +76,7 @@ def compare(
         check_place(place)
     sources = parse_tasks(task or [])
     chosen = method or ["igsp"]
-    known = (*METHODS, *(point.name for point in entry_points(group="igsp.methods")))
+    known = (*METHODS, *installed_names("igsp.methods"))
     for name in chosen:
         if name not in known:
             raise UsageError(f"--method {name}: expected one of {', '.join(known)}.")

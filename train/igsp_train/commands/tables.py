@@ -9,6 +9,7 @@ from rich.table import Table
 
 _CORNER, _COLUMN = 30, 9
 """Characters of a table's first column, and of one with the figures of a task."""
+_SUMMARY = ("Transfer", "Average", "Last", "Backward transfer", "Forgetting")
 
 
 def _percent(value: float | None) -> str:
@@ -80,14 +81,14 @@ def _task_a_row(result: dict[str, Any]) -> Table:
 def _summary(result: dict[str, Any]) -> Table:
     table = Table(title="Summary", title_justify="left")
     table.add_column("%")
-    for name in ("Transfer", "Average", "Last", "Forgetting"):
+    for name in _SUMMARY:
         table.add_column(name, justify="right")
     rows = [("task given", "given"), ("task chosen", "auto"), ("all classes so far", "class_incremental")]
     for title, key in rows:
         metrics = result["metrics"].get(key)
         if metrics is None:
             continue
-        table.add_row(title, *(_percent(metrics.get(name)) for name in ("transfer", "average", "last", "forgetting")))
+        table.add_row(title, *(_percent(metrics.get(name.lower().replace(" ", "_"))) for name in _SUMMARY))
     return table
 
 

@@ -27,6 +27,8 @@ igsp train model --task digits=hf:ylecun/mnist --task planes='torchvision:FGVCAi
 
 igsp train model --benchmark mtil --order 1 --data-root data
 
+igsp train model --benchmark cifar100 --splits 10 --data-root data
+
 igsp train model --task digits=data/digits --json"""
 
 
@@ -49,9 +51,16 @@ def train(
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting, over the file's. May be repeated.")
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Learn the data sets of a benchmark with its settings: mtil. Takes no --task.")
+        str | None,
+        typer.Option(
+            help="Learn a benchmark with its settings: mtil, or the classes of cifar100, imagenet-r or cub200 part "
+            "after part. Takes no --task."
+        ),
     ] = None,
-    order: Annotated[int, typer.Option(help="Order of the benchmark: 1 or 2.")] = 1,
+    order: Annotated[int, typer.Option(help="Order of mtil: 1 or 2.")] = 1,
+    splits: Annotated[
+        int | None, typer.Option(min=1, help="Parts of the classes of the other benchmarks; 10 if not given.")
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the benchmark's data sets.")] = None,
     shots: Annotated[int | None, typer.Option(help="Few-shot: learn from this many images a class.")] = None,
     accept_differences: Annotated[
@@ -83,7 +92,7 @@ def train(
     from igsp_deploy.yaml_keys import check_unique_keys
 
     given = parse_tasks(task or [])
-    values, tasks_of_benchmark = _benchmark(benchmark, order, data_root, shots, accept_differences)
+    values, tasks_of_benchmark = _benchmark(benchmark, order, splits, data_root, shots, accept_differences)
     if benchmark and given:
         raise UsageError("--benchmark brings its own tasks. Leave out --task.")
     if config:
@@ -170,14 +179,19 @@ def _learn_one_by_one(model: Path, settings: "RunConfig", discard: bool, say: Ca
 
 
 def _benchmark(
-    name: str | None, order: int, data_root: Path | None, shots: int | None, accept_differences: bool
+    name: str | None,
+    order: int,
+    splits: int | None,
+    data_root: Path | None,
+    shots: int | None,
+    accept_differences: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings and tasks of the benchmark, if one is asked for."""
     from igsp_deploy.errors import UsageError
 
     if name is None:
-        if data_root is not None or order != 1 or accept_differences:
-            raise UsageError("--order, --data-root and --accept-differences belong to --benchmark mtil.")
+        if data_root is not None or order != 1 or splits is not None or accept_differences:
+            raise UsageError("--order, --splits, --data-root and --accept-differences belong to --benchmark.")
         return {}, {}
     if data_root is None:
         raise UsageError(f"--benchmark {name} needs --data-root, the folder that holds its data sets.")
@@ -186,8 +200,12 @@ def _benchmark(
     from igsp_train.preset_files import preset_path
     from igsp_train.research.benchmark import benchmark_preset, benchmark_tasks
 
-    tasks = benchmark_tasks(name, data_root, order=order, any_counts=accept_differences)
-    return load_yaml(preset_path(benchmark_preset(name, shots or 0))), tasks
+    if name == "mtil" and splits is not None:
+        raise UsageError("--splits belongs to the other benchmarks; mtil has --order.")
+    if name != "mtil" and order != 1:
+        raise UsageError(f"--order belongs to mtil; {name} has --splits.")
+    tasks = benchmark_tasks(name, data_root, order=order, splits=splits or 10, any_counts=accept_differences)
+    return load_yaml(preset_path(benchmark_preset(shots or 0))), tasks
 
 
 def _over(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The methods of a comparison, by name: ours, and those that installed packages bring."""
 
-from importlib.metadata import entry_points
-
+from igsp_deploy.entry import described, load_installed
 from igsp_deploy.errors import UserError
 from igsp_train.research.baselines.fixed_pool import learn_fixed_pool
 from igsp_train.research.baselines.igsp import learn_igsp
@@ -37,15 +36,11 @@ def add_installed() -> None:
     Raises:
         UserError: one cannot be loaded, is no `Method`, or has the name of another; says which package.
     """
-    for point in entry_points(group=GROUP):
-        where = f"the method {point.name!r} of the package {point.dist.name if point.dist else point.value}"
-        try:
-            method = point.load()
-        except Exception as error:  # whatever a package of others raises
-            raise UserError(f"{where} cannot be loaded ({error}). Repair the package or uninstall it.") from error
+    for name, method in load_installed(GROUP, "method").items():
+        where = described(GROUP, name, "method")
         if not isinstance(method, Method):
             raise UserError(f"{where} is a {type(method).__name__}, not an {Method.__module__}.Method.")
-        if METHODS.setdefault(point.name, method) is not method:
+        if METHODS.setdefault(name, method) is not method:
             raise UserError(f"{where} has the name of another method. Choose another name.")
 
 

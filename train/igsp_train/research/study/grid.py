@@ -98,7 +98,7 @@ class Study:
         self.path = path
         self.plan = plan
         self.console = console
-        self._backbones: dict[tuple[str, str | None], Backbone] = {}
+        self._backbones: dict[tuple[str, str | None, str | None], Backbone] = {}
         self._tokens: dict[tuple[Any, ...], TrunkTokens] = {}
 
     def run(self, max_runs: int | None = None) -> int:
@@ -175,7 +175,7 @@ class Study:
         return self.path / "runs" / dataclasses.replace(key, order=order).file_name(keys)
 
     def _backbone(self, config: RunConfig) -> Backbone:
-        name = (config.model.backbone, config.model.pretrained)
+        name = (config.model.backbone, config.model.pretrained, config.model.preprocess)
         if name not in self._backbones:
             self._backbones[name] = load_backbone(*name)
         return self._backbones[name]

@@ -111,7 +111,8 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
 """Figure -> how it is read off one run; `LEGENDS` says what each is."""
 
 LEGENDS = {
-    "Task given": "Accuracies on the test images; last val: on the held-out ones. forgetting: what a task "
+    "Task given": "Accuracies on the test images; last val: on the held-out ones. backward transfer: what a task is in "
+    "the end less what it was when learned. forgetting: what a task "
     "was best at less what it is in the end. trained phase1, phase2, mean: "
     "numbers with gradient, a task on average, mean: over its steps too. kept: numbers in the end. bend: what the "
     "last two tasks added over what the first two did.",
@@ -128,6 +129,7 @@ MAIN = (
     "average",
     "last",
     "last_val",
+    "backward_transfer",
     "forgetting",
     "trained_phase1",
     "trained_phase2",
