@@ -105,3 +105,32 @@ def test_every_declared_extra_that_brings_modules_can_be_named() -> None:
         if extra != "dev":
             names = {canonicalize_name(Requirement(line).name) for line in lines}
             assert names - named - unused - {"igsp-deploy", "onnxruntime", "onnxruntime-gpu"} == set(), extra
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_the_commands_of_developers_with_actions_of_a_major_version(path: Path) -> None:
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    for step in steps:
+        assert ("uses" in step) != ("run" in step)
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@(release/)?v\d+", step.get("uses", "a/b@v1")), step
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made = [step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")]
+    assert made
+    assert set(made) <= targets
+    for job in jobs.values():
+        assert set(job.get("needs", "").split()) <= set(jobs)
+        # What may write holds no code of ours: it passes on what another job made.
+        assert "permissions" not in job or not any("run" in step for step in job["steps"])
+
+
+def test_the_site_that_is_published_is_the_one_that_developers_build() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())["jobs"]
+    uses = {step["uses"].partition("@")[0]: step for job in jobs.values() for step in job["steps"] if "uses" in step}
+    assert {"actions/configure-pages", "actions/upload-pages-artifact", "actions/deploy-pages"} <= set(uses)
+    built = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader).get("site_dir", "site")
+    assert uses["actions/upload-pages-artifact"]["with"]["path"].rstrip("/") == built
+    assert jobs["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
