@@ -1,4 +1,4 @@
-"""`python -m tests.browser.screenshots`: the README's pictures of the demo, made from what `igsp quickstart` leaves.
+"""`python -m tests.browser.screenshots`: the documents' pictures of the demo, made from what `igsp quickstart` leaves.
 
     igsp quickstart && python -m tests.browser.screenshots --quickstart quickstart-out --out docs/images
 

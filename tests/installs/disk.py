@@ -1,4 +1,4 @@
-"""What each install line of the README takes on the disk: `python -m tests.installs.disk [WORD ...]`.
+"""What each install line of docs/install.md takes on the disk: `python -m tests.installs.disk [WORD ...]`.
 
 uv resolves a line for its machine at the versions of constraints.txt, and every wheel's own table of contents, a few
 kilobytes at its end, says how large its files are: exact, and nothing is downloaded or installed. pip compiles what it
@@ -30,7 +30,7 @@ TAIL = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the README's table: `machine` and `extras` as it names them.
+    """A row of that page's table: `machine` and `extras` as it names them.
 
     Attributes:
         platform: uv's name of the machine.
