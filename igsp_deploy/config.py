@@ -99,6 +99,9 @@ class LearnConfig:
     """Augmented views an image whose trunk output is computed once and reused; 0 augments anew in every step."""
     precision: Precision = "fp32"
     """Arithmetic of a step: `bf16` (experimental) runs products in bfloat16; parameters, loss, selector stay fp32."""
+    patience: Count = 200
+    """Steps of phase 2 without a lower loss on held-out images (20 or more) after which learning ends, and goes back to
+    where it was lowest; 0 takes all steps."""
     checkpoint_every: Positive = 50
     """Steps between resumable checkpoints."""
     seed: Seed = 0

@@ -28,6 +28,7 @@ from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkp
 from igsp_train.convergence import THRESHOLD, GateTracker
 from igsp_train.data.order import batch_indices
 from igsp_train.features import TrunkViews
+from igsp_train.head import FEW
 from igsp_train.importance import HeldOutLoss
 from igsp_train.learner import new_task_learner
 from igsp_train.optimiser import (
@@ -125,6 +126,7 @@ class TaskRun:
         self.reuse = ReuseStrength(config, config.reuse_strength)
         self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
         self._unread: list[_Unread] = []
+        self._best: dict[str, Tensor] = {}
         self.projection: GradientProjection | None = None
         found = load_checkpoint(folder.path)
         if found is not None and found[0].get("learned") != len(folder.tasks):
@@ -155,7 +157,7 @@ class TaskRun:
         """
         config, progress = self.config, self.progress
         started = time.monotonic()
-        while progress.step < config.steps:
+        while progress.step < config.steps and not self._lags():
             self._step()
             looked = self._look()
             if looked or progress.phase == 1 or len(self._unread) >= self.read_every or progress.step == config.steps:
@@ -173,6 +175,11 @@ class TaskRun:
                 raise InterruptedError("learning was cancelled")
         if progress.phase == 1:
             self._prune()
+        back_at = progress.best() if progress.step < config.steps else None
+        if back_at is not None:
+            with torch.no_grad():
+                for name, parameter in self.learner.named_parameters():
+                    parameter.copy_(self._best[name])
         progress.seconds += time.monotonic() - started
         self.ranks.check_equal(self.learner.named_parameters(), "the experts they learned")
         return LearnResult(
@@ -180,6 +187,7 @@ class TaskRun:
             trained_parameters=progress.trained_parameters,
             curves=progress.curves,
             looks=progress.looks,
+            back_at=back_at,
             phase1_steps=progress.phase1_steps,
             mean_gates=progress.mean_gates,
             kept=progress.kept,
@@ -319,9 +327,20 @@ class TaskRun:
         due = progress.step % LOOK_EVERY == 0 or progress.step == self.config.steps
         if not due or self.held_out is None or not len(self.held_out[1]):
             return False
-        loss = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.held_out)
-        progress.looks.append(Look(step=progress.step, loss=loss({}), accuracy=loss.accuracy()))
+        measured = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.held_out)
+        # The same bits in all processes, for what they decide by it.
+        loss, accuracy = (self.ranks.sum(torch.tensor([measured({}), measured.accuracy()])) / self.ranks.count).tolist()
+        progress.looks.append(Look(step=progress.step, loss=loss, accuracy=accuracy))
+        if progress.looks[-1] is progress.best():
+            self._best = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
         return True
+
+    def _lags(self) -> bool:
+        """Whether the held-out loss has not fallen for so long that learning ends."""
+        best, patience = self.progress.best(), self.config.patience
+        if best is None or not patience or self.held_out is None or len(self.held_out[1]) < FEW:
+            return False
+        return self.progress.step - best.step >= patience
 
     def _phase1_is_over(self) -> bool:
         config, step = self.config, self.progress.step
@@ -409,6 +428,7 @@ class TaskRun:
             "tracker_curve": self.tracker.curve,
         }
         tensors = pack(self.learner, self.optimiser, self.tracker)
+        tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
         save_checkpoint(self.folder.path, self.progress.step, state, tensors)
 
     def _resume(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -420,6 +440,7 @@ class TaskRun:
         looks = [Look(**look) for look in state["progress"].pop("looks", [])]  # older checkpoints lack them
         self.progress = Progress(**state["progress"], looks=looks)
         self.learner = unpack_learner(self.folder, state["layout"], tensors)
+        self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         train_router = self.progress.phase == 1 or self.config.train_router_phase2
         self.optimiser = unpack_optimiser(self.learner, self.config, tensors, train_router=train_router)
         self.tracker = unpack_tracker(tensors, state["tracker_curve"])

@@ -224,7 +224,7 @@ def learn_task(
                 report(step_report)
 
         result = run.run(both, stop)
-        views_read = _views_read(clip, trunk, config.learn)
+        views_read = _views_read(clip, trunk, config.learn, len(result.curves["loss"]))
     if not ranks.first:  # the first process measures and writes
         ranks.wait()
         folder.refresh()
@@ -260,6 +260,11 @@ def learn_task(
         split=task.split,
     )
     clear_checkpoint(folder.path)
+    if result.back_at is not None:
+        warn(
+            f"{task.name}: ended after {result.looks[-1].step} of {config.learn.steps} steps, and is as it was after "
+            f"{result.back_at.step}, when the loss on held-out images was lowest (learn.patience)"
+        )
     reused, new = result.learner.num_experts()
     zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
     measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
@@ -278,11 +283,11 @@ def _trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> tuple[T
     return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _views_read(clip: Clip, trunk: TrunkViews, learn: LearnConfig) -> list[Tensor]:
+def _views_read(clip: Clip, trunk: TrunkViews, learn: LearnConfig, steps: int) -> list[Tensor]:
     """What a head reads of the training images in each cached view, `[N, F]` each."""
     if learn.head == "text":
         return []
-    seen = trunk.seen(learn.steps, learn.batch_size)
+    seen = trunk.seen(steps, learn.batch_size)
     return [torch.cat([clip.summary(part.float()).cpu() for part in tokens.split(CHUNK)]) for tokens in seen]
 
 
@@ -315,6 +320,7 @@ def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Ca
         "warnings": task_warnings(
             task.counts, measured["val_accuracy"], measured["val_zero_shot"], result.curves.get("accuracy", [])
         ),
+        "back_at_step": None if result.back_at is None else result.back_at.step,
         "looks": [dataclasses.asdict(look) for look in result.looks],
         "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
     }

@@ -77,6 +77,11 @@ class Progress:
         """Share of right answers on held-out images at the last look up to a step."""
         return next((look.accuracy for look in reversed(self.looks) if look.step <= step), None)
 
+    def best(self) -> Look | None:
+        """The look of the lowest loss since experts were pruned; the first of equals."""
+        looks = [look for look in self.looks if self.phase == 2 and look.step > self.phase1_steps]
+        return min(looks, key=lambda look: look.loss, default=None)
+
 
 @dataclasses.dataclass(kw_only=True)
 class LearnResult:
@@ -87,6 +92,7 @@ class LearnResult:
         trained_parameters: numbers that received gradient at the start.
         curves: a number of each step, by the names of `CURVES`.
         looks: at held-out images, in the order of the steps.
+        back_at: the look whose state was gone back to, where learning ended early; else None.
         phase1_steps: steps until experts were pruned.
         mean_gates: block -> mean gate of each expert then.
         kept: block -> which of them were kept.
@@ -97,6 +103,7 @@ class LearnResult:
     trained_parameters: int
     curves: dict[str, list[float]]
     looks: list[Look]
+    back_at: Look | None
     phase1_steps: int
     mean_gates: dict[str, list[float]]
     kept: dict[str, list[bool]]

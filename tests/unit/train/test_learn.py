@@ -522,6 +522,55 @@ def test_looking_changes_nothing_and_survives_a_resume(
             assert torch.equal(ours, theirs), name
 
 
+def _many_held_out(run: TaskRun) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twenty images whose labels nothing can learn: the loss on them rises as those learned from are fitted."""
+    indices = np.arange(20)
+    return run.views.batch(indices, indices * 0 + 50), (run.labels[indices] + 1) % 3
+
+
+def test_learning_ends_where_the_held_out_loss_rises_and_goes_back(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igsp_train.learn.LOOK_EVERY", 2)
+
+    def start(name: str, patience: int) -> TaskRun:
+        path = tmp_path / name
+        folder = ModelFolder.open(path) if path.exists() else new_folder(path, backbone)
+        run = make_run(backbone, folder, 120, dataclasses.replace(LEARN, steps=40, patience=patience))
+        run.held_out = _many_held_out(run)
+        return run
+
+    run, states = start("model", 6), dict[int, dict[str, torch.Tensor]]()
+
+    def remember(report: StepReport) -> None:
+        if report.phase == 2:
+            states[report.step] = {name: p.detach().clone() for name, p in run.learner.named_parameters()}
+
+    result = run.run(remember)
+    assert result.back_at is not None
+    phase_2 = [look for look in result.looks if look.step > result.phase1_steps]
+    assert result.back_at.loss == min(look.loss for look in phase_2)
+    assert result.looks[-1].step == result.back_at.step + 6 < 40
+    assert len(result.curves["loss"]) == result.looks[-1].step
+    assert result.back_at.step != result.looks[-1].step
+    for name, parameter in result.learner.named_parameters():
+        assert torch.equal(parameter, states[result.back_at.step][name])
+        assert not torch.equal(parameter, states[result.looks[-1].step][name]) or not parameter.numel()
+    first = start("broken", 6)
+    with pytest.raises(InterruptedError):
+        first.run(stop=lambda: first.progress.step == result.back_at.step + 3)  # type: ignore[union-attr]
+    resumed = start("broken", 6).run()
+    assert (resumed.looks, resumed.back_at) == (result.looks, result.back_at)
+    for (name, ours), (_, theirs) in zip(
+        resumed.learner.named_parameters(), result.learner.named_parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    assert start("all", 0).run().back_at is None
+    few = start("few", 6)
+    few.held_out = tuple(part[:19] for part in few.held_out or ())  # type: ignore[assignment]
+    assert few.run().back_at is None
+
+
 @pytest.mark.parametrize("restart", [True, False])
 def test_phase_2_has_a_schedule_of_its_own_on_demand(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, restart: bool
