@@ -144,6 +144,26 @@ class Model:
         folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet))
         return folder.tasks[folder.task_index(name)]
 
+    def extend(self, name: str, source: str | Path, *, quiet: bool = True) -> "TaskRecord":
+        """Add the images and classes that came to the source of a learned task, by its head alone.
+
+        Args:
+            name: of the task.
+            source: where all of its images are now, the new ones among the old.
+            quiet: say nothing.
+
+        Returns:
+            What is known of the task now.
+
+        Raises:
+            UserError: there is no such task or no new image, or the folder cannot be written.
+        """
+        from rich.console import Console
+
+        from igsp_train.extend import extend_task
+
+        return extend_task(self.path, name, str(source), console=Console(stderr=True, quiet=quiet))
+
     def drop(self, name: str, *, discard: bool = False) -> None:
         """Take the last task out, as if it had never been learned.
 

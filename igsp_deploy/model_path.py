@@ -13,8 +13,12 @@ from igsp_deploy.files import explain_os_error, sha256_file
 from igsp_deploy.locks import try_lock
 
 LOCK = ".lock"
+EXTENDED = "extended"
+"""Folders inside a task's folder, `extended-001` and so on: what more images have changed of it."""
 HEAD = "head.safetensors"
 """File of a task's head, where it has one."""
+SPLIT = "split.json"
+"""File of a task's split, where it was kept."""
 _WEIGHTS: ContextVar[str | None] = ContextVar("weights", default=None)
 
 
@@ -95,6 +99,11 @@ def _remove_empty(path: Path) -> None:
         path.rmdir()
 
 
+def extended_folder(folder: Path) -> Path:
+    """Where the record, the head and the statistics of a task are: its last extension, or its own folder."""
+    return max(folder.glob(f"{EXTENDED}-[0-9]*"), default=folder)
+
+
 def task_fingerprint(folder: Path, words: list[Any]) -> str:
     """SHA-256 of what a task computes: its numbers, its classes and prompts; not where its images lay.
 
@@ -102,7 +111,8 @@ def task_fingerprint(folder: Path, words: list[Any]) -> str:
         folder: of the task.
         words: its name, classes, display names and templates.
     """
-    names = ["experts.safetensors", "router.safetensors", "selector.safetensors"]
-    names += [HEAD] if (folder / HEAD).is_file() else []
-    sums = [sha256_file(folder / name) for name in names]
+    now = extended_folder(folder)
+    files = [folder / "experts.safetensors", folder / "router.safetensors", now / "selector.safetensors"]
+    files += [now / HEAD] if (now / HEAD).is_file() else []
+    sums = [sha256_file(file) for file in files]
     return hashlib.sha256(json.dumps([sums, words]).encode()).hexdigest()

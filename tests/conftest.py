@@ -79,11 +79,12 @@ def make_model(task_data: Path) -> MakeModel:
         from igsp_deploy.config import SelectorConfig
         from igsp_deploy.data import load_task_data, read_eval_images
         from igsp_deploy.model.clip import Clip
-        from igsp_deploy.model.folder import LearnedTask, ModelFolder
+        from igsp_deploy.model.folder import ModelFolder
         from igsp_deploy.model.head import Head
         from igsp_deploy.model.loading import load_backbone
         from igsp_deploy.model.record import TaskRecord
         from igsp_deploy.model.selector import task_statistics
+        from igsp_deploy.model.task_files import LearnedTask
 
         backbone = load_backbone(config.backbone, config.pretrained)
         folder = ModelFolder.create(path, backbone, config, SelectorConfig())

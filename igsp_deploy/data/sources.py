@@ -1,7 +1,7 @@
 """A task's data from its source: which images are in which split, and the words for the classes."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +60,44 @@ def load_task_data(
     """
     with _named(name):
         return _load(name, parse_source(source).read(), val_share, test_share, seed, shots, look)
+
+
+def load_new_images(
+    name: str, source: str, known: Collection[bytes], *, val_share: float, test_share: float, seed: int
+) -> TaskData:
+    """Of a source that has grown, the images that were not there when the task was learned.
+
+    Copies of images that were there are none of them. They are split as `load_task_data` would split them alone.
+
+    Args:
+        name: name of the task.
+        source: as for `load_task_data`.
+        known: `Look.content` of the images that were there.
+        val_share: share to hold out for validation.
+        test_share: share to hold out for testing, where the source has no test split.
+        seed: seed of automatic splits.
+
+    Returns:
+        The new images, with the labels of all classes of the source.
+
+    Raises:
+        UserError: what is wrong with the source, or it has no new training image.
+    """
+    with _named(name):
+        listing = parse_source(source).read()
+        looks = Looks.of(listing)
+        old = {looks.group[image] for image, seen in looks.seen.items() if seen.content in known}
+        new = {
+            split: items.subset([i for i, image in enumerate(items.images) if looks.group[image] not in old])
+            for split, items in listing.splits.items()
+        }
+        if not len(new["train"]):
+            raise UserError(
+                f"{source} has no training image that it was not learned from. Put new images beside the old ones, in "
+                "the folders of their classes."
+            )
+        left = dataclasses.replace(listing, splits=new)
+        return _load(name, left, val_share, test_share, seed, 0, look=True)
 
 
 def list_source(name: str, source: str) -> Listing:

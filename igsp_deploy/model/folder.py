@@ -2,7 +2,7 @@
 
     model/  config.json
             tasks/00-shoes/  task.json split.json experts.safetensors router.safetensors selector.safetensors
-                             head.safetensors SHA256SUMS
+                             head.safetensors SHA256SUMS extended-001/
 
 A task's new experts lie in its own folder and the pool is their union, so adding a task can never damage another one.
 """
@@ -12,14 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.checked import build
 from igsp_deploy.config import ModelConfig, RouterInput, SelectorConfig
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, remove_folder, write_json, write_sums
+from igsp_deploy.files import check_sums, explain_os_error, new_folder, read_json, remove_folder, write_json
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up
 from igsp_deploy.model.head import Head
@@ -29,41 +27,27 @@ from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import Selector, TaskStatistics
 from igsp_deploy.model.task_files import (
     REMEDY,
+    LearnedTask,
     expert_tensors,
-    load_head,
-    load_tensors,
-    read_statistics,
+    load_learned,
     router_tensors,
     save_tensors,
-    statistics_tensors,
+    write_words,
 )
-from igsp_deploy.model_path import HEAD, is_unused, locked_model, require_model, task_fingerprint, weights_place
+from igsp_deploy.model_path import (
+    EXTENDED,
+    SPLIT,
+    extended_folder,
+    is_unused,
+    locked_model,
+    require_model,
+    task_fingerprint,
+    weights_place,
+)
 from igsp_deploy.sites import Site, site_name
 
 FORMAT_VERSION = 2
 """In format 1 no task has a head, and held-out images set its threshold; it is read as before."""
-SPLIT = "split.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedTask:
-    """The numbers of one task, as they leave learning.
-
-    Attributes:
-        experts: block -> its new experts, `down` `[k, r, d]` and `up` `[k, d, r]`.
-        ids: block -> pool ids its router uses (earlier and new ones).
-        router_weights: vision block -> `[K, d]`; absent for static gates.
-        router_biases: block -> `[K]`.
-        statistics: of the selector.
-        head: of its classes; None where words alone tell them apart.
-    """
-
-    experts: dict[Site, tuple[Tensor, Tensor]]
-    ids: dict[Site, list[int]]
-    router_weights: dict[Site, Tensor]
-    router_biases: dict[Site, Tensor]
-    statistics: TaskStatistics
-    head: Head | None = None
 
 
 class ModelFolder:
@@ -286,7 +270,7 @@ class ModelFolder:
         Raises:
             UserError: the file is damaged.
         """
-        path = self._place(self.tasks[index]) / SPLIT
+        path = extended_folder(self._place(self.tasks[index])) / SPLIT
         return FrozenSplit.from_json(read_json(path, "split of a task"), str(path)) if path.is_file() else None
 
     def add_task(self, record: TaskRecord, learned: LearnedTask, split: FrozenSplit | None = None) -> None:
@@ -310,14 +294,26 @@ class ModelFolder:
                 write_json(self.path / "config.json", {**settings, "format_version": FORMAT_VERSION})
             save_tensors(scratch / "experts.safetensors", expert_tensors(learned.experts))
             save_tensors(scratch / "router.safetensors", router_tensors(learned.router_weights, learned.router_biases))
-            save_tensors(scratch / "selector.safetensors", statistics_tensors(learned.statistics))
-            if learned.head is not None:
-                (scratch / HEAD).write_bytes(learned.head.to_bytes())
-            write_json(scratch / "task.json", record.to_json())
-            if split is not None:
-                write_json(scratch / SPLIT, split.to_json())
-            write_sums(scratch)
+            write_words(scratch, record, learned.head, learned.statistics, split)
         self._load_task(record.index, target)
+
+    def extend_task(
+        self, record: TaskRecord, head: Head | None, statistics: TaskStatistics, split: FrozenSplit
+    ) -> None:
+        """Give a task another head, statistics and record; its experts and routers, and all other tasks, stay.
+
+        What was there before stays on the disk; what is new appears beside it, whole or not at all.
+
+        Raises:
+            UserError: another process is changing the model, or the disk is full or cannot be written; the model is as
+                before.
+        """
+        place = self._place(record)
+        number = sum(1 for _ in place.glob(f"{EXTENDED}-[0-9]*")) + 1
+        with locked_model(self.path), new_folder(place / f"{EXTENDED}-{number:03d}") as scratch:
+            write_words(scratch, record, head, statistics, split)
+        self.tasks[record.index] = record
+        self._learned[record.index] = dataclasses.replace(self._learned[record.index], head=head, statistics=statistics)
 
     def remove_last(self) -> None:
         """Take out the last task, and no other: routers name experts by their place in the pool.
@@ -336,43 +332,21 @@ class ModelFolder:
         return self.path / "tasks" / f"{record.index:02d}-{record.name}"
 
     def _load_task(self, index: int, path: Path) -> None:
-        check_sums(path, REMEDY)
-        record = TaskRecord.from_json(read_json(path / "task.json", "task record"), str(path / "task.json"))
+        now = extended_folder(path)
+        for folder in {path, now}:
+            check_sums(folder, REMEDY)
+        record = TaskRecord.from_json(read_json(now / "task.json", "task record"), str(now / "task.json"))
         if record.index != index:
             raise UserError(
                 f"{path}: expected task number {index}, found {record.index}; a task folder is missing. {REMEDY}"
             )
-        experts, routers = load_tensors(path / "experts.safetensors"), load_tensors(path / "router.safetensors")
-        statistics = load_tensors(path / "selector.safetensors")
-        ids = record.ids
-        new: dict[Site, tuple[Tensor, Tensor]] = {}
-        weights: dict[Site, Tensor] = {}
-        biases: dict[Site, Tensor] = {}
-        try:
-            for site in self.sites:
-                key = site_name(site)
-                if f"{key}.down" in experts:
-                    new[site] = (experts[f"{key}.down"], experts[f"{key}.up"])
-                    self.pool.add(site, *new[site])
-                if f"{key}.weight" in routers:
-                    weights[site] = routers[f"{key}.weight"]
-                if site in ids:
-                    biases[site] = routers[f"{key}.bias"]
-                    if ids[site] and max(ids[site]) >= self.pool.size(site):
-                        raise KeyError(f"expert {max(ids[site])} of {key}")
-            stats = read_statistics(statistics)
-        except KeyError as error:
-            raise UserError(f"{path} lacks {error}. {REMEDY}") from error
-        self._learned.append(
-            LearnedTask(
-                experts=new,
-                ids=ids,
-                router_weights=weights,
-                router_biases=biases,
-                statistics=stats,
-                head=load_head(path / HEAD, len(record.classes)),
-            )
-        )
+        learned = load_learned(path, now, self.sites, record)
+        for site, (down, up) in learned.experts.items():
+            self.pool.add(site, down, up)
+        for site, used in learned.ids.items():
+            if used and max(used) >= self.pool.size(site):
+                raise UserError(f"{path} lacks expert {max(used)} of {site_name(site)}. {REMEDY}")
+        self._learned.append(learned)
         self.tasks.append(record)
 
 

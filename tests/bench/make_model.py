@@ -17,10 +17,11 @@ from torch import Tensor
 from igsp_deploy.config import ModelConfig, SelectorConfig
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.clip import Clip
-from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.loading import DEBUG, NANO, RANDOM, load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics, task_statistics
+from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.sites import Site
 from igsp_export.images import synthetic_images
 

@@ -65,6 +65,12 @@ class RidgeSums:
             total.sums += one.sums
         return total
 
+    def without(self, other: "RidgeSums") -> "RidgeSums":
+        """The sums less those over images that are among its own."""
+        left = RidgeSums(*self.sums.shape)
+        left.counts, left.gram, left.sums = self.counts - other.counts, self.gram - other.gram, self.sums - other.sums
+        return left
+
     def solve(self, strength: float = STRENGTH) -> Tensor:
         """Vectors of the classes, `[C, F]` float32; zeros where no image was seen."""
         share = self.counts / self.counts.sum().clamp(min=1.0)

@@ -25,12 +25,13 @@ from igsp_deploy.data.counts import counts_table, first_skipped
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
-from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.loading import load_backbone, settled
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
+from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.model_path import locked_model
 from igsp_deploy.names import PLAIN
 from igsp_train.evaluate import accuracies

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from igsp_deploy.config import RouterInput
 from igsp_deploy.model.experts import Experts, SiteExperts, concatenate_down, concatenate_up, new_experts
-from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.pool import Pool
 from igsp_deploy.model.selector import TaskStatistics
+from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.sites import Site, site_name
 
 

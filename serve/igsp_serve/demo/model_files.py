@@ -1,6 +1,5 @@
 """A model folder as files: what its tasks are and where their images lie. Read without torch."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import read_json
+from igsp_deploy.files import read_json, remove_folder
 from igsp_deploy.locks import try_lock
-from igsp_deploy.model_path import LOCK, require_model, task_fingerprint
+from igsp_deploy.model_path import LOCK, extended_folder, require_model, task_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ def read_model_tasks(model: Path) -> list[ModelTask]:
     folders = [path for path in (model / "tasks").glob("*-*") if path.is_dir() and not path.name.startswith(".")]
     tasks = []
     for folder in sorted(folders, key=_number):
-        values = read_json(folder / "task.json", "task record")
+        values = read_json(extended_folder(folder) / "task.json", "task record")
         try:
             words = [values[key] for key in ("name", "classes", "display_names", "templates")]
             tasks.append(
@@ -97,10 +96,7 @@ def take_back_last(model: Path, name: str, source: Path) -> bool:
             return False
         if Path(read_json(folders[-1] / "task.json", "task record").get("source") or "/") != source.resolve():
             return False  # a task of that name that somebody else taught it
-        discarded = folders[-1].with_name(f".{folders[-1].name}.discarded")
-        shutil.rmtree(discarded, ignore_errors=True)
-        folders[-1].rename(discarded)  # by one rename: whole or gone
-        shutil.rmtree(discarded, ignore_errors=True)
+        remove_folder(folders[-1])
         return True
 
 

@@ -17,10 +17,11 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model import folder as folder_module
 from igsp_deploy.model import task_files
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.folder import LearnedTask, ModelFolder
+from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import HELD_OUT, TaskStatistics
+from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.model_path import locked_model, weights_at
 
 

@@ -6,8 +6,8 @@ from igsp_deploy.errors import UsageError
 from igsp_deploy.names import check_task_name
 
 
-def parse_tasks(options: Iterable[str]) -> dict[str, str]:
-    """Task name -> source, in the order given.
+def parse_tasks(options: Iterable[str], option_name: str = "--task") -> dict[str, str]:
+    """Task name -> source, in the order given to the option of that name.
 
     Raises:
         UsageError: no `=`, an empty source, a bad name or the same name twice.
@@ -16,8 +16,10 @@ def parse_tasks(options: Iterable[str]) -> dict[str, str]:
     for option in options:
         name, separator, source = option.partition("=")
         if not separator or not source:
-            raise UsageError(f"--task expects name=SOURCE, got {option!r}. Example: --task shoes=data/shoes")
+            raise UsageError(
+                f"{option_name} expects name=SOURCE, got {option!r}. Example: {option_name} shoes=data/shoes"
+            )
         if check_task_name(name) in tasks:
-            raise UsageError(f"--task {name} was given twice. Give every task its own name.")
+            raise UsageError(f"{option_name} {name} was given twice. Give every task its own name.")
         tasks[name] = source
     return tasks

@@ -29,7 +29,9 @@ igsp train model --benchmark mtil --order 1 --data-root data
 
 igsp train model --benchmark cifar100 --splits 10 --data-root data
 
-igsp train model --task digits=data/digits --json"""
+igsp train model --task digits=data/digits --json
+
+igsp train model --extend digits=data/digits"""
 
 
 def train(
@@ -42,6 +44,14 @@ def train(
             metavar="NAME=SOURCE",
             help="A task to learn: a folder of images (train/CLASS and test/CLASS, or CLASS alone), a CSV or Parquet "
             "manifest, hf:NAME, or torchvision:CLASS?root=FOLDER. Repeat it for a sequence.",
+        ),
+    ] = None,
+    extend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE",
+            help="Add images and classes that came to the source of a learned task, by its head alone: nothing else "
+            "moves. Takes no --task.",
         ),
     ] = None,
     backbone: Backbone = None,
@@ -91,6 +101,11 @@ def train(
     from igsp_deploy.names import check_task_name
     from igsp_deploy.yaml_keys import check_unique_keys
 
+    if extend:
+        if task or config or set_ or benchmark or backbone:
+            raise UsageError("--extend goes by what the task was learned with. Leave out the other options.")
+        _extend(model, parse_tasks(extend, "--extend"), pretrained)
+        return
     given = parse_tasks(task or [])
     values, tasks_of_benchmark = _benchmark(benchmark, order, splits, data_root, shots, accept_differences)
     if benchmark and given:
@@ -138,6 +153,16 @@ def train(
         train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
         if ranks.first:
             print(model)
+
+
+def _extend(model: Path, sources: dict[str, str], pretrained: str | None) -> None:
+    from igsp_deploy.model_path import weights_at
+    from igsp_train.extend import extend_task
+
+    with weights_at(Path(pretrained) if pretrained else None):
+        for name, source in sources.items():
+            extend_task(model, name, source)
+    print(model)
 
 
 def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool) -> None:
