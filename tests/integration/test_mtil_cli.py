@@ -1,5 +1,6 @@
 """The benchmark from the command line, on replicas of its sets: check, learn, be killed, go on, evaluate."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,10 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torchvision.datasets
 
-from tests.mtil_replicas import BUILDERS, build_replicas, igsp_on_replicas
+from tests.cli import igsp
+from tests.mtil_replicas import BUILDERS, build_replicas, igsp_on_replicas, replica_checksums
 
 QUICK = [
     *("--set", "model.backbone=debug", "--set", "model.pretrained=null", "--set", "model.rank=2"),
@@ -48,7 +52,12 @@ def command(root: Path, *arguments: object) -> list[str]:
 
 
 def on_replicas(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(root, *arguments), capture_output=True, text=True, timeout=200)
+    """In this process; `command` is for one that is killed."""
+    with contextlib.ExitStack() as patched:
+        for name, values in replica_checksums(root).items():
+            for key, value in values.items():
+                patched.enter_context(mock.patch.object(getattr(torchvision.datasets, name), key, value))
+        return igsp(*arguments)
 
 
 def benchmark(root: Path, model: Path) -> list[object]:

@@ -179,6 +179,17 @@ def test_a_huge_image_is_refused_from_its_header(side: int) -> None:
         load_image(bomb(side, side))
 
 
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igsp_deploy.bundle.preprocess.MAX_FILE_BYTES", 1 << 20)
+    path = tmp_path / "huge.png"
+    path.write_bytes(encoded(Image.fromarray(noise(9, 9))))
+    assert load_image(path).size == (9, 9)
+    with path.open("ab") as file:
+        file.truncate(3 << 20)
+    with pytest.raises(ImageError, match=r"huge\.png has 3 MiB; at most 1 are read"):
+        load_image(path)
+
+
 def test_the_limit_is_an_option_and_holds_for_opened_images() -> None:
     with pytest.raises(ImageError, match="at most 50 in all"):
         load_image(Image.new("RGB", (10, 10)), max_pixels=50)
