@@ -17,6 +17,7 @@ from PIL import Image
 
 from igsp_deploy.errors import UserError
 from igsp_serve.client import AsyncClient, Client, ServerProblem, ServerUnreachable, _proxy
+from igsp_serve.client_answers import read_embedded
 from igsp_serve.client_retries import retry_after_s
 from igsp_serve.http.app import create_app
 from igsp_serve.settings import Settings
@@ -220,3 +221,12 @@ def test_it_starts_without_what_only_a_server_needs() -> None:
     program = "import sys, igsp_serve.client; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydantic", "numpy", "onnxruntime", "fastapi", "torch"} & set(loaded)
+
+
+def test_embeddings_and_their_tasks_stay_in_order() -> None:
+    timings = dict.fromkeys(("queue_ms", "decode_ms", "inference_ms", "total_ms"), 0.0)
+    model = {"name": "igsp", "version": "1", "new": "of a later server"}
+    values = {"model": model, "embeddings": [[1.0, 0.0], [0.0, 1.0]], "task": ["colors", None], "timings": timings}
+    answer = read_embedded({**values, "request_id": "r"})
+    assert (answer.tasks, answer.embeddings) == (("colors", None), ((1.0, 0.0), (0.0, 1.0)))
+    assert answer.model.version == "1"

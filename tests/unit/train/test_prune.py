@@ -54,6 +54,11 @@ def test_experts_are_kept_by_what_leaving_them_out_costs(share: float, kept: lis
     assert masks["text", 0].tolist() == [True]
 
 
+def test_one_more_than_the_bound_goes() -> None:
+    kept = at_most({("text", 0): torch.ones(3, dtype=torch.bool)}, 2, lambda masks: float(masks["text", 0][0]))
+    assert kept["text", 0].tolist() == [False, True, True]
+
+
 def test_a_block_keeps_no_more_than_the_bound_and_loses_what_is_missed_least() -> None:
     worth = torch.tensor([0.1, 3.0, 0.5, 9.0, 2.0])
     masks: dict[Site, torch.Tensor] = {
