@@ -5,6 +5,7 @@ Each is made of the very modules that the family's large ones are made of, with 
 
 import json
 import shutil
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,11 +220,17 @@ def write_clip(config: dict[str, Any], folder: Path) -> str:
 
 
 def _stir(clip: nn.Module) -> None:
+    """Give each weight values of its name, shape and first values alone: equal towers of two families are equal."""
     for name, value in [*clip.named_parameters(), *clip.named_buffers()]:
+        own = torch.Generator().manual_seed(zlib.crc32(name.removeprefix("text.").encode()))
         with torch.no_grad():
             if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
+                value.uniform_(0.5, 1.5, generator=own)
             elif name.startswith("text_decoder"):  # nobody uses it
                 value.fill_(torch.nan)
             elif value.is_floating_point() and "logit" not in name and "attn_mask" not in name and "rope" not in name:
-                value.add_(0.05 * torch.randn_like(value))
+                random = torch.randn(value.shape, generator=own)
+                if value.ndim and value.min() == value.max():  # ones or zeros
+                    value.add_(0.05 * random)
+                else:
+                    value.copy_(random * value[:1].numel() ** -0.5 if value.ndim > 1 else random * 0.2)
