@@ -35,6 +35,13 @@ class Views(Protocol):
         """Image `index` as seen in `epoch`, uint8 `[S, S, 3]`."""
 
 
+class TokenBatches(Protocol):
+    """Trunk tokens of augmented training images: `TrunkViews`, or ones that a study read from disk."""
+
+    def batch(self, indices: NDArray[np.int64], epochs: NDArray[np.int64], /) -> Tensor:
+        """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
+
+
 def image_trunk(clip: Clip, images: NDArray[np.uint8], *, precision: Precision = "fp32") -> Tensor:
     """Trunk tokens `[B, n, d]` of uint8 images `[B, S, S, 3]`."""
     with torch.no_grad(), autocast(clip.device, precision):

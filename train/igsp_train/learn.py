@@ -8,8 +8,7 @@ parts of the same batches.
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import Trace
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.sites import Site, site_name
-from igsp_train.checkpoint import clear_checkpoint, load_checkpoint, save_checkpoint
+from igsp_train.checkpoint import load_checkpoint, save_checkpoint
 from igsp_train.convergence import THRESHOLD, GateTracker
 from igsp_train.data.order import batch_indices
-from igsp_train.features import TrunkViews
+from igsp_train.features import TokenBatches, TrunkViews
 from igsp_train.head import FEW
 from igsp_train.importance import HeldOutLoss
 from igsp_train.learner import new_task_learner
@@ -45,30 +44,11 @@ from igsp_train.ranks import ALONE, Ranks
 from igsp_train.resume import pack, unpack_learner, unpack_optimiser, unpack_tracker
 from igsp_train.reuse import ReuseStrength, candidate_mass, new_expert_share
 from igsp_train.shortlist import block_gradients, needs_shortlist, shortlist
-from igsp_train.steps import LOOK_EVERY, LearnResult, Look, Progress, Reporter, StepReport
-
-
-class TokenBatches(Protocol):
-    """Trunk tokens of augmented training images: `features.TrunkViews`, or ones that a study read from disk."""
-
-    def batch(self, indices: NDArray[np.int64], epochs: NDArray[np.int64], /) -> Tensor:
-        """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
-
+from igsp_train.statistics import spread
+from igsp_train.steps import LOOK_EVERY, LearnResult, Look, Progress, Reporter, Unread
 
 READ_EVERY = 10
 """Steps of phase 2 on a GPU between two looks at its numbers: a look waits for everything that was begun."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Unread:
-    """A step whose numbers are still on the device."""
-
-    step: int
-    phase: int
-    frozen: int
-    candidates: int
-    sites: list[tuple[Site, int]]
-    numbers: Tensor
 
 
 class TaskRun:
@@ -99,8 +79,7 @@ class TaskRun:
             prompts: one prompt a class.
             fingerprint: identifies task, data and settings; a checkpoint of another one is refused.
             ranks: the processes that learn together; only the first writes.
-            held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on, for the pruning
-                rules that measure a loss.
+            held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on.
             reuse_ids: pool ids a block's router may use; by default all of them, or where these are many a shortlist.
 
         Raises:
@@ -125,7 +104,7 @@ class TaskRun:
         self.tracker = GateTracker()
         self.reuse = ReuseStrength(config, config.reuse_strength)
         self.read_every = 1 if backbone.device.type == "cpu" else READ_EVERY
-        self._unread: list[_Unread] = []
+        self._unread: list[Unread] = []
         self._best: dict[str, Tensor] = {}
         self.projection: GradientProjection | None = None
         found = load_checkpoint(folder.path)
@@ -247,23 +226,26 @@ class TaskRun:
             elif config.penalty == "weight_overlap":
                 penalty = weight_overlap(self.learner)
             total = loss + self.reuse.weight(progress.step, frozen > 0) * penalty
-        set_learning_rate(self.optimiser, self._learning_rate_factor())
+        begun = progress.phase1_steps if config.phase2_restart else 0  # phase 2 may have a schedule of its own
+        left = config.steps - begun
+        warmup = config.warmup_steps * left // config.steps
+        set_learning_rate(self.optimiser, learning_rate_factor(progress.step - begun, left, warmup))
         self.optimiser.zero_grad(set_to_none=True)
         # Means over a part, weighed by the part's share of the batch, sum to the means over the batch.
         share = len(part[0]) / config.batch_size
         (total if self.ranks.count == 1 else total * share).backward()
         self.ranks.sum_gradients(self.learner.parameters())
         if progress.phase == 1 and config.penalty == "gradient_projection":
-            self._project()
-        parameters = [p for p in self.learner.parameters() if p.grad is not None]
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            self.projection = self.projection or GradientProjection(self.learner)
+            self.projection.apply(self.learner)
+        torch.nn.utils.clip_grad_norm_([p for p in self.learner.parameters() if p.grad is not None], MAX_GRAD_NORM)
         self.optimiser.step()
         means = [gate.detach().float().mean(0) for gate in gates.values()]
         told = (loss, accuracy, new_expert_share(gates, num_frozen), penalty)
         scalars = [value.detach().float().reshape(1).to(loss.device) for value in told]
         numbers = torch.cat([*scalars, *means])
         self._unread.append(
-            _Unread(
+            Unread(
                 step=progress.step,
                 phase=progress.phase,
                 frozen=frozen,
@@ -273,14 +255,6 @@ class TaskRun:
             )
         )
         progress.step += 1
-
-    def _learning_rate_factor(self) -> float:
-        """One schedule over all steps, and where phase 2 has one of its own, that one over the steps after pruning."""
-        config, begun = self.config, self.progress.phase1_steps
-        if self.progress.phase == 1 or not config.phase2_restart:
-            return learning_rate_factor(self.progress.step, config.steps, config.warmup_steps)
-        left = config.steps - begun
-        return learning_rate_factor(self.progress.step - begun, left, config.warmup_steps * left // config.steps)
 
     def _read(self, report: Reporter | None) -> None:
         """Take the numbers of the steps since the last look from the device, all in one copy, and pass them on.
@@ -306,19 +280,7 @@ class TaskRun:
             if entry.phase == 1 and entry.frozen:
                 self.reuse.update(entry.step, penalty)
             if report is not None:
-                report(
-                    StepReport(
-                        step=entry.step + 1,
-                        steps=self.config.steps,
-                        phase=entry.phase,
-                        loss=value,
-                        accuracy=accuracy,
-                        new_share=share,
-                        frozen_in_use=entry.frozen,
-                        candidates=entry.candidates,
-                        held_out=self.progress.held_out(entry.step + 1),
-                    )
-                )
+                report(entry.report(self.config.steps, value, accuracy, share, self.progress.held_out(entry.step + 1)))
         self._unread.clear()
 
     def _look(self) -> bool:
@@ -337,22 +299,13 @@ class TaskRun:
 
     def _lags(self) -> bool:
         """Whether the held-out loss has not fallen for so long that learning ends."""
-        best, patience = self.progress.best(), self.config.patience
-        if best is None or not patience or self.held_out is None or len(self.held_out[1]) < FEW:
-            return False
-        return self.progress.step - best.step >= patience
+        return self.held_out is not None and len(self.held_out[1]) >= FEW and self.progress.lags(self.config.patience)
 
     def _phase1_is_over(self) -> bool:
         config, step = self.config, self.progress.step
         if step < config.phase1_min_share * config.steps:
             return False
-        moved = self.progress.curves["movement"][-1]
-        return moved < THRESHOLD or step >= config.phase1_max_share * config.steps
-
-    def _project(self) -> None:
-        if self.projection is None:
-            self.projection = GradientProjection(self.learner)
-        self.projection.apply(self.learner)
+        return self.progress.curves["movement"][-1] < THRESHOLD or step >= config.phase1_max_share * config.steps
 
     def _shortlist(self) -> dict[Site, list[int]]:
         """Pool ids that the routers choose from, by the first batch; the same in every process."""
@@ -368,10 +321,11 @@ class TaskRun:
             gates: mean gates to go by; the tracker's by default.
         """
         gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
-        return masks_to_keep(gates, self.config, self.folder.config.max_experts, self._pruning_loss, self.seed)
 
-    def _pruning_loss(self, count: int) -> HeldOutLoss:
-        return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))
+        def loss(count: int) -> HeldOutLoss:
+            return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))
+
+        return masks_to_keep(gates, self.config, self.folder.config.max_experts, loss, self.seed)
 
     def loss_images(self, count: int = LOSS_IMAGES) -> tuple[Tensor, Tensor]:
         """Tokens and labels of `count` images, or as many as there are: held-out ones first, then training ones.
@@ -381,15 +335,14 @@ class TaskRun:
         """
         parts: list[tuple[Tensor, Tensor]] = []
         if self.held_out is not None and len(self.held_out[1]):
-            rows = np.linspace(0, len(self.held_out[1]) - 1, min(count, len(self.held_out[1]))).round()
-            chosen = torch.from_numpy(rows.astype(np.int64))
+            chosen = torch.from_numpy(spread(len(self.held_out[1]), count))
             parts.append((self.held_out[0][chosen], self.held_out[1][chosen]))
         missing = min(count - sum(len(labels) for _, labels in parts), len(self.labels))
         if missing:
             indices = batch_indices(len(self.labels), missing, 0, self.seed)
             parts.append((self.views.batch(indices, np.zeros_like(indices)), self.labels[indices]))
-        device = self.backbone.device
-        return torch.cat([t.to(device) for t, _ in parts]), torch.cat([y.to(device) for _, y in parts])
+        tokens, labels = zip(*parts, strict=True)
+        return torch.cat([t.to(self.clip.device) for t in tokens]), torch.cat([y.to(self.clip.device) for y in labels])
 
     def _prune(self) -> None:
         """Fix the structure: keep what the routers use, drop the other candidates for good, go on with phase 2."""
@@ -445,8 +398,3 @@ class TaskRun:
         self.optimiser = unpack_optimiser(self.learner, self.config, tensors, train_router=train_router)
         self.tracker = unpack_tracker(tensors, state["tracker_curve"])
         self.reuse.value = float(state["reuse_strength"])
-
-
-def discard_unfinished(model_path: Path) -> None:
-    """Drop the unfinished task of a model folder, if there is one."""
-    clear_checkpoint(model_path)

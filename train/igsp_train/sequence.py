@@ -1,57 +1,26 @@
 """Learning a sequence of tasks into one model folder: what `igsp train` does."""
 
 import dataclasses
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from igsp_deploy.bundle.preprocess import PreprocessSpec
-from igsp_deploy.config import LearnConfig, ModelConfig, RunConfig, SelectorConfig
-from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
-from igsp_deploy.data.counts import counts_table
-from igsp_deploy.data.items import Items
+from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
+from igsp_deploy.data import TaskData, load_task_data
 from igsp_deploy.data.test_items import check_same_images
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
-from igsp_deploy.model.clip import Clip
-from igsp_deploy.model.experts import frozen
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.head import Head
-from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.loading import load_backbone, settled
-from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model_path import locked_model, weights_at
-from igsp_deploy.names import PLAIN
-from igsp_train.checkpoint import FOLDER as IN_PROGRESS
-from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
-from igsp_train.consolidate import consolidate
-from igsp_train.data.order import step_pairs
-from igsp_train.data.views import TrainViews
-from igsp_train.data.workers import WorkerViews
-from igsp_train.evaluate import accuracies
-from igsp_train.features import CHUNK, TrunkViews, image_trunk
-from igsp_train.head import FEW, FOLDS, MEASURED, task_head
-from igsp_train.learn import TaskRun, discard_unfinished
-from igsp_train.memory import PeakMemory
-from igsp_train.progress import step_progress
-from igsp_train.prompts import check_prompts
-from igsp_train.prune import LOSS_IMAGES
+from igsp_train.checkpoint import clear_checkpoint
+from igsp_train.learn_task import learn_task
 from igsp_train.ranks import ALONE, Ranks
-from igsp_train.statistics import chunked_summaries, spread
-from igsp_train.steps import LearnResult, Reporter, StepReport
-from igsp_train.task_warnings import task_warnings
-
-CACHED_VIEWS_BYTES = 2 << 30
-"""Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
+from igsp_train.steps import Reporter
 
 
 def train_sequence(
@@ -99,7 +68,7 @@ def train_sequence(
         if ranks.first:
             folder, backbone = open_or_create(model_path, config, backbone)
             if discard:
-                discard_unfinished(model_path)
+                clear_checkpoint(model_path)
         ranks.wait()
         if not ranks.first:
             _check_shared(model_path, ranks)
@@ -150,198 +119,6 @@ def open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | Non
     return folder, backbone
 
 
-def learn_task(
-    backbone: Backbone,
-    folder: ModelFolder,
-    task: TaskData,
-    config: RunConfig,
-    *,
-    console: Console,
-    report: Reporter | None = None,
-    stop: Callable[[], bool] | None = None,
-    ranks: Ranks = ALONE,
-) -> TaskRecord:
-    """Learn one task and add it to the model.
-
-    Raises:
-        UserError: unreadable data, full disk, or an unfinished task of other settings in the folder.
-    """
-
-    def warn(message: str) -> None:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    started = time.monotonic()
-    memory = PeakMemory()
-    source = canonical_source(config.tasks[task.name])
-    settings = dataclasses.asdict(config.data)
-    for note in task.notes:
-        warn(f"{task.name}: {note}")
-    if report is None:  # who follows the steps reads the counts in the record
-        console.print(counts_table(task.name, task.counts))
-    check_prompts(task, backbone, lambda text: warn(f"{task.name}: {text}"))
-    views = TrainViews(
-        task.train,
-        backbone.preprocess,
-        scale=(config.data.crop_scale, 1.0),
-        horizontal_flip=config.data.horizontal_flip,
-        seed=config.learn.seed,
-        on_skip=warn,
-        cache_bytes=config.data.cache_mib << 20,
-    )
-    workers = WorkerViews(views, config.data.num_workers)
-    trunk = TrunkViews(
-        Clip(backbone, folder.sites, exact=False),
-        workers,
-        cached_views=config.learn.cached_views,
-        limit_bytes=CACHED_VIEWS_BYTES,
-        precision=config.learn.precision,
-        ranks=ranks,
-    )
-    held_out = task.val.subset(spread(len(task.val), LOSS_IMAGES))
-    clip = Clip(backbone, folder.sites)
-    held_out_tokens = _trunk_and_labels(clip, held_out, backbone.preprocess)
-    run = TaskRun(
-        backbone,
-        folder,
-        config.learn,
-        views=trunk,
-        labels=views.items.labels,
-        prompts=[task.templates[0].format(name) for name in task.display_names],
-        fingerprint=_fingerprint(folder, task, config),
-        held_out=held_out_tokens,
-        ranks=ranks,
-    )
-    if run.progress.step:
-        warn(f"{task.name}: continuing after step {run.progress.step}")
-    if not trunk.cached_views:
-        order = partial(step_pairs, len(views), config.learn.batch_size, run.seed)
-        workers.follow(lambda step: list(ranks.part(order(step))), run.progress.step)
-    with workers, step_progress(console, task.name, config.learn.steps, run.progress.step) as bar:
-
-        def both(step_report: StepReport) -> None:
-            bar(step_report)
-            if report is not None:
-                report(step_report)
-
-        result = run.run(both, stop)
-        views_read = _views_read(clip, trunk, config.learn, len(result.curves["loss"]))
-    if not ranks.first:  # the first process measures and writes
-        ranks.wait()
-        folder.refresh()
-        return folder.tasks[-1]
-    seen = chunked_summaries(clip, eval_chunks(views.items, backbone.preprocess))
-    learned = _learned(backbone, folder, task, result)
-    if config.learn.head == "blend":
-        rows, held = spread(len(views), MEASURED), len(held_out) >= FEW
-        weighed = held_out_tokens
-        if not held:
-            weighed = _trunk_and_labels(clip, views.items.subset(rows), backbone.preprocess)
-        folds = None if held else torch.from_numpy(rows) % FOLDS
-        head = task_head(learned, seen, views_read, weighed, folds=folds)
-        learned = _learned(backbone, folder, task, result, head)
-    metrics = _metrics(learned, task, result, warn)
-    metrics["seconds"] = time.monotonic() - started
-    metrics.update(memory.measured())
-    metrics["learn"] = dataclasses.asdict(config.learn)
-    record = consolidate(
-        folder,
-        result,
-        name=task.name,
-        classes=task.classes,
-        display_names=task.display_names,
-        templates=task.templates,
-        train=seen,
-        head=learned.tasks[0].head,
-        source=source,
-        data=settings,
-        metrics=metrics,
-        images={name: count.to_json() for name, count in task.counts.items()},
-        skipped=task.skipped,
-        split=task.split,
-    )
-    clear_checkpoint(folder.path)
-    if result.back_at is not None:
-        warn(
-            f"{task.name}: ended after {result.looks[-1].step} of {config.learn.steps} steps, and is as it was after "
-            f"{result.back_at.step}, when the loss on held-out images was lowest (learn.patience)"
-        )
-    reused, new = result.learner.num_experts()
-    zero_shot, learned_accuracy = metrics["val_zero_shot"], metrics["val_accuracy"]
-    measured = "" if learned_accuracy is None else f"validation {zero_shot:.1f} % -> {learned_accuracy:.1f} %, "
-    ranks.wait()
-    warn(f"{task.name}: learned; {measured}{reused} experts reused, {new} new, {metrics['seconds']:.0f} s")
-    for text in metrics["warnings"]:
-        warn(f"{task.name}: warning: {text}.")
-    return record
-
-
-def _trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> tuple[Tensor, Tensor] | None:
-    """Trunk tokens `[M, n, d]` and labels `[M]` of images without augmentation; None where there are none."""
-    parts = [(image_trunk(clip, images), torch.from_numpy(labels)) for images, labels in eval_chunks(items, spec)]
-    if not parts:
-        return None
-    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
-
-
-def _views_read(clip: Clip, trunk: TrunkViews, learn: LearnConfig, steps: int) -> list[Tensor]:
-    """What a head reads of the training images in each cached view, `[N, F]` each."""
-    if learn.head == "text":
-        return []
-    seen = trunk.seen(steps, learn.batch_size)
-    return [torch.cat([clip.summary(part.float()).cpu() for part in tokens.split(CHUNK)]) for tokens in seen]
-
-
-def _learned(
-    backbone: Backbone, folder: ModelFolder, task: TaskData, result: LearnResult, head: Head | None = None
-) -> LearnedClip:
-    """The task alone."""
-    experts = frozen(result.learner.experts(), backbone.device)
-    own = Learned(experts=experts, display_names=task.display_names, templates=task.templates, head=head)
-    return LearnedClip(backbone, folder.sites, [own])
-
-
-def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Callable[[str], None]) -> dict[str, Any]:
-    measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
-    if len(task.val):
-        held_out = eval_chunks(task.val, learned.backbone.preprocess, on_skip=warn)
-        found = accuracies(learned, (0, PLAIN), held_out)
-        if found is not None:
-            measured = dict(zip(measured, found, strict=True))
-    reused, new = result.learner.num_experts()
-    return {
-        **measured,
-        "head_weight": 0.0 if learned.tasks[0].head is None else 1.0 - learned.tasks[0].head.text_share,
-        "experts_reused": reused,
-        "experts_new": new,
-        "phase1_steps": result.phase1_steps,
-        "learn_seconds": result.seconds,
-        "mean_gates": result.mean_gates,
-        "kept": result.kept,
-        "warnings": task_warnings(
-            task.counts, measured["val_accuracy"], measured["val_zero_shot"], result.curves.get("accuracy", [])
-        ),
-        "back_at_step": None if result.back_at is None else result.back_at.step,
-        "looks": [dataclasses.asdict(look) for look in result.looks],
-        "curves": {name: [round(value, 5) for value in curve] for name, curve in result.curves.items()},
-    }
-
-
-def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
-    settings = dataclasses.asdict(config.data)
-    content = {
-        "task": task.name,
-        "learned": [t.name for t in folder.tasks],
-        # By place in the source and content, so that the source may move in between.
-        "images": task.split.to_json()["parts"]["train"] if task.split else [str(i) for i in task.train.images],
-        "labels": task.train.labels.tolist(),
-        "names": [task.display_names, task.templates],
-        "learn": dataclasses.asdict(config.learn),
-        # How images are read does not change them.
-        "data": {k: v for k, v in settings.items() if k not in ("num_workers", "cache_mib")},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
     """Settings of the model are fixed by its first task; other ones given now would be ignored, so they are refused."""
     pairs: list[tuple[str, Any, Any, Any]] = [
@@ -366,11 +143,3 @@ def _check_shared(model_path: Path, ranks: Ranks) -> None:
             f"process {ranks.rank} does not see {model_path}, which process 0 made. All machines must see the model "
             "folder under the same path, on a shared file system."
         )
-
-
-def unfinished_task(model_path: Path) -> dict[str, Any] | None:
-    """State of the task that was interrupted in this model folder, or None."""
-    if not (model_path / IN_PROGRESS).is_dir():
-        return None
-    found = load_checkpoint(model_path)
-    return found[0] if found else None

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Protocol
 
+from torch import Tensor
+
+from igsp_deploy.sites import Site
 from igsp_train.learner import TaskLearner
 
 CURVES = ("loss", "accuracy", "mass", "movement")
@@ -53,6 +56,41 @@ class StepReport:
     held_out: float | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unread:
+    """A step whose numbers are still on the device.
+
+    Attributes:
+        step: steps taken before it.
+        phase: 1 or 2.
+        frozen: frozen experts in the routers.
+        candidates: new ones.
+        sites: blocks, and how many gates each has.
+        numbers: loss, accuracy, share of the new experts, penalty, and the mean gates of every block.
+    """
+
+    step: int
+    phase: int
+    frozen: int
+    candidates: int
+    sites: list[tuple[Site, int]]
+    numbers: Tensor
+
+    def report(self, steps: int, loss: float, accuracy: float, new_share: float, held_out: float | None) -> StepReport:
+        """The step as it is told, with the numbers that were read."""
+        return StepReport(
+            step=self.step + 1,
+            steps=steps,
+            phase=self.phase,
+            loss=loss,
+            accuracy=accuracy,
+            new_share=new_share,
+            frozen_in_use=self.frozen,
+            candidates=self.candidates,
+            held_out=held_out,
+        )
+
+
 class Reporter(Protocol):
     """Gets a report after every step."""
 
@@ -81,6 +119,11 @@ class Progress:
         """The look of the lowest loss since experts were pruned; the first of equals."""
         looks = [look for look in self.looks if self.phase == 2 and look.step > self.phase1_steps]
         return min(looks, key=lambda look: look.loss, default=None)
+
+    def lags(self, patience: int) -> bool:
+        """Whether that was `patience` steps ago, or more; never where it is 0."""
+        best = self.best()
+        return best is not None and patience > 0 and self.step - best.step >= patience
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -185,7 +185,7 @@ def test_top_k_is_cut_before_anything_is_made_for_it(ask: Ask, photo: bytes, mon
     predict = Classifier.predict
 
     def noted(self: Classifier, *args: Any) -> Any:
-        asked.append(args[-1])
+        asked.append(args[2])
         return predict(self, *args)
 
     monkeypatch.setattr(Classifier, "predict", noted)
