@@ -8,8 +8,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from fastapi.testclient import TestClient
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from igsp_serve.http.app import create_app
+from igsp_serve.settings import Settings
 from tests.cli import igsp
 from tests.cuda.placement import missing, place
 from tests.small_clips import ALL, configuration, write_clip
@@ -59,9 +62,14 @@ def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Pat
     assert (kept is None) == ("init_logit_bias" not in config)
     assert "yes" in done("verify", bundle)
     image = task_data / "colors" / "test" / "red" / "10.png"
-    for words in ((), ("--task", "colors"), ("--prompts", "a red thing, a blue thing")):
+    for asked in ({}, {"task": "colors"}, {"prompts": "a red thing, a blue thing"}):
+        words = [word for key, value in asked.items() for word in (f"--{key}", value)]
         told: Any = json.loads(done("predict", bundle, image, "--provider", "cpu", "--json", *words))
         assert sum(one["score"] for one in told[0]["predictions"]) == pytest.approx(1, abs=0.01), told
+        form = {key: value.split(", ") for key, value in asked.items()}
+        with TestClient(create_app(bundle, Settings(provider="cpu"))) as client:
+            served = client.post("/v1/classify", files={"images": image.read_bytes()}, data=form).json()["results"]
+        assert [one["label"] for one in served[0]["predictions"]] == [one["label"] for one in told[0]["predictions"]]
     if family in FOLDED:  # compared with PyTorch, or refused
         folded = json.loads(done("export", model, tmp_path / "alone", "--fold", "colors", "--json"))
         assert folded, folded
