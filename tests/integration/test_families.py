@@ -62,14 +62,15 @@ def test_a_family_goes_the_whole_way(family: str, task_data: Path, tmp_path: Pat
     assert (kept is None) == ("init_logit_bias" not in config)
     assert "yes" in done("verify", bundle)
     image = task_data / "colors" / "test" / "red" / "10.png"
-    for asked in ({}, {"task": "colors"}, {"prompts": "a red thing, a blue thing"}):
-        words = [word for key, value in asked.items() for word in (f"--{key}", value)]
-        told: Any = json.loads(done("predict", bundle, image, "--provider", "cpu", "--json", *words))
-        assert sum(one["score"] for one in told[0]["predictions"]) == pytest.approx(1, abs=0.01), told
-        form = {key: value.split(", ") for key, value in asked.items()}
-        with TestClient(create_app(bundle, Settings(provider="cpu"))) as client:
+    with TestClient(create_app(bundle, Settings(provider="cpu"))) as client:
+        for asked in ({}, {"task": "colors"}, {"prompts": "a red thing, a blue thing"}):
+            words = [word for key, value in asked.items() for word in (f"--{key}", value)]
+            told: Any = json.loads(done("predict", bundle, image, "--provider", "cpu", "--json", *words))
+            assert sum(one["score"] for one in told[0]["predictions"]) == pytest.approx(1, abs=0.01), told
+            form = {key: value.split(", ") for key, value in asked.items()}
             served = client.post("/v1/classify", files={"images": image.read_bytes()}, data=form).json()["results"]
-        assert [one["label"] for one in served[0]["predictions"]] == [one["label"] for one in told[0]["predictions"]]
+            labels = [[one["label"] for one in found["predictions"]] for found in (served[0], told[0])]
+            assert labels[0] == labels[1]
     if family in FOLDED:  # compared with PyTorch, or refused
         folded = json.loads(done("export", model, tmp_path / "alone", "--fold", "colors", "--json"))
         assert folded, folded
