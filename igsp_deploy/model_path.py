@@ -99,9 +99,10 @@ def _remove_empty(path: Path) -> None:
         path.rmdir()
 
 
-def extended_folder(folder: Path) -> Path:
+def current_folder(folder: Path) -> Path:
     """Where the record, the head and the statistics of a task are: its last extension, or its own folder."""
-    return max(folder.glob(f"{EXTENDED}-[0-9]*"), default=folder)
+    extensions = folder.glob(f"{EXTENDED}-[0-9]*")
+    return max(extensions, key=lambda path: int(path.name.removeprefix(f"{EXTENDED}-")), default=folder)
 
 
 def task_fingerprint(folder: Path, words: list[Any]) -> str:
@@ -111,7 +112,7 @@ def task_fingerprint(folder: Path, words: list[Any]) -> str:
         folder: of the task.
         words: its name, classes, display names and templates.
     """
-    now = extended_folder(folder)
+    now = current_folder(folder)
     files = [folder / "experts.safetensors", folder / "router.safetensors", now / "selector.safetensors"]
     files += [now / HEAD] if (now / HEAD).is_file() else []
     sums = [sha256_file(file) for file in files]

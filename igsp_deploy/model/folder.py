@@ -32,12 +32,12 @@ from igsp_deploy.model.task_files import (
     load_learned,
     router_tensors,
     save_tensors,
-    write_words,
+    write_record,
 )
 from igsp_deploy.model_path import (
     EXTENDED,
     SPLIT,
-    extended_folder,
+    current_folder,
     is_unused,
     locked_model,
     require_model,
@@ -270,7 +270,7 @@ class ModelFolder:
         Raises:
             UserError: the file is damaged.
         """
-        path = extended_folder(self._place(self.tasks[index])) / SPLIT
+        path = current_folder(self._place(self.tasks[index])) / SPLIT
         return FrozenSplit.from_json(read_json(path, "split of a task"), str(path)) if path.is_file() else None
 
     def add_task(self, record: TaskRecord, learned: LearnedTask, split: FrozenSplit | None = None) -> None:
@@ -294,7 +294,7 @@ class ModelFolder:
                 write_json(self.path / "config.json", {**settings, "format_version": FORMAT_VERSION})
             save_tensors(scratch / "experts.safetensors", expert_tensors(learned.experts))
             save_tensors(scratch / "router.safetensors", router_tensors(learned.router_weights, learned.router_biases))
-            write_words(scratch, record, learned.head, learned.statistics, split)
+            write_record(scratch, record, learned.head, learned.statistics, split)
         self._load_task(record.index, target)
 
     def extend_task(
@@ -311,7 +311,7 @@ class ModelFolder:
         place = self._place(record)
         number = sum(1 for _ in place.glob(f"{EXTENDED}-[0-9]*")) + 1
         with locked_model(self.path), new_folder(place / f"{EXTENDED}-{number:03d}") as scratch:
-            write_words(scratch, record, head, statistics, split)
+            write_record(scratch, record, head, statistics, split)
         self.tasks[record.index] = record
         self._learned[record.index] = dataclasses.replace(self._learned[record.index], head=head, statistics=statistics)
 
@@ -332,7 +332,7 @@ class ModelFolder:
         return self.path / "tasks" / f"{record.index:02d}-{record.name}"
 
     def _load_task(self, index: int, path: Path) -> None:
-        now = extended_folder(path)
+        now = current_folder(path)
         for folder in {path, now}:
             check_sums(folder, REMEDY)
         record = TaskRecord.from_json(read_json(now / "task.json", "task record"), str(now / "task.json"))

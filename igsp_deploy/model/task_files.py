@@ -113,7 +113,7 @@ def load_head(path: Path, num_classes: int) -> Head | None:
         raise UserError(f"{path} is damaged: {error}. {REMEDY}") from error
 
 
-def write_words(
+def write_record(
     scratch: Path, record: TaskRecord, head: Head | None, statistics: TaskStatistics, split: FrozenSplit | None
 ) -> None:
     """Everything of a task but its experts and routers, and the checksums of all that is there."""

@@ -11,13 +11,11 @@ import dataclasses
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from igsp_deploy.data import TaskData, canonical_source, eval_chunks, read_eval_images
+from igsp_deploy.data import TaskData, canonical_source, eval_chunks
 from igsp_deploy.data.counts import counts_table
 from igsp_deploy.data.frozen import FrozenSplit
 from igsp_deploy.data.sources import load_new_images
@@ -29,9 +27,18 @@ from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics, task_statistics
 from igsp_deploy.model_path import locked_model, require_model
-from igsp_deploy.names import PLAIN
-from igsp_train.features import trunk_chunks
-from igsp_train.head import FOLDS, MEASURED, NO_SPREAD, WEIGHT_OF_FEW, WEIGHTS, RidgeSums, best_weight, spread_of
+from igsp_train.features import trunk_and_labels
+from igsp_train.head import (
+    FOLDS,
+    MEASURED,
+    NO_SPREAD,
+    WEIGHT_OF_FEW,
+    WEIGHTS,
+    RidgeSums,
+    best_weight,
+    measure,
+    spread_of,
+)
 from igsp_train.prompts import check_prompts
 from igsp_train.statistics import chunked_summaries, spread
 
@@ -82,11 +89,12 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
         keep = folder.selector_config.calibration_images
         merged = merged_statistics(statistics, task_statistics(features, labels, len(classes), keep=keep), keep)
         task = Learned(experts=folder.experts(index), display_names=names, templates=before.templates)
-        measured = data.train.subset(spread(len(data.train), MEASURED))
-        images, theirs, _ = read_eval_images(measured, backbone.preprocess)
-        own = torch.tensor(at)[torch.from_numpy(theirs)]
+        measured = trunk_and_labels(clip, data.train.subset(spread(len(data.train), MEASURED)), backbone.preprocess)
+        assert measured is not None, "some of them was read a moment ago"
         learned = LearnedClip(backbone, folder.sites, [task])
-        head = extended_head(learned, folder.head(index), ridge_sums(merged), images, own)
+        head = extended_head(
+            learned, folder.head(index), ridge_sums(merged), measured[0], torch.tensor(at)[measured[1]]
+        )
         record = dataclasses.replace(
             before,
             classes=classes,
@@ -174,7 +182,7 @@ def ridge_sums(statistics: TaskStatistics) -> RidgeSums:
 
 @torch.no_grad()
 def extended_head(
-    learned: LearnedClip, before: Head | None, sums: RidgeSums, images: NDArray[np.uint8], labels: Tensor
+    learned: LearnedClip, before: Head | None, sums: RidgeSums, tokens: Tensor, labels: Tensor
 ) -> Head | None:
     """The ridge over all images, old and new, weighed against the words as before.
 
@@ -185,16 +193,13 @@ def extended_head(
         learned: the frozen CLIP with the task's experts and the words of all of its classes, without a head.
         before: the head so far.
         sums: over all training images.
-        images: new ones among them, uint8 `[N, S, S, 3]`.
+        tokens: trunk tokens of new ones among them, `[N, n, d]`.
         labels: their classes, `[N]`.
 
     Returns:
         It, or None where words alone are as good.
     """
-    parts = []
-    for _, tokens in trunk_chunks(learned.clip, images):
-        parts.append((learned.cosines(tokens, 0), learned.cosines(tokens, PLAIN), learned.clip.summary(tokens.float())))
-    words, plain, read = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    words, plain, read = measure(learned, tokens)
     vectors = sums.solve()
     scale, spreads = learned.clip.logit_scale, (spread_of(words), spread_of(read @ vectors.T))
     if spreads[1] * scale < NO_SPREAD:

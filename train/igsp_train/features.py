@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.config import Precision
+from igsp_deploy.data import Items, eval_chunks
 from igsp_deploy.model.clip import Clip
 from igsp_train.data.workers import WorkerViews
 from igsp_train.precision import autocast
@@ -21,6 +23,9 @@ from igsp_train.ranks import ALONE, Ranks
 
 CHUNK = 32
 """Images a forward pass of the trunk. Fixed, so that a cached feature does not depend on which step asked for it."""
+
+Labelled = tuple[Tensor, Tensor]
+"""Trunk tokens `[N, n, d]` of images, and their classes `[N]`."""
 
 Pairs = list[tuple[int, int]]
 """Index and epoch of every view of a batch."""
@@ -56,6 +61,14 @@ def trunk_chunks(clip: Clip, images: NDArray[np.uint8]) -> Iterator[tuple[slice,
     for start in range(0, len(images), CHUNK):
         rows = slice(start, min(start + CHUNK, len(images)))
         yield rows, image_trunk(clip, images[rows])
+
+
+def trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> Labelled | None:
+    """Trunk tokens and labels of images without augmentation; None of no image."""
+    parts = [(image_trunk(clip, images), torch.from_numpy(labels)) for images, labels in eval_chunks(items, spec)]
+    if not parts:
+        return None
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def views_seen(cached_views: int, images: int, steps: int, batch_size: int) -> int:

@@ -137,7 +137,7 @@ def task_head(
         for fold, part in enumerate(parts):
             part.add(summaries[fold::FOLDS], labels[fold::FOLDS])
     vectors, scale = parts[0].plus(parts[1:]).solve(), learned.clip.logit_scale
-    words, plain, read = _measure(learned, weighed[0])
+    words, plain, read = measure(learned, weighed[0])
     ridge, weight = read @ vectors.T, 0.0
     spreads = spread_of(scale * words), spread_of(ridge)
     if min(spreads) < NO_SPREAD:
@@ -154,7 +154,7 @@ def task_head(
     return Head(vectors=vectors * (weight * spreads[0] / spreads[1] / scale), text_share=1.0 - weight)
 
 
-def _measure(learned: LearnedClip, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def measure(learned: LearnedClip, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines with the words under the experts and under plain CLIP, `[M, C]` each, and summaries `[M, F]`."""
     rows = []
     for part in tokens.to(learned.device).split(CHUNK):

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.config import LearnConfig, RunConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks
 from igsp_deploy.data.counts import counts_table
@@ -31,7 +30,7 @@ from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
-from igsp_train.features import CHUNK, TrunkViews, image_trunk
+from igsp_train.features import CHUNK, Labelled, TrunkViews, trunk_and_labels
 from igsp_train.head import FEW, FOLDS, MEASURED, task_head
 from igsp_train.learn import TaskRun
 from igsp_train.memory import PeakMemory
@@ -45,7 +44,6 @@ from igsp_train.task_warnings import task_warnings
 
 CACHED_VIEWS_BYTES = 2 << 30
 """Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
-HeldOut = tuple[Tensor, Tensor] | None
 """Trunk tokens `[M, n, d]` and labels `[M]` of images that are not learned from; None where there are none."""
 
 
@@ -85,7 +83,7 @@ def learn_task(
         cache_bytes=config.data.cache_mib << 20,
     )
     clip = Clip(backbone, folder.sites)
-    held_out = _trunk_and_labels(clip, task.val.subset(spread(len(task.val), LOSS_IMAGES)), backbone.preprocess)
+    held_out = trunk_and_labels(clip, task.val.subset(spread(len(task.val), LOSS_IMAGES)), backbone.preprocess)
     result, read = _take_steps(backbone, folder, task, config, views, held_out, console, report, stop, ranks)
     if not ranks.first:  # the first process measures and writes
         ranks.wait()
@@ -126,7 +124,7 @@ def _take_steps(
     task: TaskData,
     config: RunConfig,
     views: TrainViews,
-    held_out: HeldOut,
+    held_out: Labelled | None,
     console: Console,
     report: Reporter | None,
     stop: Callable[[], bool] | None,
@@ -172,22 +170,14 @@ def _take_steps(
 
 
 def _head(
-    learned: LearnedClip, train: Items, held_out: HeldOut, seen: tuple[Tensor, Tensor], read: list[Tensor]
+    learned: LearnedClip, train: Items, held_out: Labelled | None, seen: tuple[Tensor, Tensor], read: list[Tensor]
 ) -> Head | None:
     """The task's head, weighed by the held-out images, or where they are few by parts of the training images."""
     if held_out is not None and len(held_out[1]) >= FEW:
         return task_head(learned, seen, read, held_out)
     rows = spread(len(train), MEASURED)
-    weighed = _trunk_and_labels(learned.clip, train.subset(rows), learned.backbone.preprocess)
+    weighed = trunk_and_labels(learned.clip, train.subset(rows), learned.backbone.preprocess)
     return task_head(learned, seen, read, weighed, folds=torch.from_numpy(rows) % FOLDS)
-
-
-def _trunk_and_labels(clip: Clip, items: Items, spec: PreprocessSpec) -> HeldOut:
-    """Trunk tokens and labels of images without augmentation."""
-    parts = [(image_trunk(clip, images), torch.from_numpy(labels)) for images, labels in eval_chunks(items, spec)]
-    if not parts:
-        return None
-    return torch.cat([tokens for tokens, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def _views_read(clip: Clip, trunk: TrunkViews, learn: LearnConfig, steps: int) -> list[Tensor]:

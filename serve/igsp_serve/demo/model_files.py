@@ -9,7 +9,7 @@ from igsp_deploy.bundle.manifest import Manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json, remove_folder
 from igsp_deploy.locks import try_lock
-from igsp_deploy.model_path import LOCK, extended_folder, require_model, task_fingerprint
+from igsp_deploy.model_path import LOCK, current_folder, require_model, task_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def read_model_tasks(model: Path) -> list[ModelTask]:
     folders = [path for path in (model / "tasks").glob("*-*") if path.is_dir() and not path.name.startswith(".")]
     tasks = []
     for folder in sorted(folders, key=_number):
-        values = read_json(extended_folder(folder) / "task.json", "task record")
+        values = read_json(current_folder(folder) / "task.json", "task record")
         try:
             words = [values[key] for key in ("name", "classes", "display_names", "templates")]
             tasks.append(

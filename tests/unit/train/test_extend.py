@@ -16,6 +16,7 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.selector import task_statistics
+from igsp_deploy.model_path import current_folder
 from igsp_train.extend import extend_task, merged_statistics, ridge_sums
 from igsp_train.head import RidgeSums
 from igsp_train.sequence import train_sequence
@@ -236,6 +237,17 @@ def test_the_command(place: Path) -> None:
     told = igsp("train", place / "model", "--extend", f"hues={place / 'data'}")
     assert (told.returncode, told.stdout) == (0, f"{place / 'model'}\n")
     assert "hues: 18 images and 1 classes (green) added in" in told.stderr
-    told = igsp("train", place / "model", "--extend", f"hues={place / 'data'}", "--task", "a=b")
+
+
+@pytest.mark.parametrize("option", ["--task a=b", "--shots 3", "--json", "--num-processes 2", "--discard", "--order 1"])
+def test_options_that_would_be_passed_over_are_refused(tmp_path: Path, option: str) -> None:
+    told = igsp("train", tmp_path / "model", "--extend", f"hues={tmp_path}", *option.split())
     assert told.returncode == 2
-    assert "--extend goes by what the task was learned with" in told.stderr
+    assert f"goes by what the task was learned with. Leave out {option.split()[0]}." in told.stderr
+
+
+def test_the_last_extension_counts_whatever_their_number(tmp_path: Path) -> None:
+    assert current_folder(tmp_path) == tmp_path
+    for number in (2, 999, 1000):
+        (tmp_path / f"extended-{number:03d}").mkdir()
+    assert current_folder(tmp_path).name == "extended-1000"

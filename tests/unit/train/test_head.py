@@ -109,7 +109,7 @@ def test_few_held_out_images_are_replaced_by_folds_of_the_training_images(
     # A trunk that says nothing of these labels, beside words that do: a ridge that has seen them would be right, too.
     drawn_labels = torch.randint(0, 2, (40,), generator=torch.Generator().manual_seed(1))
     words = F.one_hot(drawn_labels, 2) * 0.05
-    monkeypatch.setattr(head_module, "_measure", lambda *_: (words, words, read))
+    monkeypatch.setattr(head_module, "measure", lambda *_: (words, words, read))
     assert task_head(learned, (read, drawn_labels), [], (tokens, drawn_labels), folds=folds) is None
 
 

@@ -35,6 +35,7 @@ igsp train model --extend digits=data/digits"""
 
 
 def train(
+    context: typer.Context,
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="Model folder; made if it is not there, continued if it is.")
     ],
@@ -102,8 +103,7 @@ def train(
     from igsp_deploy.yaml_keys import check_unique_keys
 
     if extend:
-        if task or config or set_ or benchmark or backbone:
-            raise UsageError("--extend goes by what the task was learned with. Leave out the other options.")
+        _refuse_beside_extend(context)
         _extend(model, parse_tasks(extend, "--extend"), pretrained)
         return
     given = parse_tasks(task or [])
@@ -153,6 +153,17 @@ def train(
         train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
         if ranks.first:
             print(model)
+
+
+def _refuse_beside_extend(context: typer.Context) -> None:
+    """No option is passed over in silence."""
+    from igsp_deploy.errors import UsageError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        used = parameter.name in ("model", "extend", "pretrained")
+        if not used and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--extend goes by what the task was learned with. Leave out {parameter.opts[0]}.")
 
 
 def _extend(model: Path, sources: dict[str, str], pretrained: str | None) -> None:
