@@ -19,7 +19,7 @@ from unittest import mock
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process of a test run at a time; makes the folder."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -63,8 +63,8 @@ def traced_once(folder: Path) -> Iterator[None]:
         key = _key((module, args, repr(dynamic_shapes), options, kernels._ATTENTION_NODES.get()))
         if key is None:
             return trace(module, args, dynamic_shapes=dynamic_shapes, **options)
-        path = folder / f"{key}.onnx"
-        with locked(folder):
+        path = folder / key / "graph.onnx"
+        with locked(path.parent):  # others trace other modules meanwhile
             if not path.exists():
                 trace(module, args, dynamic_shapes=dynamic_shapes, **options).save(path)
         model = ir.load(path)
