@@ -102,3 +102,27 @@ def test_shares_are_counted_after_the_last_task_and_before_it(monkeypatch: pytes
     assert found["right_task"] == (50 + 100) / 2
     assert found["false_alarm"] == (25 + 0) / 2
     assert found["unseen_left_to_plain"] == 50
+    # The known ones have 1, 1, -1 and -1 beside the line, the unseen 1, -2, 1 and -2.
+    assert found["auroc"] == 100 * (2 * (2 + 1) + 2 * 2) / 16
+    assert found["fpr_at_95"] == 50
+
+
+def test_detection_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    def score(known: list[Read], config: SelectorConfig) -> selectors.Score:
+        return lambda x: x[:, : len(known)]
+
+    monkeypatch.setitem(KINDS, "by hand", score)
+    random = torch.Generator().manual_seed(0)
+    # Few values, so that many are equal.
+    tests = [torch.randint(0, 9, (200, 2), generator=random).float() + 2 * (1 - later) for later in (0, 1)]
+    reads = {
+        name: Read(train=test, labels=torch.zeros(200, dtype=torch.int64), val=test, test=test)
+        for name, test in zip("ab", tests, strict=True)
+    }
+    found = measure_selector(reads, [("a", "b")], "by hand", CONFIG)
+    truth, scores = [1] * 200 + [0] * 200, torch.cat(tests)[:, 0].numpy()
+    assert found["auroc"] == round(100 * roc_auc_score(truth, scores), 1)
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert found["fpr_at_95"] == round(100 * float(false[(true >= 0.95).argmax()]), 1)

@@ -180,7 +180,7 @@ class _Scored:
 
     Attributes:
         held_out: of each known task's held-out images for that task, `[N]` each.
-        known: of each task's test images for all tasks, `[N, T]` each; after the last task only.
+        known: of each known task's test images for all known tasks, `[N, T]` each.
         unseen: of each later task's test images for all known tasks, `[N, T]` each.
     """
 
@@ -199,7 +199,10 @@ def measure_selector(
         right task took, and learned images left to plain CLIP), `unseen_left_to_plain`: images of tasks still to come.
         `unseen_at_equal_alarm` is the latter with the thresholds of all tasks moved until `false_alarm` is what
         `config.false_alarm` asks for on the test images. No product could do that; it compares kinds whose thresholds,
-        from few held-out images, err to different sides.
+        from few held-out images, err to different sides. `auroc` and `fpr_at_95` ask how well learned images are told
+        from those of tasks to come by what decides it, the best task's score less its threshold, wherever the line is
+        drawn: the share of pairs that stand in the right order, and the share of unseen images over the line that
+        keeps 95 % of the learned ones (as in arXiv 1610.02136 and 1706.02690).
     """
     stages = [
         _score(KINDS[kind]([reads[n] for n in order[:count]], config), reads, order, count)
@@ -209,14 +212,16 @@ def measure_selector(
     right, alarm, unseen = _shares(stages, config.false_alarm)
     others = sorted(_shares(stages, level)[1:] for level in LEVELS)
     equal = np.interp(100 * config.false_alarm, *zip(*others, strict=True))
-    names = ("right_task", "false_alarm", "unseen_left_to_plain", "unseen_at_equal_alarm")
-    return {n: round(float(value), 1) for n, value in zip(names, (right, alarm, unseen, equal), strict=True)}
+    pairs = [_detection(stage, config.false_alarm) for stage in stages if stage.unseen]
+    auroc, fpr = np.mean(pairs, axis=0) if pairs else (np.nan, np.nan)
+    found = {"right_task": right, "false_alarm": alarm, "unseen_left_to_plain": unseen, "unseen_at_equal_alarm": equal}
+    return {n: round(float(value), 1) for n, value in {**found, "auroc": auroc, "fpr_at_95": fpr}.items()}
 
 
 def _score(score: Score, reads: dict[str, Read], order: tuple[str, ...], count: int) -> _Scored:
     return _Scored(
         held_out=[score(reads[name].val)[:, t] for t, name in enumerate(order[:count])],
-        known=[score(reads[name].test) for name in order] if count == len(order) else [],
+        known=[score(reads[name].test) for name in order[:count]],
         unseen=[score(reads[name].test) for name in order[count:]],
     )
 
@@ -234,6 +239,23 @@ def _shares(stages: list[_Scored], level: float) -> tuple[float, float, float]:
         right += [float((c == t).double().mean()) for t, c in enumerate(chosen)]
         alarm += [float((c == PLAIN).double().mean()) for c in chosen]
     return 100 * float(np.mean(right)), 100 * float(np.mean(alarm)), 100 * float(np.mean(unseen or [np.nan]))
+
+
+def _detection(stage: _Scored, level: float) -> tuple[float, float]:
+    """AUROC and false positives at 95 % true positives, in percent, of learned images among those of later tasks."""
+    thresholds = torch.stack([torch.quantile(values, level) for values in stage.held_out])
+
+    def margins(scores: list[Tensor]) -> Tensor:
+        best, task = torch.cat(scores).max(1)
+        return best - thresholds[task]
+
+    known, unseen = margins(stage.known), margins(stage.unseen)
+    line = known.sort().values[int(0.05 * len(known))]
+    ordered = unseen.sort().values
+    # A pair of equal scores counts half.
+    below = torch.searchsorted(ordered, known) + torch.searchsorted(ordered, known, right=True)
+    auroc = below.double().mean() / (2 * len(unseen))
+    return 100 * float(auroc), 100 * float((unseen >= line).double().mean())
 
 
 def choose(scores: Tensor, thresholds: Tensor) -> Tensor:
