@@ -10,6 +10,7 @@ Shapes: S image side, G parts a side.
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ STRONGEST = 0.6
 LITTLE = 0.05
 """Largest change of the log-odds under which no part is said to matter."""
 FOR, AGAINST = (214, 40, 40), (30, 90, 200)
+_CORNERS = tuple(itertools.product(range(PARTS - COVERED + 1), repeat=2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def explain(
     prompts: Sequence[str] | None = None,
     template: str | None = None,
 ) -> Explanation:
-    """Cover part after part of an image, under the task that was used for it.
+    """Cover part after part of an image, ask again under the task that was used for it, and weigh the answers.
 
     Args:
         classifier: an open bundle.
@@ -79,30 +81,65 @@ def explain(
     Raises:
         UserError: there is one label only, which is right whatever is covered.
     """
+    # Every label, for what is left of the probability by rounding would say nothing of odds.
+    return weigh(classifier.classify(cover(pixels), found.task or "none", prompts, 2**31, template), found)
+
+
+def cover(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """An image as it is, then once for each place of the square that covers a part of it, row by row.
+
+    Args:
+        pixels: uint8 `[S, S, 3]`.
+
+    Returns:
+        1 + `(G - 1)^2` images of the same shape.
+    """
     edges = np.linspace(0, len(pixels), PARTS + 1).round().astype(int)
-    corners = [(row, column) for row in range(PARTS - COVERED + 1) for column in range(PARTS - COVERED + 1)]
     colour = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
     images = [pixels]
-    for row, column in corners:
+    for row, column in _CORNERS:
         image = pixels.copy()
         image[edges[row] : edges[row + COVERED], edges[column] : edges[column + COVERED]] = colour
         images.append(image)
-    # Every label, for what is left of the probability by rounding would say nothing of odds.
-    answers = classifier.classify(images, found.task or "none", prompts, 2**31, template)
+    return images
+
+
+def weigh(answers: Sequence[Prediction], found: Prediction) -> Explanation:
+    """From the answers to what each part does to the first label's odds.
+
+    Args:
+        answers: to the images of `cover`, each with every label.
+        found: what was answered before; its first label is explained.
+
+    Raises:
+        UserError: there is one label only.
+    """
+    check_choice(answers[0])
     first = (found.labels[0], found.label_tasks[0])
     scores, odds = np.array([_of(answer, first) for answer in answers]).T
     falls, times = np.zeros((PARTS, PARTS)), np.zeros((PARTS, PARTS))
-    for (row, column), value in zip(corners, odds[1:], strict=True):
+    for (row, column), value in zip(_CORNERS, odds[1:], strict=True):
         covered = np.s_[row : row + COVERED, column : column + COVERED]
         falls[covered] += odds[0] - value
         times[covered] += 1
     return Explanation(label=found.labels[0], score=scores[0], lowest=scores[1:].min(), odds=falls / times)
 
 
-def _of(answer: Prediction, wanted: tuple[str, str | None]) -> tuple[float, float]:
-    """Probability and log-odds of a label."""
+def check_choice(answer: Prediction) -> None:
+    """See that there was something to choose.
+
+    Args:
+        answer: with two labels at least, where there are two.
+
+    Raises:
+        UserError: there is one label only.
+    """
     if len(answer.labels) < 2:
         raise UserError("there is one label only, which is certain whatever the image shows. Give at least two.")
+
+
+def _of(answer: Prediction, wanted: tuple[str, str | None]) -> tuple[float, float]:
+    """Probability and log-odds of a label."""
     pairs = list(zip(answer.labels, answer.label_tasks, strict=True))
     own = pairs.index(wanted)
     rest = sum(score for index, score in enumerate(answer.scores) if index != own)

@@ -275,10 +275,19 @@ class Service:
         deadline = self._deadline(start, timeout_s)
         async with until(deadline):
             rows, decode_s = await self._run(snapshot, images, index, deadline)
-            results = () if wanted is None else tuple(await self._label(wanted, snapshot, rows, deadline))
+            results = () if wanted is None else tuple(await self.label(wanted, snapshot, rows, deadline))
         if wanted is not None:
             self._tell(images, index, results, wanted)
         return Ran(snapshot=snapshot, rows=rows, results=results, timings=timings(start, rows, decode_s))
+
+    async def label(self, wanted: Labelling, snapshot: Snapshot, rows: Rows, deadline: float) -> Sequence[Prediction]:
+        """The labels of rows that `run` gave without any. Who watches is not told. Errors as in `classify`."""
+        if wanted.prompts is not None:
+            with self._text_room.take(len(wanted.prompts) * len(set(rows.task.tolist()))):
+                return await self._aside(before(deadline, partial(wanted.label, snapshot, rows)))
+        if len(rows.task) > _INLINE:
+            return await self._aside(wanted.label, snapshot, rows)
+        return wanted.label(snapshot, rows)
 
     # How it changes.
 
@@ -359,14 +368,6 @@ class Service:
         )
         return rows, decoding.seconds
 
-    async def _label(self, wanted: Labelling, snapshot: Snapshot, rows: Rows, deadline: float) -> Sequence[Prediction]:
-        if wanted.prompts is not None:
-            with self._text_room.take(len(wanted.prompts) * len(set(rows.task.tolist()))):
-                return await self._aside(before(deadline, partial(wanted.label, snapshot, rows)))
-        if len(rows.task) > _INLINE:
-            return await self._aside(wanted.label, snapshot, rows)
-        return wanted.label(snapshot, rows)
-
     def _tell(
         self, images: Sequence[ImageSource], asked: NDArray[np.int64], found: Sequence[Prediction], wanted: Labelling
     ) -> None:
@@ -386,12 +387,10 @@ class Service:
             raise Unavailable("The server is warming up. Try again in a moment.")
 
     def _deadline(self, start: float, timeout_s: float | None) -> float:
-        most = self.settings.timeout_s
-        if timeout_s is None:
-            return start + most
-        if not timeout_s > 0:
+        if timeout_s is not None and not timeout_s > 0:
             raise RequestError(f"timeout_s must be more than 0, got {timeout_s}.")
-        return start + min(timeout_s, most)
+        most = self.settings.timeout_s
+        return start + (most if timeout_s is None else min(timeout_s, most))
 
     async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._side_pool, work, *arguments)

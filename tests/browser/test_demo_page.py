@@ -23,6 +23,9 @@ SLOW_MS = 120_000
 expect.set_options(timeout=90_000)
 
 
+EXPLAIN = "Show the parts this answer hangs on"
+
+
 def paste(page: Page, box: str, text: str) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     pasting.paste(page, box, text)
@@ -64,6 +67,35 @@ def test_the_task_is_chosen_with_its_evidence(page: Page, bundled: "Bundled", ta
     expect(evidence).to_have_count(2)
     expect(evidence.first).to_contain_text(task)
     expect(evidence.first).to_contain_text("chosen")
+
+
+def test_the_parts_an_answer_hangs_on_are_shown_and_go_with_it(page: Page, bundled: "Bundled") -> None:
+    button, parts = page.get_by_role("button", name=EXPLAIN), page.locator(".igsp-parts")
+    expect(button).to_be_hidden()
+    choose(page, "task", "stripes")
+    give_image(page, bundled.images("stripes")[-1])
+    label = page.locator(".igsp-top strong")
+    expect(page.locator(".igsp-answer")).to_contain_text("task stripes, given by you")
+    button.click()
+    expect(parts.locator("figcaption")).to_contain_text(
+        re.compile(f"(red speaks|no single part matters) for {label.inner_text()}")
+    )
+    picture = parts.get_by_alt_text(re.compile(f"{label.inner_text()} less likely"))
+    assert picture.evaluate("one => one.naturalWidth") == 448
+    assert str(picture.get_attribute("src")).startswith("data:image/png;base64,")
+    choose(page, "task", "colors")
+    expect(page.locator(".igsp-answer")).to_contain_text("task colors, given by you")
+    expect(parts).to_have_count(0)
+    # One that is on its way when the question changes does not come after the new answer.
+    button.click()
+    choose(page, "task", "stripes")
+    expect(page.locator(".igsp-answer")).to_contain_text("task stripes, given by you")
+    page.wait_for_timeout(2000)
+    expect(page.locator(".igsp-answer")).to_contain_text("task stripes, given by you")
+    expect(parts).to_have_count(0)
+    page.locator("#image").get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
+    expect(page.locator("#answer")).to_contain_text("Give an image first")
+    expect(button).to_be_hidden()
 
 
 def test_examples_are_offered_and_classified(page: Page) -> None:
@@ -307,6 +339,8 @@ def test_nothing_is_wider_than_a_phone(phone: Page, bundled: "Bundled", tmp_path
     phone.set_viewport_size({"width": width, "height": 700})
     give_image(phone, bundled.images("colors")[0])
     expect(phone.locator(".igsp-answer")).to_be_visible()
+    phone.get_by_role("button", name=EXPLAIN).click()
+    expect(phone.locator(".igsp-parts img")).to_be_visible()
     long = tmp_path / f"IMG_{'a_long_name_' * 8}.png"
     long.write_bytes(bundled.images("colors")[0].read_bytes())
     open_tab(phone, "Batch")
@@ -320,7 +354,8 @@ def test_nothing_is_wider_than_a_phone(phone: Page, bundled: "Bundled", tmp_path
         assert widths[0] <= widths[1], name
         cut = phone.evaluate(
             "() => [...document.querySelectorAll('.gradio-container p, .gradio-container h1, .gradio-container h2, "
-            ".gradio-container h3, .gradio-container li, .gradio-container label, .gradio-container button')]"
+            ".gradio-container h3, .gradio-container li, .gradio-container label, .gradio-container button, "
+            ".gradio-container img, .gradio-container figcaption')]"
             ".filter(e => e.offsetParent && !e.closest('.igsp-scroll')"
             " && e.getBoundingClientRect().right > innerWidth + 1)"
             ".map(e => e.outerHTML.slice(0, 120))"

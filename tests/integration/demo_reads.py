@@ -49,7 +49,7 @@ def main(bundle: str, model: str, image: str) -> None:
         files = [{"path": name, "meta": META} for name in names]
         events = {event["api_name"]: event["id"] for event in client.get("/config").json()["dependencies"]}
         question = [files[0], "auto", "task", "", "{}"]
-        calls = {"classify": question, "on_question": question, "on_click": [files, "auto", 0]}
+        calls = {"classify": question, "on_question": question, "on_explain": question, "on_click": [files, "auto", 0]}
         for name, data in {**calls, "classify_batch": [files, "auto", 0]}.items():
             body = {"data": data, "fn_index": events[name], "session_hash": "one"}
             answer = client.post(f"/gradio_api/run/{name}", json=body)

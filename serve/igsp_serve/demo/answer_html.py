@@ -1,8 +1,10 @@
 """An answer as HTML: the label, what it was compared with, and why this task."""
 
+import base64
 from html import escape
 
 from igsp_deploy.runtime.classifier import Prediction
+from igsp_deploy.runtime.explain import Explanation
 from igsp_serve.demo.ask import Answer, Question
 from igsp_serve.failures import without_paths
 
@@ -71,6 +73,17 @@ def evidence_html(prediction: Prediction) -> str:
         '<h3>Evidence for each task</h3><p class="igsp-note">How far above or below its own limit each task finds '
         "the image. The task with the nearest images is chosen if it is above its limit; else plain CLIP answers.</p>"
         f'<ol class="igsp-evidence">{"".join(rows)}</ol>'
+    )
+
+
+def explanation_html(explanation: Explanation, picture: bytes) -> str:
+    """The parts an answer hangs on: the picture, a PNG, in the page itself, and what it shows."""
+    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    label = escape(explanation.label)
+    shown = f"The image in grey, red where covering it makes {label} less likely, blue where it makes it more likely"
+    return (
+        f'<figure class="igsp-parts"><img src="{url}" alt="{shown}">'
+        f"<figcaption>{escape(str(explanation))}</figcaption></figure>"
     )
 
 

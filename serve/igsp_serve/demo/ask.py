@@ -1,17 +1,25 @@
 """One question to the model: an image, the task and the labels wanted; the answer, plain CLIP's beside it, the time."""
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from igsp_deploy.bundle.manifest import BundleTask
+from igsp_deploy.bundle.preprocess import MAX_PIXELS, PreprocessSpec
 from igsp_deploy.bundle.tokenizer import clean
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import DEFAULT_TEMPLATE
 from igsp_deploy.runtime.classifier import Prediction
+from igsp_deploy.runtime.explain import Explanation, check_choice, cover, draw, weigh
 from igsp_deploy.runtime.prompts import check_template
+from igsp_serve.decode import decode
+from igsp_serve.decoding import FORMATS
 from igsp_serve.demo.backend import DemoBackend
 from igsp_serve.demo.prompts import read_prompts
 
@@ -88,6 +96,26 @@ async def ask_many(backend: DemoBackend, images: Sequence[bytes], question: Ques
     words = _words(backend.tasks(), question)
     found = await backend.classify(images, question.task, TOP_K, words.prompts, words.template)
     return [words.named(prediction) for prediction in found]
+
+
+async def explain_answer(
+    backend: DemoBackend, image: bytes, question: Question, found: Prediction
+) -> tuple[Explanation, bytes]:
+    """Which parts of an image an answer of `ask` hangs on, found by asking 50 times more; and a PNG that shows them.
+
+    Raises:
+        UserError: there is one label only, or what is wrong with the image or the question.
+    """
+    check_choice(found)
+    words = _words(backend.tasks(), question)
+    images = await asyncio.to_thread(_covered, image, backend.manifest.preprocess)
+    answers = await backend.classify_pixels(images, found.task or "none", words.prompts, words.template)
+    explanation = weigh([words.named(answer) for answer in answers], found)
+    return explanation, await asyncio.to_thread(draw, images[0], explanation)
+
+
+def _covered(image: bytes, spec: PreprocessSpec) -> list[NDArray[np.uint8]]:
+    return cover(decode(image, spec, max_pixels=MAX_PIXELS, formats=FORMATS))
 
 
 @dataclass(frozen=True, kw_only=True)

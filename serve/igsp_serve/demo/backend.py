@@ -1,15 +1,27 @@
 """What stands between the page and the model: a classifier in this process, or a running server's service."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from igsp_deploy.bundle.manifest import BundleTask, Manifest
 from igsp_deploy.errors import UserError
 from igsp_deploy.runtime.classifier import Classifier, Prediction
+from igsp_serve.batcher import Rows
+from igsp_serve.deadlines import until
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
+from igsp_serve.labelling import Labelling
 from igsp_serve.service import Service
+
+AT_ONCE = 8
+"""Most images of a request to the service that the page splits: few, so that each keeps the time of a request."""
 
 
 class DemoBackend(Protocol):
@@ -44,6 +56,20 @@ class DemoBackend(Protocol):
         """
         ...
 
+    async def classify_pixels(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        task: str,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> list[Prediction]:
+        """Every label of images that nobody sent, uint8 `[S, S, 3]` each: no figure of what comes counts them.
+
+        Raises:
+            UserError: as of `classify`.
+        """
+        ...
+
     def add_task(self, bundle: Path, name: str) -> None:
         """As `Engine.add_task`."""
         ...
@@ -59,6 +85,8 @@ class ClassifierBackend:
     def __init__(self, classifier: Classifier) -> None:
         """Take an open classifier."""
         self._classifier = classifier
+        # One thread: calls that were cancelled while they ran leave no more behind than this one's work.
+        self._pixels_pool = ThreadPoolExecutor(1, "igsp-pixels")
 
     @property
     def manifest(self) -> Manifest:
@@ -84,6 +112,20 @@ class ClassifierBackend:
     ) -> list[Prediction]:
         """In a thread, so that the page stays alive meanwhile."""
         return await asyncio.to_thread(self._classifier.classify, list(images), task, prompts, top_k, template)
+
+    async def classify_pixels(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        task: str,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> list[Prediction]:
+        """One call after the other."""
+
+        def work() -> list[Prediction]:
+            return self._classifier.classify(list(images), task, prompts, 2**31, template)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pixels_pool, work)
 
     def add_task(self, bundle: Path, name: str) -> None:
         """As `Engine.add_task`."""
@@ -123,16 +165,35 @@ class ServiceBackend:
         prompts: Sequence[str] | None = None,
         template: str | None = None,
     ) -> list[Prediction]:
-        """Through the service's batcher. What keeps it from answering is told as a user's error, like all others."""
-        try:
+        """Through the service's batcher."""
+        with _told():
             # How many words the page takes is the page's own limit, the same in `igsp demo`.
             most = None if prompts is None else len(prompts)
             answer = await self._service.classify(
                 list(images), task=task, top_k=top_k, prompts=prompts, template=template, max_texts=most
             )
-        except (Overloaded, DeadlineExceeded, Unavailable, EngineFailed) as error:
-            raise UserError(str(error) or "The server cannot answer now. Try again later.") from error
         return list(answer.results)
+
+    async def classify_pixels(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        task: str,
+        prompts: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> list[Prediction]:
+        """A few at a time through the service's batcher; prompts are embedded once."""
+        service, snapshot = self._service, self._service.snapshot()
+        most = 1 if prompts is None else len(prompts)
+        few = min(AT_ONCE, service.settings.max_images)
+        with _told():
+            wanted = Labelling(top_k=2**31, prompts=prompts, template=template).checked(snapshot, most)
+            parts = [
+                (await service.run(images[start : start + few], task, snapshot=snapshot)).rows
+                for start in range(0, len(images), few)
+            ]
+            deadline = time.monotonic() + service.settings.timeout_s
+            async with until(deadline):
+                return list(await service.label(wanted, snapshot, _joined(parts), deadline))
 
     def add_task(self, bundle: Path, name: str) -> None:
         """From a thread that has no event loop, such as the teacher's."""
@@ -145,3 +206,23 @@ class ServiceBackend:
 
 async def _wait(change: Coroutine[Any, Any, Any]) -> None:
     await change
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What keeps the service from answering is told as a user's error, like all others."""
+    try:
+        yield
+    except (Overloaded, DeadlineExceeded, Unavailable, EngineFailed) as error:
+        raise UserError(str(error) or "The server cannot answer now. Try again later.") from error
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    return Rows(
+        features=np.concatenate([part.features for part in parts]),
+        task=np.concatenate([part.task for part in parts]),
+        task_scores=np.concatenate([part.task_scores for part in parts]),
+        summary=np.concatenate([part.summary for part in parts]),
+        queue_s=sum(part.queue_s for part in parts),
+        inference_s=sum(part.inference_s for part in parts),
+    )

@@ -7,8 +7,8 @@ import gradio as gr
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import DEFAULT_TEMPLATE
-from igsp_serve.demo.answer_html import answer_html, hint_html, problem_html
-from igsp_serve.demo.ask import Question, ask
+from igsp_serve.demo.answer_html import answer_html, explanation_html, hint_html, problem_html
+from igsp_serve.demo.ask import Question, ask, explain_answer
 from igsp_serve.demo.context import Context
 from igsp_serve.demo.uploads import read_upload
 
@@ -54,21 +54,21 @@ def add_classify_tab(context: Context) -> gr.Dropdown:
                 hint_html("Give an image: upload one, paste it, take one with the camera or pick an example."),
                 elem_id="answer",
             )
+            explain = gr.Button("Show the parts this answer hangs on", visible=False, elem_id="explain")
+    # Gradio's own limit holds for calls through its queue, and there is a way around that.
+    one_at_a_time = asyncio.Lock()
 
-    async def on_question(payload: Any, chosen: str, kind: str, text: str, pattern: str) -> str:
-        if not payload:
-            return hint_html("Give an image first.")
-        question = Question(task=chosen, labels=kind, words=text or "", template=pattern or "")
-        try:
-            image = await asyncio.to_thread(read_upload, payload)
-            return answer_html(await ask(context.backend, image, question), question)
-        except UserError as error:
-            return problem_html(str(error))
+    async def on_question(payload: Any, chosen: str, kind: str, text: str, pattern: str) -> tuple[str, gr.Button]:
+        return await _answered(context, payload, _question(chosen, kind, text, pattern))
 
-    async def on_change(payload: Any, chosen: str, kind: str, text: str, pattern: str) -> str:
+    async def on_change(payload: Any, chosen: str, kind: str, text: str, pattern: str) -> tuple[str, gr.Button]:
         if kind == "own" and not (text or "").strip():
-            return hint_html("Write your own words, one a line, and press Classify.")
+            return hint_html("Write your own words, one a line, and press Classify."), gr.Button(visible=False)
         return await on_question(payload, chosen, kind, text, pattern)
+
+    async def on_explain(payload: Any, chosen: str, kind: str, text: str, pattern: str) -> tuple[str, gr.Button]:
+        async with one_at_a_time:
+            return await _answered(context, payload, _question(chosen, kind, text, pattern), explain=True)
 
     inputs = [image, task, labels, words, template]
     settings: dict[str, Any] = {
@@ -77,10 +77,40 @@ def add_classify_tab(context: Context) -> gr.Dropdown:
         "show_progress": "minimal",
         "api_visibility": "private",
     }
-    button.click(on_question, inputs, answer, **settings)
-    gr.on([image.change, task.change, labels.change], on_change, inputs, answer, trigger_mode="always_last", **settings)
+    outputs = [answer, explain]
+    explaining = explain.click(on_explain, inputs, outputs, concurrency_limit=1, **settings)
+    # Else an explanation that is still on its way would come after the new answer, and take its place.
+    settings["cancels"] = explaining
+    button.click(on_question, inputs, outputs, **settings)
+    gr.on(
+        [image.change, task.change, labels.change], on_change, inputs, outputs, trigger_mode="always_last", **settings
+    )
     labels.change(lambda kind: gr.Group(visible=kind == "own"), labels, own, api_visibility="private", queue=False)
     return task
+
+
+def _question(chosen: str, kind: str, text: str, pattern: str) -> Question:
+    return Question(task=chosen, labels=kind, words=text or "", template=pattern or "")
+
+
+async def _answered(
+    context: Context, payload: Any, question: Question, *, explain: bool = False
+) -> tuple[str, gr.Button]:
+    """The answer, and the button that explains it. An explanation comes with its answer, never beside another one."""
+    if not payload:
+        return hint_html("Give an image first."), gr.Button(visible=False)
+    try:
+        image = await asyncio.to_thread(read_upload, payload)
+        answer = await ask(context.backend, image, question)
+    except UserError as error:
+        return problem_html(str(error)), gr.Button(visible=False)
+    shown = answer_html(answer, question)
+    if explain:
+        try:
+            shown += explanation_html(*await explain_answer(context.backend, image, question, answer.found))
+        except UserError as error:
+            shown += problem_html(str(error))
+    return shown, gr.Button(visible=True)
 
 
 def _words_box() -> gr.Textbox:

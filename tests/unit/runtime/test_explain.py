@@ -11,7 +11,7 @@ from PIL import Image
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.runtime.classifier import Prediction
-from igsp_deploy.runtime.explain import AGAINST, FOR, PARTS, SIDE, Explanation, draw, explain
+from igsp_deploy.runtime.explain import AGAINST, FOR, PARTS, SIDE, Explanation, cover, draw, explain, weigh
 
 SIZE = 45
 """No multiple of the number of parts."""
@@ -45,6 +45,32 @@ def picture() -> NDArray[np.uint8]:
     pixels = np.full((SIZE, SIZE, 3), 128, np.uint8)
     pixels[:22, :22], pixels[22:, 22:] = 220, 160
     return pixels
+
+
+def test_each_part_is_covered_by_the_mean_colour_and_the_rest_is_left() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    before = pixels.copy()
+    images = cover(pixels)
+    assert len(images) == 1 + (PARTS - 1) ** 2
+    assert (images[0] == before).all()
+    assert (pixels == before).all()
+    covered = [(image != before).any(-1) for image in images[1:]]
+    assert np.logical_or.reduce(covered).mean() > 0.99
+    for image, mask in zip(images[1:], covered, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert 10 <= np.ptp(rows) + 1 <= 12
+        assert 10 <= np.ptp(columns) + 1 <= 12
+        square = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (square == before.mean((0, 1)).round()).all()
+
+
+def test_the_three_steps_by_themselves_are_an_explanation() -> None:
+    model: Any = Corner()
+    (found,) = model.classify([picture()], "pets", None, 1, None)
+    answers = [one for image in cover(picture()) for one in model.classify([image], "pets", None, 9, None)]
+    whole, steps = explain(model, picture(), found), weigh(answers, found)
+    assert (whole.odds == steps.odds).all()
+    assert draw(picture(), whole) == draw(picture(), steps)
 
 
 def test_the_parts_that_the_answer_hangs_on_are_found_with_their_sign() -> None:
