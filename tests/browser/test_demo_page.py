@@ -111,6 +111,8 @@ def test_an_explanation_on_its_way_does_not_come_after_a_new_answer(page: Page, 
     page.wait_for_timeout(1000 * took_s + 500)
     expect(first).to_have_text(re.compile("red|blue"))
     expect(page.locator(".igsp-parts")).to_have_count(0)
+    page.get_by_role("button", name=EXPLAIN).click()
+    expect(page.locator(".igsp-parts figcaption")).to_contain_text(re.compile("for (red|blue)"))
 
 
 def test_examples_are_offered_and_classified(page: Page) -> None:
