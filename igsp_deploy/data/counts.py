@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from igsp_deploy.checked import Count, stored
 from igsp_deploy.data.items import ImageRef, Items, place_in_source
 from igsp_deploy.data.layout import PassedOver
 from igsp_deploy.data.looks import Look
@@ -118,6 +119,16 @@ def skipped_files(
     return [("/".join(entry.parts), entry.reason) for entry in passed_over] + damaged
 
 
-def first_skipped(files: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """For a record: `count`, and `first`, the first `MOST_FILES` of them as `[place, reason]`."""
-    return {"count": len(files), "first": [list(file) for file in files[:MOST_FILES]]}
+@stored
+class SkippedFiles:
+    """Files that were not used."""
+
+    count: Count = 0
+    """How many."""
+    first: list[tuple[str, str]] = field(default_factory=list)
+    """Place in the source, and reason, of the first of them."""
+
+
+def first_skipped(files: Sequence[tuple[str, str]]) -> SkippedFiles:
+    """For a record, of all `(place, reason)`; the first `MOST_FILES` by name."""
+    return SkippedFiles(count=len(files), first=list(files[:MOST_FILES]))

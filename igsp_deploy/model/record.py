@@ -1,48 +1,47 @@
 """What is known of one learned task besides its numbers: `task.json`."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from igsp_deploy.checked import Count, build, stored
+from igsp_deploy.data.counts import SkippedFiles
 from igsp_deploy.errors import UserError
 from igsp_deploy.sites import TOWERS, Site
 
 
-@dataclass(frozen=True, kw_only=True)
+@stored
 class TaskRecord:
-    """One learned task.
+    """One learned task."""
 
-    Attributes:
-        index: position in the sequence, from 0.
-        name: its name.
-        classes: class names as in the data (folder names), in label order.
-        display_names: the names put into prompts.
-        templates: prompt templates with one `{}`; the first is used in training, all of them in classification.
-        ids: block -> pool ids of the experts its router uses.
-        trained_parameters: numbers that received gradient at the start of phase 1.
-        kept_parameters: numbers this task added to the model: experts, routers and head.
-        selector_parameters: numbers its selector statistics hold.
-        source: where its images came from.
-        data: settings of the split, to find the same test images again.
-        metrics: what was measured while learning (accuracies, seconds, steps of phase 1, curves).
-        images: class -> images `learned`, `held_out`, `tested`, and those `skipped` by reason.
-        skipped: files that were not used: `count`, and the `first` of them, each `[place in the source, reason]`.
-    """
-
-    index: int
+    index: Count
+    """Position in the sequence, from 0."""
     name: str
+    """Its name."""
     classes: list[str]
+    """Class names as in the data (folder names), in label order."""
     display_names: list[str]
+    """The names put into prompts."""
     templates: list[str]
-    ids: dict[Site, list[int]]
-    trained_parameters: int
-    kept_parameters: int
-    selector_parameters: int
+    """Prompt templates with one `{}`; the first is used in training, all of them in classification."""
+    ids: dict[Site, list[Count]]
+    """Block -> pool ids of the experts its router uses."""
+    trained_parameters: Count
+    """Numbers that received gradient at the start of phase 1."""
+    kept_parameters: Count
+    """Numbers this task added to the model: experts, routers and head."""
+    selector_parameters: Count
+    """Numbers its selector statistics hold."""
     source: str = ""
+    """Where its images came from."""
     data: dict[str, Any] = field(default_factory=dict)
+    """Settings of the split, to find the same test images again."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    """What was measured while learning (accuracies, seconds, steps of phase 1, curves)."""
     images: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "first": []})
+    """Class -> images `learned`, `held_out`, `tested`, and those `skipped` by reason."""
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    """Files that were not used."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `task.json`, the ids by tower: `vision_ids` and `text_ids`, block -> ids."""
@@ -57,16 +56,12 @@ class TaskRecord:
         """Read what `to_json` wrote.
 
         Raises:
-            UserError: fields are missing; names `where`.
+            UserError: fields are missing or have another kind of value; names `where`.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
         try:
-            picked = {key: value for key, value in values.items() if key in known}
-            picked["ids"] = {
-                (tower, int(block)): list(ids) for tower in TOWERS for block, ids in values[f"{tower}_ids"].items()
-            }
-            return cls(**picked)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            ids = {(tower, int(block)): ids for tower in TOWERS for block, ids in values[f"{tower}_ids"].items()}
+            return build(cls, {**values, "ids": ids}, "", kind=UserError)
+        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             raise UserError(
                 f"{where} is not a task record of this format ({error}). Restore it from a copy."
             ) from error

@@ -204,7 +204,7 @@ def evaluate_model(
     return {
         **_report(folder, counts, answers),
         "worst": worst_mistakes(folder.tasks, answers, roots),
-        "skipped": [first_skipped(files) for files in skipped],
+        "skipped": [dataclasses.asdict(first_skipped(files)) for files in skipped],
     }
 
 

@@ -58,9 +58,9 @@ def test_skipped_files_are_named_from_the_folder_of_the_data(make_folder: Callab
 
 def test_a_record_names_the_first_of_them_and_counts_all() -> None:
     kept = first_skipped([(f"{index}.txt", "TXT") for index in range(MOST_FILES + 3)])
-    assert kept["count"] == MOST_FILES + 3
-    assert kept["first"][0] == ["0.txt", "TXT"]
-    assert len(kept["first"]) == MOST_FILES
+    assert kept.count == MOST_FILES + 3
+    assert kept.first[0] == ("0.txt", "TXT")
+    assert len(kept.first) == MOST_FILES
 
 
 class _Rows:

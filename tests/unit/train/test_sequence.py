@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
+from igsp_deploy.data.counts import SkippedFiles
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.loading import load_backbone
@@ -89,7 +90,7 @@ def test_the_classes_are_counted_before_learning_and_in_the_record(task_data: Pa
     assert re.search(r"red +│ +9 │ +1 │ +4 │ 1 TXT", said), said
     record = ModelFolder.open(folder.path).tasks[0]
     assert record.images["red"] == {"learned": 9, "held_out": 1, "tested": 4, "skipped": {"TXT": 1}}
-    assert record.skipped == {"count": 1, "first": [["train/red/notes.txt", "TXT"]]}
+    assert record.skipped == SkippedFiles(count=1, first=[("train/red/notes.txt", "TXT")])
 
 
 def test_a_class_with_hardly_an_image_is_warned_of_on_the_terminal_and_in_the_record(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.names import PLAIN
 from igsp_train.features import trunk_chunks
+from igsp_train.report.evaluation import NamedMistake
 
 LOOKED_AT = 96
 """Test images a task that are classified to choose examples from, spread over its test images."""
@@ -89,12 +89,12 @@ class Mistake:
 
 
 def name_mistakes(
-    rows: Sequence[dict[str, Any]], records: Sequence[TaskRecord], pictures: dict[tuple[str, str], str]
+    rows: Sequence[NamedMistake], records: Sequence[TaskRecord], pictures: dict[tuple[str, str], str]
 ) -> list[Mistake]:
     """Mistakes as a page shows them.
 
     Args:
-        rows: as of `igsp_train.answers.worst_mistakes`.
+        rows: of an evaluation.
         records: the tasks.
         pictures: by task and place.
     """
@@ -105,12 +105,12 @@ def name_mistakes(
     }
     return [
         Mistake(
-            task=row["task"],
-            file=row["file"],
-            truth=words[row["task"], row["label"]],
-            predicted=words[row["task"], row["predicted"]],
-            probability=row["score"],
-            picture=pictures.get((row["task"], row["file"])),
+            task=row.task,
+            file=row.file,
+            truth=words[row.task, row.label],
+            predicted=words[row.task, row.predicted],
+            probability=row.score,
+            picture=pictures.get((row.task, row.file)),
         )
         for row in rows
     ]

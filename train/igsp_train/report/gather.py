@@ -62,12 +62,12 @@ class NotUsed:
     Attributes:
         when: when that was.
         count: all of them.
-        first: the first `FILES`, each `[place in the source, reason]`.
+        first: the first `FILES`, place in the source and reason.
     """
 
     when: str
     count: int
-    first: list[list[str]]
+    first: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +155,9 @@ def gather(
                 test_images=evaluation.test_images[i],
                 zero_shot=evaluation.zero_shot[i],
                 given=evaluation.given[-1][i],
-                chosen=evaluation.chosen[-1][i],
-                all_classes=evaluation.all_classes[i],
-                right_task=evaluation.right_task[i],
+                chosen=evaluation.auto[-1][i],
+                all_classes=evaluation.open_last[i],
+                right_task=evaluation.selector_accuracy[i],
                 trained=record.trained_parameters,
                 kept=record.kept_parameters,
                 selector=record.selector_parameters,
@@ -198,11 +198,7 @@ def gather(
 def _not_used(record: TaskRecord, evaluation: Evaluation) -> list[NotUsed]:
     kept = [("when it was learned", record.skipped)]
     kept += [("in the evaluation", evaluation.skipped[record.index])] if evaluation.skipped else []
-    return [
-        NotUsed(when=when, count=files["count"], first=files["first"][:FILES])
-        for when, files in kept
-        if files.get("count")
-    ]
+    return [NotUsed(when=when, count=files.count, first=files.first[:FILES]) for when, files in kept if files.count]
 
 
 def _curves(record: TaskRecord) -> Curves:

@@ -90,7 +90,7 @@ def _find_pictures(
     for record in folder.tasks:
         console.print(f"{record.name}: choosing examples", markup=False, highlight=False)
         source = sources.get(record.name)
-        places = [row["file"] for row in measured.worst or () if row["task"] == record.name]
+        places = [row.file for row in measured.worst or () if row.task == record.name]
         try:
             items = find_test_items(record, source, folder.split(record.index))
             found.append(find_examples(folder, learned, record, items, count=count))

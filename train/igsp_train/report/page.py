@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from igsp_train.report.charts import calibration_chart, convergence_chart, growth_chart, learning_chart
+from igsp_train.report.evaluation import ClassAnswers
 from igsp_train.report.gather import LearnedFacts, ReportData, mean
 from igsp_train.report.summary import about_phase1, in_short
 from igsp_train.steps import LOOK_EVERY
@@ -40,7 +41,7 @@ def render(data: ReportData) -> str:
         metrics=_METRICS,
         matrices=(
             ("given", "Task given", data.evaluation.given),
-            ("auto", "Task chosen by the selector", data.evaluation.chosen),
+            ("auto", "Task chosen by the selector", data.evaluation.auto),
         ),
         seen=_seen(data),
         growth=growth_chart([t.kept for t in data.tasks], _isolated(data.tasks)),
@@ -53,7 +54,7 @@ def render(data: ReportData) -> str:
         convergence=_convergence(data.tasks),
         confusions=_confusions(data),
         calibrations=[
-            (task, calibration_chart(task.name, one["bins"], one["ece"]))
+            (task, calibration_chart(task.name, one.bins, one.ece))
             for task, one in zip(data.tasks, data.evaluation.calibration, strict=False)
         ],
         about_phase1=about_phase1(data),
@@ -83,7 +84,7 @@ def _seen(data: ReportData) -> list[tuple[str, int, float | None]]:
     classes, rows = 0, []
     for j, task in enumerate(data.tasks):
         classes += len(task.classes)
-        rows.append((task.name, classes, mean(data.evaluation.incremental[j][: j + 1])))
+        rows.append((task.name, classes, mean(data.evaluation.class_incremental[j][: j + 1])))
     return rows
 
 
@@ -91,17 +92,17 @@ Line = tuple[str, list[int]]
 """A class, and how many of its images were taken for each class."""
 
 
-def _confusions(data: ReportData) -> list[tuple[LearnedFacts, list[dict[str, Any]], list[Line]]]:
+def _confusions(data: ReportData) -> list[tuple[LearnedFacts, list[ClassAnswers], list[Line]]]:
     """Of each task: its classes, the worst first, and a line for each; no lines where a page has no room for them."""
     result = []
     for task, rows in zip(data.tasks, data.evaluation.per_class, strict=False):
-        place = {row["class"]: index for index, row in enumerate(rows)}
+        place = {row.label: index for index, row in enumerate(rows)}
         matrix = [[0] * len(rows) for _ in rows]
         for i, row in enumerate(rows):
-            for name, images in row["taken_for"]:
+            for name, images in row.taken_for:
                 matrix[i][place[name]] = images
-            matrix[i][i] = row["images"] - sum(matrix[i])
-        worst = sorted(rows, key=lambda row: 101 if row["recall"] is None else row["recall"])
+            matrix[i][i] = row.images - sum(matrix[i])
+        worst = sorted(rows, key=lambda row: 101 if row.recall is None else row.recall)
         lines = list(zip(place, matrix, strict=True)) if len(rows) <= _MOST_COLUMNS else []
         result.append((task, worst, lines))
     return result

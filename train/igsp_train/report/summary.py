@@ -40,7 +40,7 @@ def _forgetting(data: ReportData) -> list[str]:
             else f"With the task given, {data.tasks[lost[1]].name} lost most since it was learned: "
             f"{largest:.1f} points."
         )
-    lost = _largest_loss(data.evaluation.chosen)
+    lost = _largest_loss(data.evaluation.auto)
     if lost is not None and lost[0] > 0:
         result.append(
             f"Where it must find the task, later tasks cost {data.tasks[lost[1]].name} {lost[0]:.1f} points, "

@@ -113,5 +113,5 @@ def make_data(
     folder: Any = Folder(records)
     examples = [Examples(shown=shown or [], looked_at=20, wrong=3) for _ in records]
     rows = evaluation.worst or []
-    worst = name_mistakes(rows, records, {(row["task"], row["file"]): picture for row in rows} if picture else {})
+    worst = name_mistakes(rows, records, {(row.task, row.file): picture for row in rows} if picture else {})
     return gather(folder, evaluation, examples, worst, title=title, made="today", version="0")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.data.items import Items, StoredImage
-from igsp_train.report.evaluation import check_evaluation
+from igsp_train.report.evaluation import ClassAnswers, check_evaluation
 from igsp_train.report.examples import Example, Examples, Mistake, name_mistakes, pictures_of
 from igsp_train.report.gather import NotUsed, ReportData, gather
 from igsp_train.report.page import render
@@ -106,11 +106,12 @@ def test_what_users_named_is_escaped_wherever_it_stands() -> None:
     example = Example(picture=PIXEL, truth=evil, predicted=evil, probability=51.0, chosen=None, right=False)
     values = make_data(2, title=evil, shown=[example])
     tasks = [dataclasses.replace(task, name=evil, classes=[evil], templates=[evil]) for task in values.tasks]
-    row = {"class": evil, "images": 2, "recall": 50.0, "precision": 50.0, "f1": 50.0, "taken_for": [[evil, 1]]}
+    made: Any = {"class": evil, "images": 2, "recall": 50, "precision": 50, "f1": 50, "taken_for": [[evil, 1]]}
+    row = ClassAnswers(**made)
     evaluation = dataclasses.replace(values.evaluation, per_class=[[row]] * 2)
     values = dataclasses.replace(values, tasks=tasks, commands=[evil], model=evil, evaluation=evaluation)
     mistake = Mistake(task=evil, file=evil, truth=evil, predicted=evil, probability=51.0, picture=PIXEL)
-    unused = NotUsed(when="in the evaluation", count=1, first=[[evil, evil]])
+    unused = NotUsed(when="in the evaluation", count=1, first=[(evil, evil)])
     tasks = [dataclasses.replace(task, not_used=[unused]) for task in tasks]
     values = dataclasses.replace(values, tasks=tasks, worst=[mistake])
     page = render(values)
@@ -135,7 +136,7 @@ def test_every_picture_has_a_text_and_mistakes_are_told_in_words() -> None:
 
 def test_values_that_nobody_measured_are_dashes() -> None:
     values = make_data(2)
-    for row in (*values.evaluation.given, *values.evaluation.chosen):
+    for row in (*values.evaluation.given, *values.evaluation.auto):
         row[:] = [None, None]
     bare = [dataclasses.replace(task, given=None, chosen=None, zero_shot=None, seconds=None) for task in values.tasks]
     page = render(dataclasses.replace(values, tasks=bare))
@@ -203,7 +204,7 @@ def test_however_many_mistakes_and_files_there_are_a_page_stays_small() -> None:
 
 def test_files_that_were_not_used_stand_with_their_reason() -> None:
     values = make_data(2)
-    unused = [NotUsed(when="when it was learned", count=1, first=[["boot/a.txt", "TXT"]])]
+    unused = [NotUsed(when="when it was learned", count=1, first=[("boot/a.txt", "TXT")])]
     tasks = [dataclasses.replace(values.tasks[0], not_used=unused), dataclasses.replace(values.tasks[1], not_used=[])]
     text = _said(dataclasses.replace(values, tasks=tasks))
     assert "|task-0: 1 when it was learned|file|reason|when|boot/a.txt|TXT|when it was learned|" in text
