@@ -142,16 +142,16 @@ def wrong_choices(
         Number of rows that differ although the decision was clear, and of rows that differ on a tie.
     """
     wrong = ties = 0
+    # A task without a threshold has an infinite margin; its score cannot be told from it.
+    known = np.isfinite(thresholds)
     for row in np.flatnonzero(ours != theirs):
-        # A task without a threshold has an infinite margin; its score cannot be told from it.
-        known = np.isfinite(thresholds)
         scores = np.where(known, margins[row], 0.0).astype(np.float64) + np.where(known, thresholds, -np.inf)
-        best = int(scores.argmax())
-        allowed = tolerance * max(1.0, float(sizes[row, best]))
-        gaps = []
-        for choice in (int(ours[row]), int(theirs[row])):
-            gaps.append(abs(float(margins[row, best])) if choice == PLAIN else float(scores[best] - scores[choice]))
-        if max(gaps) <= allowed:
+        allowed = tolerance * max(1.0, float(sizes[row, scores.argmax()]))
+        # Tasks of the same images have the same score, and each its own threshold.
+        best = known & (scores >= scores.max() - allowed)
+        plain = bool((best & (margins[row] <= allowed)).any())
+        taken = best & (margins[row] >= -allowed)
+        if all(plain if choice == PLAIN else taken[choice] for choice in (int(ours[row]), int(theirs[row]))):
             ties += 1
         else:
             wrong += 1

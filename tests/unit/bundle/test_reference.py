@@ -29,6 +29,12 @@ def choices(ours: int, theirs: int, scores: list[float]) -> tuple[int, int]:
         (PLAIN, 0, [-9.995, -30.0], (0, 1)),
         (0, PLAIN, [-10.005, -30.0], (0, 1)),
         (1, PLAIN, [-10.005, -30.0], (1, 0)),
+        # Two tasks of the same images: equal scores, of which one lies under its own threshold.
+        (1, PLAIN, [-15.0, -15.0], (0, 1)),
+        (PLAIN, 1, [-15.0, -15.001], (0, 1)),
+        (0, 1, [-15.0, -15.0], (1, 0)),
+        (1, PLAIN, [-15.1, -15.0], (1, 0)),
+        (1, PLAIN, [-5.0, -5.0], (1, 0)),
     ],
 )
 def test_another_choice_is_wrong_unless_it_was_a_tie(
