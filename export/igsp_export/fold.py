@@ -30,7 +30,7 @@ from igsp_deploy.runtime.graph import SessionSettings, provider_list
 from igsp_deploy.runtime.providers import CPU, choose_provider
 from igsp_deploy.runtime.tasks import find_task
 from igsp_export.fold_graph import FoldedImage, FoldedText
-from igsp_export.image_graph import in_precision
+from igsp_export.image_graph import in_precision, with_merged_branches
 from igsp_export.images import CheckImages, check_images
 from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, save_model, write_onnx
 from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
@@ -200,7 +200,7 @@ def write_folded(
     fixed: bool,
 ) -> None:
     """Export a module of one task; with `fixed` every size is that of the examples, else the first one is free."""
-    graph = in_precision(module, DTYPES[precision]).eval()
+    graph = in_precision(with_merged_branches(module.eval()), DTYPES[precision]).eval()
     if not fixed:
         write_onnx(graph, Signature(inputs=inputs, outputs=outputs, lengths={}), path, opset=opset)
         return

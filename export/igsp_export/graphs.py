@@ -13,7 +13,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.runtime.providers import CPU, CUDA
 from igsp_export.compact import expert_layout
-from igsp_export.image_graph import ImageGraph, PlainGraph, in_precision
+from igsp_export.image_graph import ImageGraph, PlainGraph, in_precision, with_merged_branches
 from igsp_export.onnx_file import Signature, write_onnx
 from igsp_export.quantize import quantize_int8
 from igsp_export.text_graph import TextGraph
@@ -90,5 +90,6 @@ def _pixels(backbone: Backbone) -> Tensor:
 
 
 def _write(module: nn.Module, signature: Signature, path: Path, dtype: torch.dtype, opset: int) -> None:
+    module = with_merged_branches(module.eval())
     module = module if dtype == torch.float32 else in_precision(module, dtype)
     write_onnx(module.eval(), signature, path, opset=opset)

@@ -4,7 +4,7 @@ Shapes: B images, S image side, D embedding width, T tasks.
 """
 
 import copy
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,21 @@ def in_precision(module: Module, dtype: torch.dtype) -> Module:
         if name.startswith("selector.") or own.startswith(("pixel_", "class_vectors")):
             graph.get_submodule(owner).register_buffer(own, value.clone())
     return graph
+
+
+def with_merged_branches(module: Module) -> Module:
+    """A copy whose convolutions compute in one what they learned with in several, as MobileCLIP-S's; else itself.
+
+    The same function up to rounding: "MobileOne" (arXiv 2206.04040, section 3.2), by timm's own code.
+    """
+    if not any(hasattr(part, "reparameterize") for part in module.modules()):
+        return module
+    merged = copy.deepcopy(module)
+    # Each once: timm's `reparameterize_model` trips over a module that has two owners.
+    for part in list(merged.modules()):
+        if hasattr(part, "reparameterize"):
+            cast(Any, part).reparameterize()
+    return merged
 
 
 class Pixels(nn.Module):

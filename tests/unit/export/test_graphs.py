@@ -1,11 +1,12 @@
 """Compacted and stacked = the towers as they were learned, sample by sample, for mixed tasks."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import ExpertLayout
@@ -19,8 +20,9 @@ from igsp_deploy.model.selector import Selector, task_statistics
 from igsp_deploy.names import PLAIN
 from igsp_deploy.sites import Site
 from igsp_export.compact import compact, selector_table
-from igsp_export.image_graph import ImageGraph, PlainGraph, in_precision
+from igsp_export.image_graph import ImageGraph, PlainGraph, in_precision, with_merged_branches
 from igsp_export.text_graph import TextGraph
+from tests.small_clips import FAMILIES, write_clip
 
 RANK = 2
 SITES: list[Site] = [("vision", 1), ("vision", 2), ("text", 0), ("text", 1)]
@@ -215,3 +217,24 @@ def test_texts_under_a_number_that_names_no_task_get_no_numbers(backbone: Backbo
         embedded = TextGraph(backbone, stacks, rank=RANK).eval()(ids, torch.tensor([*odd, 0, 1, PLAIN]))
     assert embedded[: len(odd)].isnan().all()
     assert embedded[len(odd) :].isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["mobileclip-s", "mobileclip-s-mixing"])
+def test_branches_that_only_learning_needs_are_merged(family: str, tmp_path: Path) -> None:
+    plain = PlainGraph(load_backbone(write_clip(FAMILIES[family], tmp_path / "clip"))).eval()
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    merged = with_merged_branches(plain)
+    torch.testing.assert_close(merged(images), plain(images), rtol=1e-4, atol=1e-5)
+
+    def convolutions(module: nn.Module) -> int:
+        return sum(isinstance(part, nn.Conv2d) for part in module.modules())
+
+    assert convolutions(merged) < 0.8 * convolutions(plain)
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_tower_without_such_branches_is_not_copied(backbone: Backbone) -> None:
+    plain = PlainGraph(backbone)
+    assert with_merged_branches(plain) is plain
