@@ -5,6 +5,9 @@ logit scale. The summary is what the selector reads as well (`Clip.summary`), so
 pass. How it is found: igsp_train/head.py. *In their place*: `<embedding, probe vector c>`, times the logit scale, for a
 linear probe that somebody brought (igsp_train/imported.py).
 
+A head beside the words also carries the temperature T of its task's probabilities: with a weight w of the head,
+`text_share` is (1 - w) / T, and the vectors are divided by T as well. The best class is the same for every T.
+
 Only a task's own classes under its own experts have it. Words that a caller gives, the classes of another task, and
 plain CLIP are compared by text alone, with text vectors of length 1.
 
@@ -12,6 +15,7 @@ Shapes: C classes of one task, F numbers of a summary, D of an embedding.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +29,7 @@ class Head:
 
     Attributes:
         vectors: on the trunk's summary, `[C, F]` float32; None where words are replaced.
-        text_share: factor on the cosine with the text vectors, in (0, 1]; 0 where words are replaced.
+        text_share: factor on the cosine with the text vectors, above 0; 0 where words are replaced.
         probe: on the embedding, in place of words, `[C, D]` float32; None where words count.
     """
 
@@ -40,6 +44,11 @@ class Head:
     def num_parameters(self) -> int:
         """Numbers that are kept for it."""
         return sum(part.numel() for part in (self.vectors, self.probe) if part is not None) + (self.probe is None)
+
+    def tempered(self, temperature: float) -> "Head":
+        """The same classes with scores divided by `temperature`, of a head beside the words."""
+        assert self.vectors is not None, "a probe stays as somebody brought it"
+        return Head(vectors=self.vectors / temperature, text_share=self.text_share / temperature)
 
     def to_bytes(self) -> bytes:
         """As safetensors."""
@@ -63,6 +72,8 @@ class Head:
             share = float(tensors["text_share"][0]) if probe is None else 1.0
         except (SafetensorError, KeyError, IndexError, ValueError) as error:
             raise ValueError(f"it does not hold a head ({error})") from error
-        if vectors.ndim != 2 or len(vectors) != num_classes or not vectors.isfinite().all() or not 0 < share <= 1:
+        if vectors.ndim != 2 or len(vectors) != num_classes or not vectors.isfinite().all():
             raise ValueError(f"it must hold finite numbers for {num_classes} classes, has {list(vectors.shape)}")
+        if not 0 < share < inf:
+            raise ValueError(f"the share of its words must be a number above 0, is {share}")
         return cls(vectors=vectors, text_share=share) if probe is None else cls(probe=probe)

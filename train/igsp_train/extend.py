@@ -38,6 +38,7 @@ from igsp_train.head import (
     best_weight,
     measure,
     spread_of,
+    weight_of,
 )
 from igsp_train.prompts import check_prompts
 from igsp_train.statistics import chunked_summaries, spread
@@ -92,8 +93,9 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
         measured = trunk_and_labels(clip, data.train.subset(spread(len(data.train), MEASURED)), backbone.preprocess)
         assert measured is not None, "some of them was read a moment ago"
         learned = LearnedClip(backbone, folder.sites, [task])
+        tempered = float(before.metrics.get("temperature", 1.0))
         head = extended_head(
-            learned, folder.head(index), ridge_sums(merged), measured[0], torch.tensor(at)[measured[1]]
+            learned, folder.head(index), tempered, ridge_sums(merged), measured[0], torch.tensor(at)[measured[1]]
         )
         record = dataclasses.replace(
             before,
@@ -103,7 +105,11 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
             selector_parameters=merged.means.numel(),
             source=canonical_source(source),
             images=_counts(before, data),
-            metrics={**before.metrics, "extended_by": before.metrics.get("extended_by", 0) + len(data.train)},
+            metrics={
+                **before.metrics,
+                "head_weight": weight_of(head, tempered),
+                "extended_by": before.metrics.get("extended_by", 0) + len(data.train),
+            },
         )
         folder.extend_task(record, head, merged, _joined(split, data))
     more = [label for label in classes if label not in before.classes]
@@ -182,9 +188,9 @@ def ridge_sums(statistics: TaskStatistics) -> RidgeSums:
 
 @torch.no_grad()
 def extended_head(
-    learned: LearnedClip, before: Head | None, sums: RidgeSums, tokens: Tensor, labels: Tensor
+    learned: LearnedClip, before: Head | None, tempered: float, sums: RidgeSums, tokens: Tensor, labels: Tensor
 ) -> Head | None:
-    """The ridge over all images, old and new, weighed against the words as before.
+    """The ridge over all images, old and new, weighed against the words and as sure as before.
 
     Where words were alone so far, the weight is the one with the least loss on new training images, each told apart by
     a ridge without its fifth of them, and by plain CLIP's words, which saw none.
@@ -192,6 +198,7 @@ def extended_head(
     Args:
         learned: the frozen CLIP with the task's experts and the words of all of its classes, without a head.
         before: the head so far.
+        tempered: the temperature in it.
         sums: over all training images.
         tokens: trunk tokens of new ones among them, `[N, n, d]`.
         labels: their classes, `[N]`.
@@ -206,7 +213,7 @@ def extended_head(
         return None
     weight = 0.0
     if before is not None:
-        weight = 1.0 - before.text_share
+        weight = weight_of(before, tempered)
     else:
         ridge, folds = torch.zeros_like(words), torch.arange(len(labels)) % FOLDS
         for fold in folds.unique().tolist():
@@ -216,7 +223,8 @@ def extended_head(
         weight = best_weight(scale * plain, ridge, labels, [w for w in WEIGHTS if w <= WEIGHT_OF_FEW])
     if not weight:
         return None
-    return Head(vectors=vectors * (weight * spreads[0] / spreads[1]), text_share=1.0 - weight)
+    head = Head(vectors=vectors * (weight * spreads[0] / spreads[1]), text_share=1.0 - weight)
+    return head if before is None else head.tempered(tempered)
 
 
 def _parameters(head: Head | None) -> int:

@@ -8,6 +8,10 @@ Scores are scaled to spread over the classes as those of the words do, and weigh
 The trunk is frozen, so its features of training images are no better than those of any image; those behind the experts
 are, and a ridge on them loses its worth as training goes on (train/RESULTS.md has both).
 
+The probabilities of a task with a head get a temperature, where enough images are held out to see how sure they may be
+(arXiv 1706.04599, section 4.2). Training images cannot stand in: the experts have learned them, and plain CLIP's words
+are less sure than those behind experts (train/RESULTS.md has all three).
+
 Shapes: N images, F numbers of a summary, C classes, n tokens, d width.
 """
 
@@ -35,6 +39,10 @@ MEASURED = 256
 """Training images at most that stand in for held-out ones then."""
 FOLDS = 5
 """Parts of the training images; those of one are told apart by a ridge on the others."""
+TEMPERATURES = torch.logspace(-2, 2, 401, base=2.0, dtype=torch.float64)
+"""What a task's scores may be divided by."""
+DOUBT = 8.0
+"""What one squared unit of log temperature costs, in nats over all held-out images: some dozens of them say little."""
 NO_SPREAD = 1e-6
 """Scores that spread less than this, in logits, tell nothing apart: one class, or the same summary of every image."""
 
@@ -104,6 +112,23 @@ def best_weight(words: Tensor, ridge: Tensor, labels: Tensor, weights: Sequence[
     return weights[losses.index(min(losses))]
 
 
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T of `TEMPERATURES` with the least loss of `logits / T`, which costs more the further T is from 1.
+
+    Args:
+        logits: of images that nothing was learned from, `[N, C]`.
+        labels: `[N]`.
+    """
+    scores, own = logits.double().cpu(), labels.cpu()
+    losses = [F.cross_entropy(scores / t, own, reduction="sum") + DOUBT * t.log() ** 2 for t in TEMPERATURES]
+    return float(TEMPERATURES[int(torch.stack(losses).argmin())])
+
+
+def weight_of(head: Head | None, tempered: float) -> float:
+    """The weight in [0, 1) of a head whose scores were divided by `tempered`; 0 of None."""
+    return 0.0 if head is None else 1.0 - head.text_share * tempered
+
+
 @torch.no_grad()
 def task_head(
     learned: LearnedClip,
@@ -152,6 +177,11 @@ def task_head(
     if not weight:
         return None
     return Head(vectors=vectors * (weight * spreads[0] / spreads[1] / scale), text_share=1.0 - weight)
+
+
+def predicted(learned: LearnedClip, tokens: Tensor) -> Tensor:
+    """Scores `[M, C]` of the one task of `learned` before the softmax, of trunk tokens `[M, n, d]`."""
+    return torch.cat([learned.predict(part, 0) for part in tokens.to(learned.device).split(CHUNK)])
 
 
 def measure(learned: LearnedClip, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

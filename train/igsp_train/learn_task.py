@@ -31,7 +31,7 @@ from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
 from igsp_train.features import CHUNK, Labelled, TrunkViews, trunk_and_labels
-from igsp_train.head import FEW, FOLDS, MEASURED, task_head
+from igsp_train.head import FEW, FOLDS, MEASURED, predicted, task_head, temperature, weight_of
 from igsp_train.learn import TaskRun
 from igsp_train.memory import PeakMemory
 from igsp_train.progress import step_progress
@@ -90,10 +90,14 @@ def learn_task(
         folder.refresh()
         return folder.tasks[-1]
     seen = chunked_summaries(clip, eval_chunks(views.items, backbone.preprocess))
-    learned = _learned(backbone, folder, task, result)
+    learned, tempered = _learned(backbone, folder, task, result), 1.0
     if config.learn.head == "blend":
-        learned = _learned(backbone, folder, task, result, _head(learned, views.items, held_out, seen, read))
-    metrics = _metrics(learned, task, result, warn)
+        head = _head(learned, views.items, held_out, seen, read)
+        learned = _learned(backbone, folder, task, result, head)
+        if head is not None and held_out is not None and len(held_out[1]) >= FEW:
+            tempered = temperature(predicted(learned, held_out[0]), held_out[1])
+            learned = _learned(backbone, folder, task, result, head.tempered(tempered))
+    metrics = _metrics(learned, tempered, task, result, warn)
     metrics |= {"seconds": time.monotonic() - started, **memory.measured(), "learn": dataclasses.asdict(config.learn)}
     record = consolidate(
         folder,
@@ -197,7 +201,9 @@ def _learned(
     return LearnedClip(backbone, folder.sites, [own])
 
 
-def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Callable[[str], None]) -> dict[str, Any]:
+def _metrics(
+    learned: LearnedClip, tempered: float, task: TaskData, result: LearnResult, warn: Callable[[str], None]
+) -> dict[str, Any]:
     measured: dict[str, Any] = {"val_accuracy": None, "val_zero_shot": None}
     if len(task.val):
         held_out = eval_chunks(task.val, learned.backbone.preprocess, on_skip=warn)
@@ -207,7 +213,8 @@ def _metrics(learned: LearnedClip, task: TaskData, result: LearnResult, warn: Ca
     reused, new = result.learner.num_experts()
     return {
         **measured,
-        "head_weight": 0.0 if learned.tasks[0].head is None else 1.0 - learned.tasks[0].head.text_share,
+        "head_weight": weight_of(learned.tasks[0].head, tempered),
+        "temperature": tempered,
         "experts_reused": reused,
         "experts_new": new,
         "phase1_steps": result.phase1_steps,

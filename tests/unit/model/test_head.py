@@ -47,12 +47,21 @@ def test_a_probe_comes_back_as_it_was() -> None:
         dataclasses.replace(HEAD, text_share=0.0).to_bytes(),
         Head(probe=torch.zeros(3, 5)).to_bytes(),
         Head(probe=torch.full((2, 5), torch.inf)).to_bytes(),
+        dataclasses.replace(HEAD, text_share=-0.5).to_bytes(),
         dataclasses.replace(HEAD, text_share=float("nan")).to_bytes(),
+        dataclasses.replace(HEAD, text_share=float("inf")).to_bytes(),
     ],
 )
 def test_what_is_no_head_of_these_classes_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"it (does not hold a head|must hold finite numbers for 2 classes)"):
+    with pytest.raises(ValueError, match=r"(does not hold a head|must hold finite numbers for 2|number above 0, is)"):
         Head.from_bytes(content, 2)
+
+
+def test_a_temperature_under_one_makes_scores_larger_than_cosines_and_is_kept() -> None:
+    again = Head.from_bytes(HEAD.tempered(0.25).to_bytes(), 2)
+    assert again.text_share == 2.0
+    assert again.vectors is not None
+    assert torch.equal(again.vectors, 4 * VECTORS)
 
 
 def test_a_task_keeps_its_head_and_one_without_has_none(model: ModelFolder) -> None:

@@ -1,7 +1,9 @@
 """Images and classes that came to a learned task: sums that are those of all images, and nothing else that moves."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.selector import task_statistics
 from igsp_deploy.model_path import current_folder
+from igsp_train import extend
 from igsp_train.extend import extend_task, merged_statistics, ridge_sums
 from igsp_train.head import RidgeSums
 from igsp_train.sequence import train_sequence
@@ -60,6 +63,17 @@ def _grow(data: Path, labels: tuple[str, ...] = ("red", "green")) -> None:
     for label in labels:
         _draw(data / "train" / label, label, range(100, 110))
         _draw(data / "test" / label, label, range(150, 154))
+
+
+def _with_metrics(metrics: dict[str, Any]) -> Callable[[ModelFolder, int], Any]:
+    """What extends a task, with other figures in its record."""
+    before = extend._extendable
+
+    def changed(folder: ModelFolder, index: int) -> Any:
+        record, split, statistics = before(folder, index)
+        return dataclasses.replace(record, metrics=metrics), split, statistics
+
+    return changed
 
 
 def _files(model: Path) -> dict[str, bytes]:
@@ -161,6 +175,31 @@ def test_a_ridge_without_its_own_images_weighs_words_that_were_alone(
     head = ModelFolder.open(place / "model").head(0)
     assert head is not None
     assert head.text_share == pytest.approx(0.6)
+
+
+def test_an_extended_task_keeps_its_weight_and_its_temperature(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, head = ModelFolder.open(place / "model"), ModelFolder.open(place / "model").head(0)
+    assert head is not None
+    assert folder.tasks[0].metrics["temperature"] == 1.0  # too few are held out
+    weight = folder.tasks[0].metrics["head_weight"]
+    assert weight == pytest.approx(1.0 - head.text_share)
+    _grow(place / "data")
+    tempered = shutil.copytree(place, place.parent / "tempered")
+    extend_task(place / "model", "hues", str(place / "data"))
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelFolder, "head", lambda self, index: head.tempered(2.0))
+        metrics = {**folder.tasks[0].metrics, "temperature": 2.0, "head_weight": 0.0}
+        patch.setattr("igsp_train.extend._extendable", _with_metrics(metrics))
+        record = extend_task(tempered / "model", "hues", str(tempered / "data"))
+    cool, warm = (ModelFolder.open(one / "model").head(0) for one in (place, tempered))
+    assert cool is not None
+    assert cool.vectors is not None
+    assert warm is not None
+    assert warm.vectors is not None
+    assert cool.text_share == pytest.approx(head.text_share)
+    assert warm.text_share == pytest.approx(cool.text_share / 2)
+    torch.testing.assert_close(warm.vectors, cool.vectors / 2)
+    assert record.metrics["head_weight"] == pytest.approx(weight)
 
 
 @pytest.mark.parametrize(

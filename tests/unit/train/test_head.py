@@ -10,7 +10,20 @@ from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.names import PLAIN
 from igsp_train import head as head_module
-from igsp_train.head import FOLDS, STRENGTH, WEIGHT_OF_FEW, WEIGHTS, RidgeSums, best_weight, spread_of, task_head
+from igsp_train.head import (
+    FOLDS,
+    STRENGTH,
+    TEMPERATURES,
+    WEIGHT_OF_FEW,
+    WEIGHTS,
+    RidgeSums,
+    best_weight,
+    predicted,
+    spread_of,
+    task_head,
+    temperature,
+    weight_of,
+)
 
 
 def drawn(count: int, classes: int, noise: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +71,26 @@ def test_the_weight_is_that_of_the_least_loss_and_zero_where_the_ridge_does_not_
     assert best_weight(right, torch.ones(40, 4), labels, WEIGHTS) == 0.0
 
 
+@pytest.mark.parametrize("planted", [0.5, 1.0, 2.0])
+def test_the_temperature_is_the_planted_one_and_near_one_where_few_images_say_so(planted: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    sure = 2.0 * torch.randn(4000, 5, generator=random)
+    labels = torch.multinomial(sure.softmax(1), 1, generator=random)[:, 0]
+    assert temperature(planted * sure, labels) == pytest.approx(planted, rel=0.08)
+    few = temperature(planted * sure[:20], labels[:20])
+    assert min(planted, 1.0) / 1.1 < few < max(planted, 1.0) * 1.1
+    assert few == 1.0 or abs(few - 1.0) < abs(
+        temperature(planted * sure[:20].repeat(50, 1), labels[:20].repeat(50)) - 1
+    )
+
+
+def test_no_images_and_only_right_ones_give_a_temperature_within_bounds() -> None:
+    assert temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)) == pytest.approx(1.0)
+    right = F.one_hot(torch.arange(3000) % 3, 3) * 0.1
+    assert temperature(right, torch.arange(3000) % 3) == float(TEMPERATURES[0])
+    assert temperature(right, torch.arange(1, 3001) % 3) == float(TEMPERATURES[-1])
+
+
 @pytest.fixture(scope="module")
 def task() -> tuple[LearnedClip, torch.Tensor, torch.Tensor]:
     """A CLIP with one task of two classes that differ in brightness; tokens and labels of 40 images."""
@@ -85,6 +118,21 @@ def test_a_head_tells_apart_what_words_cannot(task: tuple[LearnedClip, torch.Ten
     words = learned.cosines(tokens[10:], 0)
     part = both.cosines(tokens[10:], 0) - head.text_share * words
     assert spread_of(part) == pytest.approx((1 - head.text_share) * spread_of(words), rel=1e-3)
+
+
+def test_a_temperature_divides_scores_and_is_found_in_them(
+    task: tuple[LearnedClip, torch.Tensor, torch.Tensor],
+) -> None:
+    learned, tokens, labels = task
+    head = task_head(learned, (learned.clip.summary(tokens), labels), [], (tokens, labels))
+    assert head is not None
+    cool, warm = (
+        LearnedClip(learned.backbone, [("vision", 1)], [dataclasses.replace(learned.tasks[0], head=one)])
+        for one in (head, head.tempered(0.5))
+    )
+    torch.testing.assert_close(predicted(warm, tokens), 2 * cool.predict(tokens, 0), rtol=1e-4, atol=1e-4)
+    assert weight_of(head.tempered(0.5), 0.5) == pytest.approx(weight_of(head, 1.0)) == pytest.approx(WEIGHTS[-1])
+    assert weight_of(None, 1.0) == 0.0
 
 
 def test_views_count_as_more_images(task: tuple[LearnedClip, torch.Tensor, torch.Tensor]) -> None:
