@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
+from igsp_deploy.data import load_task_data, read_eval_images
 from igsp_deploy.data.counts import SkippedFiles
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.loading import load_backbone
-from igsp_train import sequence
+from igsp_train import learn_task, sequence
 from igsp_train.sequence import train_sequence
 
 
@@ -172,3 +175,35 @@ def test_an_interrupted_task_goes_on_from_images_that_moved(task_data: Path, tmp
     train_sequence(model, dataclasses.replace(config, tasks={"colors": str(tmp_path / "elsewhere")}), console=console)
     assert "continuing after step 3" in console.file.getvalue()  # type: ignore[attr-defined]
     assert numbers(model) == numbers(whole.path)
+
+
+@pytest.mark.parametrize("few", [4, 5])
+def test_enough_held_out_images_give_a_task_its_temperature(
+    task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def watch(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        seen.append((logits, labels))
+        return 2.0
+
+    monkeypatch.setattr(learn_task, "FEW", few)
+    monkeypatch.setattr(learn_task, "temperature", watch)
+    config = dataclasses.replace(_config(task_data, "colors"), data=DataConfig(num_workers=0, val_share=0.25))
+    folder = train_sequence(tmp_path / "model", config)
+    head, metrics = folder.head(0), folder.tasks[0].metrics
+    assert head is not None
+    if few > 4:
+        assert (metrics["temperature"], seen) == (1.0, [])
+        assert head.text_share == pytest.approx(1.0 - metrics["head_weight"])
+        return
+    ((logits, labels),) = seen
+    assert metrics["temperature"] == 2.0
+    assert head.text_share == pytest.approx((1.0 - metrics["head_weight"]) / 2.0)
+    task = load_task_data("colors", config.tasks["colors"], val_share=0.25)
+    assert labels.tolist() == task.val.labels.tolist()
+    learned = LearnedClip.open(folder)
+    images, _, _ = read_eval_images(task.val, learned.backbone.preprocess)
+    torch.testing.assert_close(
+        learned.predict(learned.trunk(torch.from_numpy(images)), 0), logits / 2, rtol=1e-3, atol=1e-3
+    )
