@@ -124,9 +124,9 @@ class ImageGraph(nn.Module):
         summary = self.tower.summary(x.float())
         chosen, scores = self.selector(summary)
         used = torch.where(task == AUTO, chosen, task)
-        num_slots = count_slots(self.experts)
-        features = image_features(self.tower, x, sliced(self.experts, "vision", used, num_slots))
-        return answered(features, used, num_slots), used, scores, summary
+        num_tasks = count_tasks(self.experts)
+        features = image_features(self.tower, x, sliced(self.experts, "vision", used, num_tasks))
+        return answered(features, used, num_tasks), used, scores, summary
 
 
 def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:
@@ -138,30 +138,34 @@ def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.
     return nn.ModuleDict({block: StackedExperts(arrays, rank, router_input) for block, arrays in blocks.items()})
 
 
-def count_slots(experts: nn.ModuleDict) -> Tensor | None:
-    """Slices of the stacks, plain CLIP's included, as a number on the GPU; None where there is no stack.
+def count_tasks(experts: nn.ModuleDict) -> Tensor | None:
+    """Slices of the stacks but the last one, plain CLIP's, as a number on the GPU; None where there is no stack.
 
     Summed up there: a number made from a shape stays on the CPU, and is copied to the GPU at each run.
     """
     stacked = next(iter(experts.values()), None)
-    return None if stacked is None else torch.ones(cast(StackedExperts, stacked).down.shape[0]).sum().long()
+    return (
+        None
+        if stacked is None
+        else torch.ones(cast(StackedExperts, stacked).down.shape[0] - 1, dtype=torch.int64).sum()
+    )
 
 
-def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor, num_slots: Tensor | None) -> dict[Site, SlicedExperts]:
+def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor, num_tasks: Tensor | None) -> dict[Site, SlicedExperts]:
     """Each sample's own experts: its task's slice, or the last one (plain CLIP) where there is no such task `[B]`."""
-    if num_slots is None:
+    if num_tasks is None:
         return {}
-    index = torch.where(_is_task(task, num_slots), task, num_slots - 1)
+    index = torch.where(_is_task(task, num_tasks), task, num_tasks)
     blocks = {(tower, int(block)): cast(StackedExperts, stacked) for block, stacked in experts.items()}
     return {site: stacked.of(index) for site, stacked in blocks.items()}
 
 
-def answered(features: Tensor, task: Tensor, num_slots: Tensor | None) -> Tensor:
+def answered(features: Tensor, task: Tensor, num_tasks: Tensor | None) -> Tensor:
     """Embeddings `[B, D]`, not a number where `task` `[B]` is none: nobody shall take those for plain CLIP's."""
-    asked = _is_task(task, num_slots) | (task == PLAIN)
-    return torch.where(asked.unsqueeze(1), features, torch.full_like(features, torch.nan))
+    asked = _is_task(task, num_tasks) | (task == PLAIN)
+    return torch.where(asked.unsqueeze(1), features, torch.nan)
 
 
-def _is_task(task: Tensor, num_slots: Tensor | None) -> Tensor:
+def _is_task(task: Tensor, num_tasks: Tensor | None) -> Tensor:
     """Whether there is such a task, `[B]`; a graph without experts cannot tell how many there are."""
-    return task >= 0 if num_slots is None else (task >= 0) & (task < num_slots - 1)
+    return task >= 0 if num_tasks is None else (task >= 0) & (task < num_tasks)

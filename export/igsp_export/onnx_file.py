@@ -100,6 +100,7 @@ def write_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: in
     assert program is not None
     model = program.model
     fix_reshapes(model)
+    keep_picked_dimensions(model)
     forget_origin(model)
     save_model(model, path)
     return names
@@ -173,6 +174,28 @@ def fix_reshapes(model: Any) -> None:
             model.graph.register_initializer(constant)
             node.replace_input_with(1, constant)
             node.attributes.pop("allowzero", None)
+    RemoveUnusedNodesPass()(model)
+
+
+def keep_picked_dimensions(model: Any) -> None:
+    """Pick by a list of one index where a dimension that one index took away is put back at once: a node less."""
+    for node in model.graph:
+        picked = node.inputs[0].producer() if node.op_type == "Unsqueeze" else None
+        if picked is None or picked.op_type != "Gather" or len(picked.outputs[0].uses()) > 1:
+            continue
+        index, axes = (value.const_value for value in (picked.inputs[1], node.inputs[1]))
+        if (
+            index is None
+            or index.shape.rank()
+            or axes is None
+            or axes.numpy().ravel() != picked.attributes["axis"].value
+        ):
+            continue
+        listed = ir.Value(name=f"{node.outputs[0].name}_index", const_value=ir.tensor(index.numpy().reshape(1)))
+        model.graph.register_initializer(listed)
+        picked.replace_input_with(1, listed)
+        picked.outputs[0].shape = node.outputs[0].shape
+        ir.convenience.replace_all_uses_with(node.outputs[0], picked.outputs[0])
     RemoveUnusedNodesPass()(model)
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from igsp_deploy.bundle.stacks import Stacks
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
-from igsp_export.image_graph import answered, count_slots, sliced, stacked_experts
+from igsp_export.image_graph import answered, count_tasks, sliced, stacked_experts
 
 
 class TextGraph(nn.Module):
@@ -29,6 +29,6 @@ class TextGraph(nn.Module):
             Normalised embeddings `[N, D]`, not a number for any other `task`.
         """
         x = self.tower.trunk(ids)
-        num_slots = count_slots(self.experts)
-        features = self.tower(x, ids, sliced(self.experts, "text", task, num_slots))
-        return answered(F.normalize(features.float(), dim=-1), task, num_slots)
+        num_tasks = count_tasks(self.experts)
+        features = self.tower(x, ids, sliced(self.experts, "text", task, num_tasks))
+        return answered(F.normalize(features.float(), dim=-1), task, num_tasks)

@@ -57,7 +57,7 @@ class ClipTower(nn.Module):
         Class token and mean of the other tokens, both without their mean and at unit variance, so that no scale of the
         backbone enters; at the first block, where the class token is the same for every image, the latter alone.
         """
-        pair = torch.stack([x[:, 0], x[:, self.prefix :].mean(dim=1)], dim=1)
+        pair = torch.cat([x[:, :1], x[:, self.prefix :].mean(dim=1, keepdim=True)], dim=1)
         pair = F.layer_norm(pair, pair.shape[-1:])
         return pair[:, 1] if self.first == 0 or not self.prefix else pair.flatten(1)
 

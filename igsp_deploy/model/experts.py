@@ -242,7 +242,7 @@ class SlicedExperts:
         if read is None or weight is None or bias is None:
             return None
         logits = read.unsqueeze(1) @ weight.index_select(0, self.index).transpose(1, 2)
-        return (logits + bias.index_select(0, self.index).unsqueeze(1)).softmax(-1)
+        return (logits + F.embedding(self.index.unsqueeze(1), bias)).softmax(-1)
 
     def delta(self, hidden: Tensor, gates: Tensor | None) -> Tensor:
         """As of `Experts`."""

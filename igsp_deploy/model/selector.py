@@ -184,7 +184,7 @@ class Selector(nn.Module):
         own = (1.0 - background) * (u * u).sum(1, keepdim=True)
         squared = own - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
         worst = torch.full((u.shape[0], self.thresholds.shape[0]), _NO_CLASS, dtype=u.dtype, device=u.device)
-        index = self.class_task.unsqueeze(0).expand(u.shape[0], -1)
+        index = self.class_task.expand(u.shape[0], -1)
         return worst.scatter_reduce(1, index, -0.5 * squared, "amax")
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,9 +198,10 @@ class Selector(nn.Module):
             evidence: scores minus thresholds, `[B, T]`.
         """
         scores = self.scores(features)
-        best, task = scores.max(dim=1)
-        chosen = torch.where(best >= self.thresholds[task], task, torch.full_like(task, PLAIN))
-        return chosen, scores - self.thresholds
+        evidence = scores - self.thresholds
+        task = scores.argmax(dim=1, keepdim=True)
+        chosen = torch.where(evidence.gather(1, task) >= 0, task, PLAIN).squeeze(1)
+        return chosen, evidence
 
     def choose(self, features: Tensor, among: Sequence[int] | None = None) -> Tensor:
         """Index of the task of each image, int64 `[B]`, or `PLAIN`.
