@@ -183,6 +183,8 @@ def _check_options(precision: Sequence[str], opset: int, experts: str | None) ->
         raise UsageError(
             f"precision must be one or more of {', '.join(PRECISIONS)}, got {', '.join(precision) or 'none'}."
         )
+    if "bf16" in precision and opset == 18:
+        raise UsageError("bf16 graphs need opset 23: ONNX's convolution knows no bf16 in opset 18. Leave --opset away.")
     if "bf16" in precision and choose_provider("auto") != CUDA:
         raise UsageError(
             "bf16 graphs can be checked against PyTorch on a GPU alone: onnxruntime has no bf16 on the CPU. "

@@ -113,6 +113,7 @@ def test_one_task_is_folded_from_the_command_line(bundled: "Bundled", igsp: Igsp
         (["--triton", "t", "--triton-device", "tpu"], 2, "--triton-device must be gpu or cpu"),
         (["--standalone", "."], 2, "--standalone . exists already"),
         (["--precision", "bf16"], 2, "bf16 graphs can be checked against PyTorch on a GPU alone"),
+        (["--precision", "bf16", "--opset", 18], 2, "bf16 graphs need opset 23"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_anything_begins(
