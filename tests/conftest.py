@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 # Processes that tests start buffer their output as a user's do.
 os.environ.pop("PYTHONUNBUFFERED", None)
 # Tests never reach the network.
@@ -135,6 +136,14 @@ def make_model(task_data: Path) -> MakeModel:
         return path
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """A test that left torch another number of threads would give those after it other last bits."""
+    yield
+    if "torch" in sys.modules:
+        assert sys.modules["torch"].get_num_threads() == THREADS
 
 
 @pytest.fixture(scope="session")

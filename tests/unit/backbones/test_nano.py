@@ -14,8 +14,6 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from igsp_deploy.backbones.nano import NANO_CONFIG, build_nano, nano_weights_path
 from igsp_deploy.errors import UserError
 
-torch.set_num_threads(2)
-
 
 @pytest.fixture(scope="module")
 def nano() -> CLIP:

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from igsp_deploy.backbones.nano import build_nano
 from igsp_train.research.pretrain.measure import class_texts, rendered_zero_shot, zero_shot
 
-torch.set_num_threads(2)
 CALTECH = Path(__file__).parents[6] / "shared" / "data" / "caltech101_20"
 
 

