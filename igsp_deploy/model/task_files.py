@@ -89,15 +89,6 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
-def load_aligned(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds, each tensor where torch would have put it.
-
-    The file's own place in memory is another one every time, and products of numbers that lie otherwise may differ in
-    the last bit: learning would not go on as it would have without a stop.
-    """
-    return {name: value.clone() for name, value in load_file(path).items()}
-
-
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote.
 
@@ -105,7 +96,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         UserError: it is damaged.
     """
     try:
-        return load_aligned(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}). {REMEDY}") from error
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_sums, new_folder, read_json, remove_folder, write_json, write_sums
-from igsp_deploy.model.task_files import load_aligned
 
 FOLDER = ".inprogress"
 
@@ -52,7 +51,7 @@ def load_checkpoint(model_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]
         return None
     check_sums(found[-1], f"Delete {root} to learn this task from its start.")
     try:
-        tensors = load_aligned(found[-1] / "state.safetensors")
+        tensors = load_file(found[-1] / "state.safetensors")
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{found[-1]} is damaged ({error}). Delete {root} to learn this task from its start."

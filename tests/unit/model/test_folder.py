@@ -340,11 +340,3 @@ def test_a_checkpoint_that_moved_is_looked_for_where_one_says(
     model.identity["weight_hash"] = "0" * 64
     with weights_at(tmp_path / "here.pt"), pytest.raises(UserError, match="was made with backbone"):
         model.load_backbone()
-
-
-def test_numbers_are_read_to_where_torch_puts_its_own(tmp_path: Path) -> None:
-    """Else the last bits of what is learned depend on whether a run was stopped and went on."""
-    task_files.save_tensors(tmp_path / "t", {"a": torch.arange(5.0), "b": torch.ones(3, 7), "odd name": torch.ones(1)})
-    read = task_files.load_tensors(tmp_path / "t")
-    assert torch.equal(read["a"], torch.arange(5.0))
-    assert [tensor.data_ptr() % 64 for tensor in read.values()] == [torch.empty(1).data_ptr() % 64] * 3 == [0] * 3
