@@ -200,7 +200,7 @@ def write_folded(
     fixed: bool,
 ) -> None:
     """Export a module of one task; with `fixed` every size is that of the examples, else the first one is free."""
-    graph = in_precision(with_merged_branches(module.eval()), DTYPES[precision]).eval()
+    graph = in_precision(with_merged_branches(module), DTYPES[precision]).eval()
     if not fixed:
         write_onnx(graph, Signature(inputs=inputs, outputs=outputs, lengths={}), path, opset=opset)
         return

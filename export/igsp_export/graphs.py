@@ -90,6 +90,6 @@ def _pixels(backbone: Backbone) -> Tensor:
 
 
 def _write(module: nn.Module, signature: Signature, path: Path, dtype: torch.dtype, opset: int) -> None:
-    module = with_merged_branches(module.eval())
+    module = with_merged_branches(module)
     module = module if dtype == torch.float32 else in_precision(module, dtype)
     write_onnx(module.eval(), signature, path, opset=opset)

@@ -143,12 +143,10 @@ def count_tasks(experts: nn.ModuleDict) -> Tensor | None:
 
     Summed up there: a number made from a shape stays on the CPU, and is copied to the GPU at each run.
     """
-    stacked = next(iter(experts.values()), None)
-    return (
-        None
-        if stacked is None
-        else torch.ones(cast(StackedExperts, stacked).down.shape[0] - 1, dtype=torch.int64).sum()
-    )
+    if not experts:
+        return None
+    slices = cast(StackedExperts, next(iter(experts.values()))).down.shape[0]
+    return torch.ones(slices - 1, dtype=torch.int64).sum()
 
 
 def sliced(experts: nn.ModuleDict, tower: Tower, task: Tensor, num_tasks: Tensor | None) -> dict[Site, SlicedExperts]:

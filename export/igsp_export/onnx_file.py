@@ -184,12 +184,9 @@ def keep_picked_dimensions(model: Any) -> None:
         if picked is None or picked.op_type != "Gather" or len(picked.outputs[0].uses()) > 1:
             continue
         index, axes = (value.const_value for value in (picked.inputs[1], node.inputs[1]))
-        if (
-            index is None
-            or index.shape.rank()
-            or axes is None
-            or axes.numpy().ravel() != picked.attributes["axis"].value
-        ):
+        if index is None or axes is None or index.shape.rank():
+            continue
+        if axes.numpy().tolist() not in (picked.attributes["axis"].value, [picked.attributes["axis"].value]):
             continue
         listed = ir.Value(name=f"{node.outputs[0].name}_index", const_value=ir.tensor(index.numpy().reshape(1)))
         model.graph.register_initializer(listed)

@@ -188,6 +188,10 @@ class _Scored:
     known: list[Tensor]
     unseen: list[Tensor]
 
+    def thresholds(self, level: float) -> Tensor:
+        """That leave a share `level` of each task's held-out images under them, `[T]`."""
+        return torch.stack([torch.quantile(values, level) for values in self.held_out])
+
 
 def measure_selector(
     reads: dict[str, Read], orders: list[tuple[str, ...]], kind: str, config: SelectorConfig
@@ -230,7 +234,7 @@ def _shares(stages: list[_Scored], level: float) -> tuple[float, float, float]:
     """Right task, false alarms and unseen images left to plain CLIP, in percent, with `level` under each threshold."""
     right, alarm, unseen = [], [], []
     for stage in stages:
-        thresholds = torch.stack([torch.quantile(values, level) for values in stage.held_out])
+        thresholds = stage.thresholds(level)
         later = [float((choose(scores, thresholds) == PLAIN).double().mean()) for scores in stage.unseen]
         if later:
             unseen.append(float(np.mean(later)))
@@ -243,7 +247,7 @@ def _shares(stages: list[_Scored], level: float) -> tuple[float, float, float]:
 
 def _detection(stage: _Scored, level: float) -> tuple[float, float]:
     """AUROC and false positives at 95 % true positives, in percent, of learned images among those of later tasks."""
-    thresholds = torch.stack([torch.quantile(values, level) for values in stage.held_out])
+    thresholds = stage.thresholds(level)
 
     def margins(scores: list[Tensor]) -> Tensor:
         best, task = torch.cat(scores).max(1)
