@@ -77,11 +77,11 @@ async def ask(backend: DemoBackend, image: bytes, question: Question) -> Answer:
     if found.zero_shot:
         plain = found
     elif words.prompts is not None:
-        (plain,) = await backend.classify([image], "none", TOP_K, words.prompts, words.template)
+        (plain,) = await backend.classify([image], "none", TOP_K, words.prompts, words.template, counted=False)
     else:
         # Over the classes of all tasks; a softmax over some of them is what is left of it, scaled to 1.
         count = sum(len(task.classes) for task in backend.tasks())
-        (everything,) = await backend.classify([image], "none", count)
+        (everything,) = await backend.classify([image], "none", count, counted=False)
         plain = _among(everything, found.task)
     found, plain = words.named(found), words.named(plain)
     return Answer(found=found, plain=plain, milliseconds=milliseconds)

@@ -19,6 +19,7 @@ from igsp_serve.deadlines import until
 from igsp_serve.failures import DeadlineExceeded, EngineFailed, Overloaded, Unavailable
 from igsp_serve.labelling import Labelling
 from igsp_serve.service import Service
+from igsp_serve.watchers import ImageSource
 
 AT_ONCE = 8
 """Most images of a request to the service that the page splits: few, so that each keeps the time of a request."""
@@ -48,8 +49,18 @@ class DemoBackend(Protocol):
         top_k: int,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        *,
+        counted: bool = True,
     ) -> list[Prediction]:
         """As `Classifier.classify`, for one task or `auto` or `none`.
+
+        Args:
+            images: bytes of files.
+            task: `auto`, `none` or a name.
+            top_k: labels of an image.
+            prompts: texts to choose among in place of learned classes.
+            template: sentence with `{}` around each of them.
+            counted: whether they count as images that somebody sent. One that is looked at again does not.
 
         Raises:
             UserError: what is wrong with the question, in the user's words.
@@ -109,8 +120,10 @@ class ClassifierBackend:
         top_k: int,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        *,
+        counted: bool = True,
     ) -> list[Prediction]:
-        """In a thread, so that the page stays alive meanwhile."""
+        """In a thread, so that the page stays alive meanwhile. Nothing is counted here."""
         return await asyncio.to_thread(self._classifier.classify, list(images), task, prompts, top_k, template)
 
     async def classify_pixels(
@@ -164,13 +177,15 @@ class ServiceBackend:
         top_k: int,
         prompts: Sequence[str] | None = None,
         template: str | None = None,
+        *,
+        counted: bool = True,
     ) -> list[Prediction]:
         """Through the service's batcher."""
+        if not counted:
+            return await self._uncounted(images, task, top_k, prompts, template)
         with _told():
-            # How many words the page takes is the page's own limit, the same in `igsp demo`.
-            most = None if prompts is None else len(prompts)
             answer = await self._service.classify(
-                list(images), task=task, top_k=top_k, prompts=prompts, template=template, max_texts=most
+                list(images), task=task, top_k=top_k, prompts=prompts, template=template, max_texts=_most(prompts)
             )
         return list(answer.results)
 
@@ -182,11 +197,21 @@ class ServiceBackend:
         template: str | None = None,
     ) -> list[Prediction]:
         """A few at a time through the service's batcher; prompts are embedded once."""
+        return await self._uncounted(images, task, 2**31, prompts, template)
+
+    async def _uncounted(
+        self,
+        images: Sequence[ImageSource],
+        task: str,
+        top_k: int,
+        prompts: Sequence[str] | None,
+        template: str | None,
+    ) -> list[Prediction]:
+        """As `classify`, and those who watch the service are not told."""
         service, snapshot = self._service, self._service.snapshot()
-        most = 1 if prompts is None else len(prompts)
         few = min(AT_ONCE, service.settings.max_images)
         with _told():
-            wanted = Labelling(top_k=2**31, prompts=prompts, template=template).checked(snapshot, most)
+            wanted = Labelling(top_k=top_k, prompts=prompts, template=template).checked(snapshot, _most(prompts) or 1)
             parts = [
                 (await service.run(images[start : start + few], task, snapshot=snapshot)).rows
                 for start in range(0, len(images), few)
@@ -202,6 +227,11 @@ class ServiceBackend:
     def remove_task(self, name: str) -> None:
         """From a thread that has no event loop."""
         asyncio.run(_wait(self._service.remove_task(name)))
+
+
+def _most(prompts: Sequence[str] | None) -> int | None:
+    """How many words may be asked about: the page has a limit of its own, the same in `igsp demo`."""
+    return None if prompts is None else len(prompts)
 
 
 async def _wait(change: Coroutine[Any, Any, Any]) -> None:

@@ -12,6 +12,7 @@ from igsp_serve.demo.prompts import MAX_PROMPTS
 from igsp_serve.failures import TooLarge
 from igsp_serve.service import Service
 from igsp_serve.settings import Settings
+from igsp_serve.watchers import Sample
 
 if TYPE_CHECKING:
     from tests.conftest import Bundled
@@ -69,5 +70,25 @@ def test_words_that_are_read_alike_are_named_by_both_demos(bundled: "Bundled") -
                 asyncio.run(ask(backend, image, Question(labels="own", words="Red boot\nred  boot")))
             # Classes of several tasks may be called the same.
             assert asyncio.run(ask(backend, image, Question(labels="all"))).found.task == "stripes"
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [Question(), Question(task="colors"), Question(labels="own", words="a cat\na dog"), Question(task="none")],
+    ids=["chosen", "named", "own words", "plain CLIP"],
+)
+def test_an_image_counts_once_though_plain_clip_answers_beside(
+    bundled: "Bundled", question: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service.open(bundled.bundle, Settings(provider="cpu"))
+    told: list[Sample] = []
+    monkeypatch.setattr(service.watchers, "sample", told.append)
+    try:
+        asyncio.run(service.warm_up())
+        answer = asyncio.run(ask(ServiceBackend(service), bundled.images("colors")[0].read_bytes(), question))
+        assert [sample.prediction.task for sample in told] == [answer.found.task]
+        assert answer.plain.zero_shot
     finally:
         service.close()
