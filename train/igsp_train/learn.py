@@ -67,6 +67,7 @@ class TaskRun:
         ranks: Ranks = ALONE,
         held_out: tuple[Tensor, Tensor] | None = None,
         reuse_ids: dict[Site, list[int]] | None = None,
+        keep: Callable[[dict[Site, Tensor]], dict[Site, Tensor]] | None = None,
     ) -> None:
         """Prepare the first step, or the one after the last checkpoint.
 
@@ -81,6 +82,7 @@ class TaskRun:
             ranks: the processes that learn together; only the first writes.
             held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on.
             reuse_ids: pool ids a block's router may use; by default all of them, or where these are many a shortlist.
+            keep: masks `[K]` of what stays by the mean gates of each block, in place of the pruning rule (a control's).
 
         Raises:
             UserError: there is a checkpoint of another task or of other settings, or more processes than images a step.
@@ -98,7 +100,7 @@ class TaskRun:
             self.ids = self.clip.crop(backbone.tokenize(prompts).to(backbone.device))
             self.prompts = self.clip.text.trunk(self.ids)
         self.fingerprint = fingerprint
-        self.held_out = held_out
+        self.held_out, self.keep = held_out, keep
         self.seed = config.seed * 1000 + len(folder.tasks)
         self.progress = Progress()
         self.tracker = GateTracker()
@@ -314,13 +316,11 @@ class TaskRun:
         tokens, prompts = self.views.batch(indices, epochs).float(), (self.ids, self.prompts.float())
         return shortlist(self.folder, block_gradients(self.clip, self.folder, tokens, labels, prompts))
 
-    def masks(self, gates: dict[Site, Tensor] | None = None) -> dict[Site, Tensor]:
-        """Which experts the pruning rule keeps now, bool `[K]` for each block; at most `model.max_experts` of them.
-
-        Args:
-            gates: mean gates to go by; the tracker's by default.
-        """
-        gates = gates or {site: self.tracker.mean[site] for site, _ in self.learner.items()}
+    def masks(self) -> dict[Site, Tensor]:
+        """Which experts the pruning rule keeps now, bool `[K]` for each block; at most `model.max_experts` of them."""
+        gates = {site: self.tracker.mean[site] for site, _ in self.learner.items()}
+        if self.keep is not None:
+            return self.keep(gates)
 
         def loss(count: int) -> HeldOutLoss:
             return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))

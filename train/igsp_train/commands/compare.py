@@ -16,7 +16,10 @@ igsp compare study --task digits=data/digits --task letters=data/letters --metho
 
 igsp compare study --task digits=data/digits --task letters=data/letters --ablation pruning.yaml"""
 
-METHODS = ("zero-shot", "ridge", "sequential", "full", "isolated", "similarity", "fixed-pool", "igsp", "convergence")
+METHODS = (
+    *("zero-shot", "ridge", "sequential", "full", "isolated", "svd", "similarity", "fixed-pool", "igsp"),
+    *("random-reuse", "convergence"),
+)
 
 
 def compare(

@@ -25,6 +25,11 @@ def key(method: str, tasks: list[TrunkTokens]) -> RunKey:
     return RunKey(label="", method=method, seed=0, order=tuple(t.name for t in tasks), config=RunConfig())
 
 
+def head_size(setting: Setting, tokens: list[TrunkTokens]) -> int:
+    """Numbers of a head of two classes, with the share of the words."""
+    return 2 * setting.clip.summary(tokens[0].views[0][:1]).shape[1] + 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_measured_after_every_task(method: str, setting: Setting, tokens: list[TrunkTokens]) -> None:
     run = measure(setting, key(method, tokens), tokens)
@@ -47,8 +52,19 @@ def test_a_method_that_says_so_does_not_read_the_order(
     there = measure(setting, key(method, tokens), tokens)
     back = measure(setting, key(method, tokens[::-1]), tokens[::-1])
     moved = reorder(there, names)
-    for part in ("accuracy", "zero_shot", "kept", "trained_phase1", "order"):
+    for part in ("accuracy", "zero_shot", "words", "kept", "trained_phase1", "order"):
         assert moved[part] == back[part]
+
+
+@pytest.mark.parametrize("method", ["igsp", "random-reuse", "isolated", "svd", "similarity", "sequential"])
+def test_words_alone_are_what_the_method_reaches_without_heads(
+    method: str, setting: Setting, tokens: list[TrunkTokens]
+) -> None:
+    plain = dataclasses.replace(setting, learn=dataclasses.replace(setting.learn, head="text"))
+    run, without = measure(setting, key(method, tokens), tokens), measure(plain, key(method, tokens), tokens)
+    assert run["words"] == {split: matrix[-1] for split, matrix in without["accuracy"].items()}
+    assert without["words"] == {}
+    assert sum(run["kept"]) > sum(without["kept"])
 
 
 def test_a_fixed_pool_freezes_what_a_task_used_most_and_trains_the_rest(
@@ -96,8 +112,9 @@ def test_one_adapter_trained_on_serves_all_tasks_and_changes_with_each(
     stages = [scores(stage) for stage in learn_sequentially(longer, tokens)]
     assert not torch.equal(stages[0], stages[1])
     kept = [stage.kept for stage in learn_sequentially(setting, tokens)]
-    assert kept[0] > 0
-    assert kept[1] == 0
+    head = head_size(setting, tokens)
+    assert kept[0] > head
+    assert kept[1] == head
 
 
 def test_full_fine_tuning_leaves_the_backbone_of_the_others_alone(setting: Setting, tokens: list[TrunkTokens]) -> None:
@@ -124,7 +141,7 @@ def test_similarity_reuses_all_of_its_neighbour_and_adds_one_expert_less(
     assert [stage.details["shares_with"] for stage in stages] == [None, "colors", "colors"]
     experts = [2, 1, 1]
     one = 2 * 32 * setting.model.rank
-    head = 2 * setting.clip.summary(tokens[0].views[0][:1]).shape[1] + 1  # of two classes, and the share of the words
+    head = head_size(setting, tokens)
     for stage, new, used in zip(stages, experts, (2, 3, 3), strict=True):
         routers = sum((33 if tower == "vision" else 1) * used for tower, _ in setting.sites)
         assert stage.kept == len(setting.sites) * new * one + routers + head

@@ -216,6 +216,10 @@ def test_rows_hold_mean_and_spread_over_runs() -> None:
     assert row["kept"] == [400.0, pytest.approx(282.843, abs=1e-3)]
     assert (row["runs"], row["seeds"], row["orders"]) == (2, 2, 1)
     assert row["looks_last"] is None
+    assert row["last_words"] is None, "runs of before"
+    told = {"words": {"test": [70.0, 80.0]}}
+    (row,) = collect([(keys[0], {**run(80.0, 100), **told})])
+    assert row["last_words"] == [75.0, 0.0]
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)

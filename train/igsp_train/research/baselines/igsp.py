@@ -5,7 +5,7 @@ from typing import Any
 
 from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.head import Head
-from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.baselines.zero_shot import predictor, words_alone
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
 from igsp_train.research.study.selector_cost import selector_report
@@ -27,6 +27,7 @@ def learn_igsp(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
                 details["selector"] = selector_report(setting, folder, tasks)
             yield Stage(
                 predict=predictor(setting, dict(experts), dict(heads)),
+                words=words_alone(setting, dict(experts), heads),
                 trained_phase1=result.trained_parameters,
                 trained_phase2=result.learner.num_parameters(),
                 kept=record.kept_parameters,

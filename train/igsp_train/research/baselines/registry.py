@@ -5,9 +5,11 @@ from igsp_deploy.errors import UserError
 from igsp_train.research.baselines.fixed_pool import learn_fixed_pool
 from igsp_train.research.baselines.igsp import learn_igsp
 from igsp_train.research.baselines.isolated import learn_isolated
+from igsp_train.research.baselines.random_reuse import learn_with_random_reuse
 from igsp_train.research.baselines.ridge import learn_ridge
 from igsp_train.research.baselines.sequential import learn_fully, learn_sequentially
 from igsp_train.research.baselines.similarity import learn_by_similarity
+from igsp_train.research.baselines.svd import learn_then_cut
 from igsp_train.research.baselines.zero_shot import learn_zero_shot
 from igsp_train.research.study.convergence import learn_watching_routers
 from igsp_train.research.study.method import Method
@@ -18,9 +20,13 @@ METHODS: dict[str, Method] = {
     "sequential": Method(learn=learn_sequentially, summary="one adapter trained on and on", changes_old=True),
     "full": Method(learn=learn_fully, summary="all weights above the trunk trained on and on", changes_old=True),
     "isolated": Method(learn=learn_isolated, summary="experts of its own for every task", reads_order=False),
+    "svd": Method(learn=learn_then_cut, summary="isolated experts, cut by SVD to one a block", reads_order=False),
     "similarity": Method(learn=learn_by_similarity, summary="shares with the task that looks most alike"),
     "fixed-pool": Method(learn=learn_fixed_pool, summary="22 experts, top 2, as MoE-Adapters", changes_old=True),
     "igsp": Method(learn=learn_igsp, summary="this project", prunes=True),
+    "random-reuse": Method(
+        learn=learn_with_random_reuse, summary="igsp, with as many old experts drawn at random", prunes=True
+    ),
     "convergence": Method(
         learn=learn_watching_routers, summary="igsp, with routers also trained to the end", prunes=True
     ),

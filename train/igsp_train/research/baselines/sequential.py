@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import Experts, SiteExperts, frozen, new_experts
+from igsp_deploy.model.head import Head
 from igsp_deploy.sites import Site
 from igsp_train.research.baselines.training import train_on
-from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.baselines.zero_shot import predictor, words_alone
 from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import find_head
 from igsp_train.research.study.tokens import TrunkTokens
 
 FULL_RATE_SHARE = 0.05
@@ -22,7 +24,8 @@ FULL_RATE_SHARE = 0.05
 def learn_sequentially(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """One expert of rank `num_candidates * rank` a block, trained on every task in turn and used for all of them.
 
-    It has as many numbers as all candidates of one task together, less the routers.
+    It has as many numbers as all candidates of one task together, less the routers. A task's head is found once, when
+    it was learned: it reads the frozen trunk alone, so later tasks change only what it is weighed against.
     """
     generator = torch.Generator().manual_seed(setting.learn.seed * 1000)
     rank = setting.model.rank * setting.learn.num_candidates
@@ -35,17 +38,21 @@ def learn_sequentially(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[S
         return {site: _block(down, up, setting.model.scale) for site, (down, up) in experts.items()}
 
     size = sum(p.numel() for pair in experts.values() for p in pair)
+    heads: dict[str, Head | None] = {}
     for number, task in enumerate(tasks):
         groups = [([p for pair in experts.values() for p in pair], setting.learn.learning_rate)]
         seed = setting.learn.seed * 1000 + number
         ids = setting.backbone.tokenize(task.prompts)
         train_on(task, setting.clip, ids, setting.learn, seed, groups, current)
         now = frozen(current(), "cpu")
+        heads[task.name] = head = find_head(setting, task, now)
+        shared = {t.name: now for t in tasks}
         yield Stage(
-            predict=predictor(setting, {t.name: now for t in tasks}),
+            predict=predictor(setting, shared, dict(heads)),
+            words=words_alone(setting, shared, heads),
             trained_phase1=size,
             trained_phase2=size,
-            kept=0 if number else size,
+            kept=(0 if number else size) + (0 if head is None else head.num_parameters()),
         )
 
 

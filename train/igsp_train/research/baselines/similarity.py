@@ -18,7 +18,7 @@ from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.head import Head
 from igsp_deploy.sites import Site
 from igsp_train.research.baselines.isolated import without_pruning
-from igsp_train.research.baselines.zero_shot import predictor
+from igsp_train.research.baselines.zero_shot import predictor, words_alone
 from igsp_train.research.study.method import Setting, Stage
 from igsp_train.research.study.pooled import add_to_pool, run_task, scratch_folder
 from igsp_train.research.study.tokens import TrunkTokens
@@ -45,6 +45,7 @@ def learn_by_similarity(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[
             size = result.learner.num_parameters()
             yield Stage(
                 predict=predictor(setting, dict(experts), dict(heads)),
+                words=words_alone(setting, dict(experts), heads),
                 trained_phase1=size,
                 trained_phase2=size,
                 kept=record.kept_parameters,

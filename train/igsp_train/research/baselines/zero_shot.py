@@ -31,6 +31,13 @@ def predictor(
     return predict
 
 
+def words_alone(
+    setting: Setting, experts: Mapping[str, SiteExperts], heads: Mapping[str, Head | None]
+) -> Predict | None:
+    """The same without the heads; None where there are none."""
+    return predictor(setting, experts) if any(heads.values()) else None
+
+
 def learn_zero_shot(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Yield plain CLIP once a task."""
     predict = predictor(setting, {})

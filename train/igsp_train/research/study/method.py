@@ -74,6 +74,7 @@ class Stage:
         trained_phase1: numbers that received gradient at the start of learning, candidates included.
         trained_phase2: numbers that received gradient to the end.
         kept: numbers this task added to what has to be stored, selector not counted.
+        words: as `predict`, but by the words alone, where some task has a head beside them.
         details: whatever else was measured, plain values.
     """
 
@@ -81,6 +82,7 @@ class Stage:
     trained_phase1: int
     trained_phase2: int
     kept: int
+    words: Predict | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -1,7 +1,7 @@
 """One task learned by `TaskRun` into a pool of experts, inside a study: no images, no checkpoints."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +55,7 @@ def make_run(
     learn: LearnConfig,
     *,
     reuse_ids: dict[Site, list[int]] | None = None,
+    keep: Callable[[dict[Site, Tensor]], dict[Site, Tensor]] | None = None,
 ) -> TaskRun:
     """The run of `run_task`, before its first step."""
     rows = _held_out(task)
@@ -69,6 +70,7 @@ def make_run(
         fingerprint=task.key,
         held_out=(tokens[rows], labels[rows]),
         reuse_ids=reuse_ids,
+        keep=keep,
     )
 
 

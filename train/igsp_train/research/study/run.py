@@ -67,7 +67,8 @@ def measure(setting: Setting, key: RunKey, tasks: list[TrunkTokens]) -> dict[str
 
     Returns:
         `accuracy`: split -> A[j][i] in percent with the task given; per task `trained_phase1`, `trained_phase2`,
-        `kept`, `seconds` and `details`; and what identifies the run.
+        `kept`, `seconds` and `details`; `words`: split -> accuracy of each task in the end by its words alone, where it
+        has a head beside them; and what identifies the run.
     """
     method = METHODS[key.method]
     plain = predictor(setting, {})
@@ -86,6 +87,8 @@ def measure(setting: Setting, key: RunKey, tasks: list[TrunkTokens]) -> dict[str
                     matrix[j, i] = zero_shot[split][i] if i > j else matrix[j - 1, i]
         stages.append(stage)
         started = time.monotonic()
+    words = stages[-1].words
+    alone = {} if words is None else {split: [accuracy(words, task, split) for task in tasks] for split in SPLITS}
     return {
         "format": FORMAT,
         "method": key.method,
@@ -95,6 +98,7 @@ def measure(setting: Setting, key: RunKey, tasks: list[TrunkTokens]) -> dict[str
         "learn": dataclasses.asdict(setting.learn),
         "accuracy": {split: np.round(matrix, 3).tolist() for split, matrix in matrices.items()},
         "zero_shot": {split: np.round(values, 3).tolist() for split, values in zero_shot.items()},
+        "words": {split: np.round(values, 3).tolist() for split, values in alone.items()},
         "trained_phase1": [stage.trained_phase1 for stage in stages],
         "trained_phase2": [stage.trained_phase2 for stage in stages],
         "kept": [stage.kept for stage in stages],
@@ -121,7 +125,8 @@ def reorder(run: dict[str, Any], order: tuple[str, ...]) -> dict[str, Any]:
     moved: dict[str, Any] = {**run, "order": list(order), "accuracy": matrices}
     for key in ("trained_phase1", "trained_phase2", "kept", "seconds", "details"):
         moved[key] = [run[key][i] for i in place]
-    moved["zero_shot"] = {split: [values[i] for i in place] for split, values in run["zero_shot"].items()}
+    for key in ("zero_shot", "words"):  # older runs lack the second
+        moved[key] = {split: [values[i] for i in place] for split, values in run.get(key, {}).items()}
     return moved
 
 

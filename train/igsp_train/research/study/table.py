@@ -35,6 +35,11 @@ def _selector_mean(key: str) -> Callable[[Run], float | None]:
     return read
 
 
+def _words_last(run: Run) -> float | None:
+    found = run.get("words") or {}  # older runs lack it
+    return float(np.mean(found["test"])) if found else None
+
+
 def _bend(run: Run) -> float | None:
     kept = run["kept"]
     return sum(kept[-2:]) / max(sum(kept[:2]), 1) if len(kept) >= 4 else None
@@ -85,6 +90,7 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
     "transfer": _metric("transfer"),
     "average": _metric("average"),
     "last": _metric("last"),
+    "last_words": _words_last,
     "last_val": _metric("last", "val"),
     "backward_transfer": _metric("backward_transfer"),
     "forgetting": _metric("forgetting"),
@@ -111,11 +117,11 @@ COLUMNS: dict[str, Callable[[Run], float | None]] = {
 """Figure -> how it is read off one run; `LEGENDS` says what each is."""
 
 LEGENDS = {
-    "Task given": "Accuracies on the test images; last val: on the held-out ones. backward transfer: what a task is in "
-    "the end less what it was when learned. forgetting: what a task "
-    "was best at less what it is in the end. trained phase1, phase2, mean: "
-    "numbers with gradient, a task on average, mean: over its steps too. kept: numbers in the end. bend: what the "
-    "last two tasks added over what the first two did.",
+    "Task given": "Accuracies on the test images; last words: where tasks have a head, by the words alone; last val: "
+    "on the held-out images. backward transfer: what a task is in the end less what it was when learned. forgetting: "
+    "what a task was best at less what it is in the end. trained phase1, phase2, mean: numbers with gradient, a task "
+    "on average, mean: over its steps too. kept: numbers in the end. bend: what the last two tasks added over what the "
+    "first two did.",
     "Structure": "candidates kept: % of the new experts that stayed; text: of tasks after the first. agreement: "
     "overlap (Jaccard, %) of the set kept at the end of phase 1 with the one that routers trained to the end keep.",
     "Selector": "Accuracies as above, the task chosen: vocabulary: the label set is given and counts as evidence; "
@@ -128,6 +134,7 @@ MAIN = (
     "transfer",
     "average",
     "last",
+    "last_words",
     "last_val",
     "backward_transfer",
     "forgetting",
