@@ -15,6 +15,7 @@ Schedule = Literal["fixed", "target_mass"]
 PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 Classifier = Literal["text", "blend"]
 RouterInput = Literal["class_token", "mean_token", "static"]
+Balance = Literal["none", "classes"]
 Precision = Literal["fp32", "bf16"]
 
 AboveZero = Annotated[Number, Field(gt=0)]
@@ -55,6 +56,8 @@ class LearnConfig:
 
     steps: Positive = 200
     """Optimiser steps a task, both phases together."""
+    epochs: Count = 0
+    """Passes over a task's images in place of `steps`, at most a tenth of them for the warm-up; 0 takes `steps`."""
     batch_size: Positive = 32
     """Images a step."""
     learning_rate: AboveZero = 2e-3
@@ -107,6 +110,16 @@ class LearnConfig:
     seed: Seed = 0
     """Seed of initialisation, order of the images and augmentation."""
 
+    @field_validator("epochs")
+    @classmethod
+    def _not_beside_steps(cls, epochs: int, given: ValidationInfo) -> int:
+        steps = given.data.get("steps", cls.steps)
+        if epochs and steps != cls.steps:
+            raise ValueError(
+                f"and learn.steps both say how long to learn ({epochs} and {steps}): leave one of them out"
+            )
+        return epochs
+
     @field_validator("phase1_max_share")
     @classmethod
     def _not_under_the_least(cls, share: float, given: ValidationInfo) -> float:
@@ -141,6 +154,8 @@ class DataConfig:
     """Training images are random crops of at least this share of the area (MTIL: 0.9)."""
     horizontal_flip: Flag = False
     """Mirror training images at random (wrong for digits, letters, signs)."""
+    balance: Balance = "none"
+    """What comes equally often while learning: every image (`none`) or every class (`classes`)."""
     shots: Count = 0
     """Few-shot: this many training images a class, and none held out for validation; 0 takes all."""
     num_workers: Count = 0

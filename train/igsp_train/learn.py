@@ -25,7 +25,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.sites import Site, site_name
 from igsp_train.checkpoint import load_checkpoint, save_checkpoint
 from igsp_train.convergence import THRESHOLD, GateTracker
-from igsp_train.data.order import batch_indices
+from igsp_train.data.order import Order, batch_indices
 from igsp_train.features import TokenBatches, TrunkViews
 from igsp_train.head import FEW
 from igsp_train.importance import HeldOutLoss
@@ -68,6 +68,7 @@ class TaskRun:
         held_out: tuple[Tensor, Tensor] | None = None,
         reuse_ids: dict[Site, list[int]] | None = None,
         keep: Callable[[dict[Site, Tensor]], dict[Site, Tensor]] | None = None,
+        balanced: bool = False,
     ) -> None:
         """Prepare the first step, or the one after the last checkpoint.
 
@@ -83,6 +84,7 @@ class TaskRun:
             held_out: trunk tokens `[M, n, d]` and labels `[M]` of images that are not trained on.
             reuse_ids: pool ids a block's router may use; by default all of them, or where these are many a shortlist.
             keep: masks `[K]` of what stays by the mean gates of each block, in place of the pruning rule (a control's).
+            balanced: whether every class comes equally often, in place of every image.
 
         Raises:
             UserError: there is a checkpoint of another task or of other settings, or more processes than images a step.
@@ -102,6 +104,7 @@ class TaskRun:
         self.fingerprint = fingerprint
         self.held_out, self.keep = held_out, keep
         self.seed = config.seed * 1000 + len(folder.tasks)
+        self.order = Order(labels, config.batch_size, self.seed, balanced=balanced)
         self.progress = Progress()
         self.tracker = GateTracker()
         self.reuse = ReuseStrength(config, config.reuse_strength)
@@ -197,14 +200,9 @@ class TaskRun:
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         return loss, accuracy, trace
 
-    def _batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Images of one step and the epoch of each, over all processes."""
-        count, size = len(self.labels), self.config.batch_size
-        return batch_indices(count, size, step, self.seed), (step * size + np.arange(size)) // count
-
     def _part(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What of one step's batch this process computes."""
-        indices, epochs = self._batch(step)
+        indices, epochs = self.order.batch(step)
         rows = list(self.ranks.part(range(len(indices))))
         return indices[rows], epochs[rows]
 
@@ -213,7 +211,7 @@ class TaskRun:
         part = self._part(progress.step)
         ahead = self.views if isinstance(self.views, TrunkViews) else None
         if ahead is not None:
-            ahead.prepare(self._batch(progress.step)[1])
+            ahead.prepare(self.order.batch(progress.step)[1])
         loss, accuracy, trace = self.loss(*part)
         gates = trace.gates
         if ahead is not None and progress.step + 1 < config.steps:
@@ -311,7 +309,7 @@ class TaskRun:
 
     def _shortlist(self) -> dict[Site, list[int]]:
         """Pool ids that the routers choose from, by the first batch; the same in every process."""
-        indices, epochs = self._batch(0)
+        indices, epochs = self.order.batch(0)
         labels = self.labels[torch.from_numpy(indices).to(self.labels.device)]
         tokens, prompts = self.views.batch(indices, epochs).float(), (self.ids, self.prompts.float())
         return shortlist(self.folder, block_gradients(self.clip, self.folder, tokens, labels, prompts))

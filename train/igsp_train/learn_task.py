@@ -5,7 +5,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,11 +25,10 @@ from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.names import PLAIN
 from igsp_train.checkpoint import clear_checkpoint
 from igsp_train.consolidate import consolidate
-from igsp_train.data.order import step_pairs
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from igsp_train.evaluate import accuracies
-from igsp_train.features import CHUNK, Labelled, TrunkViews, trunk_and_labels
+from igsp_train.features import CHUNK, Labelled, TrunkViews, trunk_and_labels, views_seen
 from igsp_train.head import FEW, FOLDS, MEASURED, predicted, task_head, temperature, weight_of
 from igsp_train.learn import TaskRun
 from igsp_train.memory import PeakMemory
@@ -39,12 +37,13 @@ from igsp_train.prompts import check_prompts
 from igsp_train.prune import LOSS_IMAGES
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.statistics import chunked_summaries, spread
-from igsp_train.steps import LearnResult, Reporter, StepReport
+from igsp_train.steps import LearnResult, Reporter, StepReport, in_steps
 from igsp_train.task_warnings import task_warnings
 
 CACHED_VIEWS_BYTES = 2 << 30
 """Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
-"""Trunk tokens `[M, n, d]` and labels `[M]` of images that are not learned from; None where there are none."""
+LATER = (("learn", "epochs", 0), ("data", "balance", "none"))
+"""Settings that older versions lack, and their defaults: unfinished tasks of these versions go on."""
 
 
 def learn_task(
@@ -73,15 +72,11 @@ def learn_task(
     if report is None:  # who follows the steps reads the counts in the record
         console.print(counts_table(task.name, task.counts))
     check_prompts(task, backbone, lambda text: warn(f"{task.name}: {text}"))
-    views = TrainViews(
-        task.train,
-        backbone.preprocess,
-        scale=(config.data.crop_scale, 1.0),
-        horizontal_flip=config.data.horizontal_flip,
-        seed=config.learn.seed,
-        on_skip=warn,
-        cache_bytes=config.data.cache_mib << 20,
-    )
+    views = _train_views(task.train, backbone, config, warn)
+    if config.learn.epochs:
+        learn = in_steps(config.learn, len(views))
+        warn(f"{task.name}: {config.learn.epochs} epochs of {len(views)} images: {learn.steps} steps")
+        config = dataclasses.replace(config, learn=learn)
     clip = Clip(backbone, folder.sites)
     held_out = trunk_and_labels(clip, task.val.subset(spread(len(task.val), LOSS_IMAGES)), backbone.preprocess)
     result, read = _take_steps(backbone, folder, task, config, views, held_out, console, report, stop, ranks)
@@ -122,6 +117,19 @@ def learn_task(
     return record
 
 
+def _train_views(train: Items, backbone: Backbone, config: RunConfig, warn: Callable[[str], None]) -> TrainViews:
+    data = config.data
+    return TrainViews(
+        train,
+        backbone.preprocess,
+        scale=(data.crop_scale, 1.0),
+        horizontal_flip=data.horizontal_flip,
+        seed=config.learn.seed,
+        on_skip=warn,
+        cache_bytes=data.cache_mib << 20,
+    )
+
+
 def _take_steps(
     backbone: Backbone,
     folder: ModelFolder,
@@ -140,7 +148,8 @@ def _take_steps(
     trunk = TrunkViews(
         Clip(backbone, folder.sites, exact=False),
         workers,
-        cached_views=learn.cached_views,
+        # No more than there are epochs: where classes are balanced, the images of small ones come more often.
+        cached_views=views_seen(learn.cached_views, len(views), learn.steps, learn.batch_size),
         limit_bytes=CACHED_VIEWS_BYTES,
         precision=learn.precision,
         ranks=ranks,
@@ -155,13 +164,13 @@ def _take_steps(
         fingerprint=_fingerprint(folder, task, config),
         held_out=held_out,
         ranks=ranks,
+        balanced=config.data.balance == "classes",
     )
     begun = run.progress.step
     if begun:
         console.print(f"{task.name}: continuing after step {begun}", markup=False, highlight=False, soft_wrap=True)
     if not trunk.cached_views:
-        order = partial(step_pairs, len(views), learn.batch_size, run.seed)
-        workers.follow(lambda step: list(ranks.part(order(step))), begun)
+        workers.follow(lambda step: list(ranks.part(run.order.pairs(step))), begun)
     with workers, step_progress(console, task.name, learn.steps, begun) as bar:
 
         def both(step_report: StepReport) -> None:
@@ -248,7 +257,7 @@ def _lines(result: LearnResult, metrics: dict[str, Any], steps: int) -> list[str
 
 def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
     settings = dataclasses.asdict(config.data)
-    content = {
+    content: dict[str, Any] = {
         "task": task.name,
         "learned": [t.name for t in folder.tasks],
         # By place in the source and content, so that the source may move in between.
@@ -259,4 +268,7 @@ def _fingerprint(folder: ModelFolder, task: TaskData, config: RunConfig) -> str:
         # How images are read does not change them.
         "data": {k: v for k, v in settings.items() if k not in ("num_workers", "cache_mib")},
     }
+    for section, name, default in LATER:
+        if content[section][name] == default:
+            del content[section][name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

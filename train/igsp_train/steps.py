@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from igsp_deploy.config import LearnConfig
 from igsp_deploy.sites import Site
 from igsp_train.learner import TaskLearner
 
@@ -12,6 +13,14 @@ CURVES = ("loss", "accuracy", "mass", "movement")
 """A number of each step: the batch's loss and share of right answers, the share of new experts, how far gates moved."""
 LOOK_EVERY = 25
 """Steps between two looks at the held-out images."""
+
+
+def in_steps(learn: LearnConfig, images: int) -> LearnConfig:
+    """The settings with the steps that so many epochs of `images` images take; as they are where steps were given."""
+    if not learn.epochs:
+        return learn
+    steps = -(-learn.epochs * images // learn.batch_size)
+    return dataclasses.replace(learn, epochs=0, steps=steps, warmup_steps=min(learn.warmup_steps, steps // 10))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,12 @@ from igsp_deploy.errors import UsageError, UserError
         ({"learn": {"learning_rate": float("nan")}}, "learn.learning_rate must be a finite number, got nan"),
         ({"learn": {"learning_rate": 0}}, "learn.learning_rate must be more than 0, got 0"),
         ({"learn": {"phase1_min_share": 0.5}}, "learn.phase1_max_share must be at least learn.phase1_min_share (0.5)"),
+        (
+            {"learn": {"epochs": 3, "steps": 50}},
+            "learn.epochs and learn.steps both say how long to learn (3 and 50): leave one of them out",
+        ),
+        ({"learn": {"epochs": -1}}, "learn.epochs must be at least 0, got -1"),
+        ({"data": {"balance": "images"}}, "data.balance must be one of 'none' or 'classes', got 'images'"),
         ({"learn": {"penalty": "nothing"}}, "learn.penalty must be one of 'candidate_mass', 'function_residual',"),
         ({"model": {"rank": 513}}, "model.rank must be at most 512, got 513"),
         ({"model": {"text_blocks": -2}}, "model.text_blocks must be at least -1, got -2"),

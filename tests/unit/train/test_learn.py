@@ -66,12 +66,25 @@ def new_folder(path: Path, backbone: Backbone) -> ModelFolder:
     return ModelFolder.create(path, backbone, model, SelectorConfig())
 
 
-def make_run(backbone: Backbone, folder: ModelFolder, shade: int, config: LearnConfig = LEARN) -> TaskRun:
+def make_run(
+    backbone: Backbone, folder: ModelFolder, shade: int, config: LearnConfig = LEARN, *, balanced: bool = False
+) -> TaskRun:
     views = ColourViews(shade)
+    if balanced:  # one image of the third class
+        views.labels = np.array([0] * 12 + [1] * 11 + [2])
     clip = Clip(backbone, folder.sites, exact=False)
     trunk = TrunkViews(clip, views, cached_views=config.cached_views, limit_bytes=1 << 30)
     prompts = [f"a {name} picture" for name in CLASSES]
-    return TaskRun(backbone, folder, config, views=trunk, labels=views.labels, prompts=prompts, fingerprint=str(shade))
+    return TaskRun(
+        backbone,
+        folder,
+        config,
+        views=trunk,
+        labels=views.labels,
+        prompts=prompts,
+        fingerprint=str(shade),
+        balanced=balanced,
+    )
 
 
 def finish(folder: ModelFolder, result: LearnResult) -> None:
@@ -175,17 +188,17 @@ def test_pruning_does_not_move_what_it_keeps(tmp_path: Path, backbone: Backbone)
 
 
 @pytest.mark.parametrize("steps_before", [3, 5, 12])
-@pytest.mark.parametrize("cached_views", [0, 3])
+@pytest.mark.parametrize(("cached_views", "balanced"), [(0, False), (3, False), (0, True), (3, True)])
 def test_a_resumed_run_ends_in_the_very_same_numbers(
-    tmp_path: Path, backbone: Backbone, steps_before: int, cached_views: int
+    tmp_path: Path, backbone: Backbone, steps_before: int, cached_views: int, balanced: bool
 ) -> None:
     config = dataclasses.replace(LEARN, cached_views=cached_views)
-    through = make_run(backbone, new_folder(tmp_path / "a", backbone), 180, config).run()
+    through = make_run(backbone, new_folder(tmp_path / "a", backbone), 180, config, balanced=balanced).run()
     folder = new_folder(tmp_path / "b", backbone)
-    first = make_run(backbone, folder, 180, config)
+    first = make_run(backbone, folder, 180, config, balanced=balanced)
     with pytest.raises(InterruptedError):
         first.run(stop=lambda: first.progress.step == steps_before)
-    second = make_run(backbone, folder, 180, config)
+    second = make_run(backbone, folder, 180, config, balanced=balanced)
     assert second.progress.step == steps_before
     resumed = second.run()
     assert resumed.curves == through.curves

@@ -6,8 +6,10 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -207,3 +209,43 @@ def test_enough_held_out_images_give_a_task_its_temperature(
     torch.testing.assert_close(
         learned.predict(learned.trunk(torch.from_numpy(images)), 0), logits / 2, rtol=1e-3, atol=1e-3
     )
+
+
+def _experts(model: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in model.rglob("*.safetensors")}
+
+
+def test_epochs_are_the_steps_that_take_them_also_after_an_interruption(task_data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(_config(task_data, "colors"), data=DataConfig(num_workers=0, val_share=0))
+    learn = LearnConfig(batch_size=6, num_candidates=1, checkpoint_every=3)
+    console = Console(file=io.StringIO(), width=100)
+    epochs = dataclasses.replace(config, learn=dataclasses.replace(learn, epochs=5, warmup_steps=9))
+    asked: list[None] = []
+    with pytest.raises(InterruptedError):
+        train_sequence(tmp_path / "epochs", epochs, stop=lambda: asked.append(None) or len(asked) == 4)  # type: ignore[func-returns-value]
+    folder = train_sequence(tmp_path / "epochs", epochs, console=console)
+    assert "colors: 5 epochs of 20 images: 17 steps\n" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "colors: continuing after step 4\n" in console.file.getvalue()  # type: ignore[attr-defined]
+    steps = dataclasses.replace(config, learn=dataclasses.replace(learn, steps=17, warmup_steps=1))
+    told = folder.tasks[0].metrics
+    assert told["learn"] == dataclasses.asdict(steps.learn)
+    assert len(told["curves"]["loss"]) == 17
+    train_sequence(tmp_path / "steps", steps)
+    assert _experts(tmp_path / "epochs") == _experts(tmp_path / "steps")
+
+
+def test_a_task_that_an_older_version_began_goes_on() -> None:
+    """What is hashed for settings that later versions added, at their defaults, is what was hashed before."""
+    task: Any = SimpleNamespace(
+        name="a",
+        split=None,
+        train=SimpleNamespace(images=["x/1.png", "y/2.png"], labels=np.array([0, 1])),
+        display_names=["x", "y"],
+        templates=["a {}."],
+    )
+    folder: Any = SimpleNamespace(tasks=[])
+    plain = RunConfig()
+    found = learn_task._fingerprint(folder, task, plain)
+    assert found == "9509a0bf9f063ac3efe48e0501c72166f4f3a703024a2f45ef925f39c90bcdaa"
+    other = dataclasses.replace(plain, data=DataConfig(balance="classes"))
+    assert learn_task._fingerprint(folder, task, other) != found

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.data.items import Items
 from igsp_deploy.errors import UserError
-from igsp_train.data.order import batch_indices, step_pairs
+from igsp_train.data.order import Order
 from igsp_train.data.views import TrainViews
 from igsp_train.data.workers import WorkerViews
 from tests.unit.data.conftest import write_image
@@ -25,15 +24,9 @@ def make_views(folder: Path, cache_bytes: int = 0) -> TrainViews:
     return TrainViews(items, SPEC, horizontal_flip=True, seed=3, cache_bytes=cache_bytes)
 
 
-def test_pairs_of_a_step_are_its_indices_and_epochs() -> None:
-    pairs = step_pairs(7, 4, 5, 3)
-    assert [index for index, _ in pairs] == batch_indices(7, 4, 3, 5).tolist()
-    assert [epoch for _, epoch in pairs] == [1, 1, 2, 2]
-
-
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     views = make_views(tmp_path, cache_bytes=3 * 30 * 20 * 3)
-    order = partial(step_pairs, 7, 4, 5)
+    order = Order(np.zeros(7, np.int64), 4, 5).pairs
     expected = [np.stack([views.view(*pair) for pair in order(step)]) for step in range(6)]
     for num_workers in (0, 1, 2):
         with WorkerViews(views, num_workers) as workers:
@@ -46,7 +39,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
 
 def test_batches_are_made_before_they_are_asked_for(tmp_path: Path) -> None:
     views = make_views(tmp_path)
-    order = partial(step_pairs, 7, 4, 5)
+    order = Order(np.zeros(7, np.int64), 4, 5).pairs
     with WorkerViews(views, 1) as workers:
         workers.follow(order, 0)
         workers.batch(order(0))

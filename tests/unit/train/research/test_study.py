@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from igsp_deploy.config import DataConfig, RunConfig, SelectorConfig
+from igsp_deploy.config import DataConfig, LearnConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import load_task_data
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.folder import ModelFolder
@@ -98,6 +98,8 @@ def test_two_processes_do_not_make_the_same_run(setting: Setting, task_data: Pat
         ({"methods": ["magic"]}, "no method 'magic'"),
         ({"orders": [("colors", "colors")]}, "every task once"),
         ({"sources": {"colors": "x"}}, "two tasks"),
+        ({"settings": {"default": RunConfig(learn=LearnConfig(epochs=3))}}, "leave learn.epochs and data.balance out"),
+        ({"settings": {"default": RunConfig(data=DataConfig(balance="classes"))}}, "leave learn.epochs and data"),
     ],
 )
 def test_a_wrong_plan_is_refused(

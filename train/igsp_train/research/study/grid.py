@@ -67,7 +67,7 @@ def make_orders(names: list[str], num_orders: int) -> list[tuple[str, ...]]:
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse unknown methods and orders that are not permutations of the tasks.
+    """Refuse unknown methods, orders that are not permutations of the tasks, and settings that no study follows.
 
     Raises:
         UserError: says which.
@@ -77,6 +77,12 @@ def check_plan(plan: Plan) -> None:
             raise UserError(f"there is no method {method!r}. Known: {', '.join(METHODS)}.")
     if len(plan.sources) < 2:
         raise UserError("a study needs at least two tasks, for example --task shoes=data/shoes --task bags=data/bags")
+    for config in plan.settings.values():
+        if config.learn.epochs or config.data.balance != "none":
+            raise UserError(
+                "a study takes the same steps and the images as they are for all methods: leave learn.epochs and "
+                "data.balance out, and give learn.steps"
+            )
     for order in plan.orders:
         if sorted(order) != sorted(plan.sources):
             raise UserError(

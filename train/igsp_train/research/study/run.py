@@ -48,6 +48,7 @@ class RunKey:
         for name in (
             "seed",
             "checkpoint_every",
+            "epochs",
             *(() if METHODS[self.method].prunes else STRUCTURE),
         ):
             del learn[name]
