@@ -38,7 +38,7 @@ from igsp_deploy.runtime.engine import Engine
 from igsp_deploy.runtime.providers import CPU, CUDA, choose_provider
 from igsp_export.compact import compact, expert_layout, selector_table, task_sizes
 from igsp_export.graphs import PRECISIONS, write_graphs
-from igsp_export.images import CheckImages, check_images
+from igsp_export.images import check_images
 from igsp_export.model_card import model_card
 from igsp_export.onnx_file import OPSETS
 from igsp_export.parity import check_parity, make_reference
@@ -106,11 +106,14 @@ def export_bundle(
         make_reference(learned).write(scratch / REFERENCE)
         manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, texts, {})
         Manifest.write(_with_files(manifest, scratch), scratch)
-        backbone = learned.backbone
-        images = [check_images(r, backbone, console, check_limit, folder.split(r.index)) for r in folder.tasks]
         if adapters:
             add_adapters(scratch, manifest)
-        parity = {v.precision: _check(learned, scratch, v, images, console) for v in variants}
+        parity = {}
+        for variant in variants:
+            _say(console, f"checking {variant.precision} against PyTorch")
+            told = console if variant is variants[0] else Console(quiet=True)
+            images = (check_images(r, learned.backbone, told, check_limit, folder.split(r.index)) for r in folder.tasks)
+            parity[variant.precision] = check_parity(learned, _engine(scratch, variant), images, variant.precision)
         manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, texts, parity)
         (scratch / "README.md").write_text(model_card(manifest), encoding="utf-8")
         (manifest := _with_files(manifest, scratch)).write(scratch)
@@ -219,17 +222,13 @@ def _experts_sha256(path: Path, folder: ModelFolder) -> list[str]:
     return [table.sha256(t) for t in range(len(folder.tasks))]
 
 
-def _check(
-    learned: LearnedClip, scratch: Path, variant: Variant, images: list[CheckImages], console: Console
-) -> dict[str, Any]:
-    _say(console, f"checking {variant.precision} against PyTorch on {sum(len(i.images) for i in images)} images")
+def _engine(scratch: Path, variant: Variant) -> Engine:
+    """What runs a variant's graphs here, optimised or not."""
     if CPU in variant.providers:
-        engine = Engine.open(scratch, "cpu", precision=variant.precision)
-    elif choose_provider("auto") == CUDA:
-        engine = Engine.open(scratch, "cuda", precision=variant.precision)
-    else:
-        engine = Engine.open_unoptimized(scratch, variant)
-    return check_parity(learned, engine, images, variant.precision)
+        return Engine.open(scratch, "cpu", precision=variant.precision)
+    if choose_provider("auto") == CUDA:
+        return Engine.open(scratch, "cuda", precision=variant.precision)
+    return Engine.open_unoptimized(scratch, variant)
 
 
 def _with_files(manifest: Manifest, folder: Path) -> Manifest:

@@ -31,9 +31,9 @@ from igsp_deploy.runtime.providers import CPU, choose_provider
 from igsp_deploy.runtime.tasks import find_task
 from igsp_export.fold_graph import FoldedImage, FoldedText
 from igsp_export.image_graph import in_precision, with_merged_branches
-from igsp_export.images import CheckImages, check_images
+from igsp_export.images import CHUNK, CheckImages, check_images
 from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, save_model, write_onnx
-from igsp_export.parity import CHUNK, DIFFERING_ALLOWED, TIE
+from igsp_export.parity import DIFFERING_ALLOWED, TIE
 from igsp_export.tokenizer import write_tokenizer
 
 IMAGE, TEXT, LABELS = "image.onnx", "text.onnx", "labels.json"
@@ -139,7 +139,8 @@ def fold(
     backbone, record = learned.backbone, folder.tasks[task]
     with new_folder(out) as scratch:
         _write_graphs(learned, task, scratch, precision=precision, opset=opset, batch=batch, with_text=with_text)
-        images = check_images(record, backbone, console, check_limit, folder.split(record.index))
+        split = folder.split(record.index)
+        images = check_images(record, backbone, console, check_limit, split, size=batch or CHUNK)
         parity = check_folded(learned, task, scratch, images, precision=precision, batch=batch)
         made = {"precision": precision, "opset": opset, "batch": batch, "parity": parity}
         if with_text:
@@ -240,10 +241,8 @@ def check_folded(
     )
     feature = probability = cosine = end = 0.0
     scale = learned.backbone.logit_scale
-    wrong = ties = right = right_torch = 0
-    step = batch or CHUNK
-    for start in range(0, len(images.images), step):
-        part = images.images[start : start + step]
+    total = wrong = ties = right = right_torch = 0
+    for part, labels in images.batches:
         given = [value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)})]
         features, probabilities, read = given[0], given[1], given[-1]
         tokens = learned.trunk(torch.from_numpy(part))
@@ -254,14 +253,12 @@ def check_folded(
         end = max(end, largest_difference(probabilities, _softmax(scale * ours)))
         probability = max(probability, largest_difference(probabilities, _softmax(scale * cosines)))
         best, other = cosines.argmax(1), probabilities.argmax(1)
-        rows = np.arange(len(part))
+        rows, total = np.arange(len(part)), total + len(part)
         tied = (best != other) & (cosines[rows, best] - cosines[rows, other] <= TIE)
         ties += int(tied.sum())
         wrong += int(((best != other) & ~tied).sum())
-        if images.labels is not None:
-            labels = images.labels[start : start + step]
+        if labels is not None:
             right, right_torch = right + int((other == labels).sum()), right_torch + int((best == labels).sum())
-    total = len(images.images)
     parity: dict[str, Any] = {
         "images": total,
         "origin": images.origin,
@@ -272,7 +269,7 @@ def check_folded(
         "top1_differing": wrong,
         "ties": ties,
     }
-    if images.labels is not None and total:
+    if images.labelled:
         parity |= {"accuracy_onnx": 100.0 * right / total, "accuracy_pytorch": 100.0 * right_torch / total}
     if (folder / TEXT).exists():
         words = learned.tasks[task]

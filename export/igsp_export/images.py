@@ -1,38 +1,58 @@
-"""Images to hold the graphs against PyTorch with: the tasks' own test images where they can be found."""
+"""Images to hold the graphs against PyTorch with: the tasks' own test images where they can be found.
 
+They are read a batch at a time while they are compared, so that memory holds one batch, whatever there is of them.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from igsp_deploy.data import eval_chunks
 from igsp_deploy.data.frozen import FrozenSplit
-from igsp_deploy.data.test_items import read_test_images
+from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.record import TaskRecord
 
+TEST = "test images"
 SYNTHETIC = 32
 """Synthetic images a task, where there are no real ones."""
+CHUNK = 32
+"""Images a batch."""
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
+"""Images uint8 `[B, S, S, 3]` and their labels `[B]`; None of synthetic ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckImages:
-    """Images of one task.
+    """Images of one task, to be gone through once.
 
     Attributes:
-        images: uint8 `[N, S, S, 3]`.
-        labels: `[N]`, or None for synthetic images.
-        origin: `test images` or `synthetic images`.
+        batches: of at least one image each.
+        origin: `test images`, which have labels, or `synthetic images`.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
+    batches: Iterator[Batch]
     origin: str
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its batches have labels."""
+        return self.origin == TEST
 
 
 def check_images(
-    record: TaskRecord, backbone: Backbone, console: Console, limit: int = 0, split: FrozenSplit | None = None
+    record: TaskRecord,
+    backbone: Backbone,
+    console: Console,
+    limit: int = 0,
+    split: FrozenSplit | None = None,
+    size: int = CHUNK,
 ) -> CheckImages:
     """The task's test images, or synthetic ones where its source is gone.
 
@@ -42,22 +62,25 @@ def check_images(
         console: gets a line where images are missing.
         limit: take this many at most, spread evenly; 0 takes all.
         split: the task's frozen split.
+        size: images a batch.
     """
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     try:
-        images, labels = read_test_images(record, backbone.preprocess, None, console, split)
+        items = find_test_items(record, None, split, say)
+        if limit and len(items) > limit:
+            items = items.subset(np.linspace(0, len(items) - 1, limit).round().astype(int).tolist())
+        batches: Iterator[Batch] = eval_chunks(items, backbone.preprocess, say, size)
+        first = next(batches)  # whether any can be read
     except UserError as error:
-        console.print(
-            f"{record.name}: checked with synthetic images, because its own are not there ({error})",
-            markup=False,
-            highlight=False,
-        )
+        say(f"{record.name}: checked with synthetic images, because its own are not there ({error})")
         count = min(limit, SYNTHETIC) if limit else SYNTHETIC
         images = synthetic_images(count, backbone.preprocess.size, seed=record.index)
-        return CheckImages(images=images, labels=None, origin="synthetic images")
-    if limit and len(images) > limit:
-        rows = np.linspace(0, len(images) - 1, limit).round().astype(np.int64)
-        images, labels = images[rows], labels[rows]
-    return CheckImages(images=images, labels=labels, origin="test images")
+        parts = (images[start : start + size] for start in range(0, count, size))
+        return CheckImages(batches=((part, None) for part in parts), origin="synthetic images")
+    return CheckImages(batches=chain([first], batches), origin=TEST)
 
 
 def synthetic_images(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,6 @@ from igsp_deploy.runtime.engine import Engine, ImageOutput
 from igsp_export import quantize
 from igsp_export.images import CheckImages, synthetic_images
 
-CHUNK = 32
-"""Images a call."""
 DIFFERING_ALLOWED = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05, "int8": quantize.DIFFERING_ALLOWED}
 """Share of images, rounded up, that may get another best class or task than PyTorch's, by precision. Ties are apart."""
 COSINE_FLOOR = {"int8": quantize.COSINE_FLOOR}
@@ -142,7 +140,7 @@ class _Counts:
                 self.right_torch += int((best == labels[rows]).sum())
 
 
-def check_parity(learned: LearnedClip, engine: Engine, images: list[CheckImages], precision: str) -> dict[str, Any]:
+def check_parity(learned: LearnedClip, engine: Engine, images: Iterable[CheckImages], precision: str) -> dict[str, Any]:
     """Hold the graphs of an open bundle against the uncompacted model.
 
     Args:
@@ -167,23 +165,21 @@ def check_parity(learned: LearnedClip, engine: Engine, images: list[CheckImages]
     classes = _class_lists(learned, engine)
     for t, (name_of, check) in enumerate(zip(engine.tasks.task_set.names(), images, strict=True)):
         own = _Counts()
-        for start in range(0, len(check.images), CHUNK):
-            batch = check.images[start : start + CHUNK]
+        for number, (batch, labels) in enumerate(check.batches):
             tokens = learned.trunk(torch.from_numpy(batch))
             asked: dict[str, NDArray[np.int64]] = {
                 "named": np.full(len(batch), t),
                 "plain": np.full(len(batch), PLAIN),
                 "auto": np.full(len(batch), AUTO),
             }
-            if start == 0:
-                asked["mixed"] = np.arange(len(batch)) % (len(images) + 2) - 2
+            if number == 0:
+                asked["mixed"] = np.arange(len(batch)) % (len(learned.tasks) + 2) - 2
             for name, task in asked.items():
                 ours, theirs = engine.run_images(batch, task), answer(learned, tokens, task)
                 count = own if name == "named" else counts[name]
                 count.compare(ours, theirs, thresholds, score_tolerance)
-                labels = check.labels if name == "named" else None
-                count.compare_classes(ours, theirs, classes, None if labels is None else labels[start : start + CHUNK])
-        report["tasks"][name_of] = {"origin": check.origin, **_figures(own, check.labels is not None)}
+                count.compare_classes(ours, theirs, classes, labels if name == "named" else None)
+        report["tasks"][name_of] = {"origin": check.origin, **_figures(own, check.labelled)}
         _judge(f"task {name_of!r}", own, precision, tolerance)
     for name, count in counts.items():
         report[name] = _figures(count, False)

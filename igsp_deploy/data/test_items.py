@@ -2,39 +2,13 @@
 
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-
-from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.data.frozen import FrozenSplit, frozen_test_items, holds_most, unlearned
-from igsp_deploy.data.images import read_eval_images
 from igsp_deploy.data.items import Items
 from igsp_deploy.data.sources import canonical_source, list_source, load_task_data
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.record import TaskRecord
 
 Say = Callable[[str], None]
-
-
-def read_test_images(
-    record: TaskRecord,
-    preprocess: PreprocessSpec,
-    source: str | None,
-    console: Console,
-    split: FrozenSplit | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Test images `[N, S, S, 3]` and labels of a learned task, from where it was learned or from `source`.
-
-    Raises:
-        UserError: the images are gone, or their classes are not the learned ones.
-    """
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    images, labels, _ = read_eval_images(find_test_items(record, source, split, say), preprocess, on_skip=say)
-    return images, labels
 
 
 def find_test_items(
