@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from igsp_deploy.bundle.preprocess import ImageError
 from igsp_deploy.data import images
 from igsp_deploy.model.folder import ModelFolder
 from igsp_export.images import check_images, synthetic_images
@@ -43,20 +44,26 @@ def test_images_are_read_a_batch_at_a_time_as_they_are_asked_for(
 
 
 def test_a_limit_reads_no_more_than_it_takes(bundled: "Bundled", monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, read = ModelFolder.open(bundled.model), []
-    opened = images.open_image
-    monkeypatch.setattr(images, "open_image", lambda image, *given: (read.append(image), opened(image, *given))[1])
+    folder, read = ModelFolder.open(bundled.model), 0
+
+    def counted(*given: Any, **also: Any) -> Any:
+        nonlocal read
+        read += 1
+        return open_image(*given, **also)
+
+    open_image = images.open_image
+    monkeypatch.setattr(images, "open_image", counted)
     check = check_images(folder.tasks[0], folder.load_backbone(), Console(quiet=True), 2, folder.split(0))
     ((batch, labels),) = check.batches
     assert labels is not None
-    assert (len(batch), len(set(labels.tolist())), len(read)) == (2, 2, 2), "spread over the classes"
+    assert (len(batch), len(set(labels.tolist())), read) == (2, 2, 2), "spread over the classes"
 
 
 def test_synthetic_images_stand_in_where_none_can_be_read(
     bundled: "Bundled", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: Any) -> None:
-        raise images.ImageError("damaged", "damaged")
+        raise ImageError("damaged")
 
     monkeypatch.setattr(images, "open_image", broken)
     folder = ModelFolder.open(bundled.model)
