@@ -107,6 +107,7 @@ class Model:
         source: str | Path,
         *,
         data: Mapping[str, Any] | None = None,
+        device: str = "auto",
         quiet: bool = True,
         **settings: Any,
     ) -> "TaskRecord":
@@ -116,6 +117,7 @@ class Model:
             name: what the task is called.
             source: folder of images, manifest, or one of the other kinds `igsp train --task` takes.
             data: of `igsp_deploy.config.DataConfig`: `val_share`, `shots`, `num_workers`, ...
+            device: where to compute: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (experimental).
             quiet: show no progress.
             settings: of `igsp_deploy.config.LearnConfig`: `steps`, `batch_size`, `seed`, ...
 
@@ -141,15 +143,16 @@ class Model:
             data=splits,
             tasks={check_task_name(name): str(source)},
         )
-        folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet))
+        folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet), device=device)
         return folder.tasks[folder.task_index(name)]
 
-    def extend(self, name: str, source: str | Path, *, quiet: bool = True) -> "TaskRecord":
+    def extend(self, name: str, source: str | Path, *, device: str = "auto", quiet: bool = True) -> "TaskRecord":
         """Add the images and classes that came to the source of a learned task, by its head alone.
 
         Args:
             name: of the task.
             source: where all of its images are now, the new ones among the old.
+            device: where to compute, as of `learn`.
             quiet: say nothing.
 
         Returns:
@@ -162,7 +165,7 @@ class Model:
 
         from igsp_train.extend import extend_task
 
-        return extend_task(self.path, name, str(source), console=Console(stderr=True, quiet=quiet))
+        return extend_task(self.path, name, str(source), console=Console(stderr=True, quiet=quiet), device=device)
 
     def drop(self, name: str, *, discard: bool = False) -> None:
         """Take the last task out, as if it had never been learned.
@@ -179,13 +182,18 @@ class Model:
         drop_task(self.path, name, discard=discard)
 
     def evaluate(
-        self, sources: Mapping[str, str | Path] | None = None, *, errors: str | Path | None = None
+        self,
+        sources: Mapping[str, str | Path] | None = None,
+        *,
+        errors: str | Path | None = None,
+        device: str = "auto",
     ) -> dict[str, Any]:
         """Measure all tasks on their test images, with the task given and with the task chosen.
 
         Args:
             sources: task -> where its test images are now; by default where it was learned from.
             errors: CSV file that gets a row for each test image that is wrong.
+            device: where to compute, as of `learn`.
 
         Returns:
             What `igsp evaluate --json` prints.
@@ -196,7 +204,7 @@ class Model:
         from igsp_train.evaluate import evaluate_model
 
         places = {name: str(source) for name, source in (sources or {}).items()} or None
-        return evaluate_model(self.path, places, errors=None if errors is None else Path(errors))
+        return evaluate_model(self.path, places, errors=None if errors is None else Path(errors), device=device)
 
     def export(
         self, bundle: str | Path, *, precision: tuple[str, ...] = ("fp32",), quiet: bool = True, **options: Any

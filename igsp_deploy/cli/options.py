@@ -20,6 +20,15 @@ Pretrained = Annotated[
 ]
 """Of the backbone of a new model; of one that is there, where its checkpoint lies now."""
 
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where to compute: auto takes the GPU that PyTorch sees, else the CPU; mps is experimental.",
+    ),
+]
+"""Where torch computes; `igsp_train.device.find_device` reads it."""
+
 ProviderOption = Annotated[
     str, typer.Option("--provider", help="Where to run: auto, cpu, cuda, or tensorrt (experimental).")
 ]

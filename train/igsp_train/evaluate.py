@@ -27,6 +27,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
 from igsp_train.answers import Answers, calibration, of_classes, worst_mistakes, write_mistakes
+from igsp_train.device import find_device
 from igsp_train.features import trunk_chunks
 from igsp_train.metrics import summary
 
@@ -106,8 +107,8 @@ class _Evaluation:
 
     def _best(self, scores: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The best label of each row and its probability, `[B]` each, from cosines `[B, C]`."""
-        probability, label = (self.learned.clip.logit_scale * scores.double()).softmax(1).max(1)
-        return label.cpu().numpy(), probability.cpu().numpy()
+        probability, label = (self.learned.clip.logit_scale * scores.cpu().double()).softmax(1).max(1)
+        return label.numpy(), probability.numpy()
 
     def _answer(self, answers: Answers, at: NDArray[np.int64], scores: Tensor, chosen: int) -> None:
         """Fill in what is answered with nothing given on the images `at`, for which `chosen` was chosen."""
@@ -146,6 +147,7 @@ def evaluate_model(
     *,
     errors: Path | None = None,
     console: Console | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Measure a model on the test images of its tasks.
 
@@ -154,6 +156,7 @@ def evaluate_model(
         sources: task name -> folder or manifest to use in place of the one it was learned from.
         errors: CSV file that gets a row for each image that is wrong (see `write_mistakes`).
         console: where progress goes; stderr by default.
+        device: where to compute, see `find_device`.
 
     Returns:
         All accuracies in percent:
@@ -171,9 +174,9 @@ def evaluate_model(
         `parameters`: trained, kept and reused per task.
 
     Raises:
-        UserError: no tasks learned, unknown task name, or test images missing.
+        UserError: no such device, no tasks learned, unknown task name, or test images missing.
     """
-    console = console or Console(stderr=True)
+    console, place = console or Console(stderr=True), find_device(device)
     folder = ModelFolder.open(model_path)
     if not folder.tasks:
         raise UserError(f"{model_path} has no learned task yet; `igsp train {model_path} --task name=folder` adds one.")
@@ -181,9 +184,7 @@ def evaluate_model(
         folder.task_index(name)
     if errors is not None:
         check_place(errors)
-    backbone = folder.load_backbone()
-    if torch.cuda.is_available():
-        backbone.to("cuda")
+    backbone = folder.load_backbone().to(place)
     evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
     counts: list[_Counts] = []
     answers: list[Answers] = []

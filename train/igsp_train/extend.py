@@ -27,6 +27,7 @@ from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import TaskStatistics, task_statistics
 from igsp_deploy.model_path import locked_model, require_model
+from igsp_train.device import find_device
 from igsp_train.features import trunk_and_labels
 from igsp_train.head import (
     FOLDS,
@@ -44,7 +45,9 @@ from igsp_train.prompts import check_prompts
 from igsp_train.statistics import chunked_summaries, spread
 
 
-def extend_task(model_path: Path, name: str, source: str, *, console: Console | None = None) -> TaskRecord:
+def extend_task(
+    model_path: Path, name: str, source: str, *, console: Console | None = None, device: str = "auto"
+) -> TaskRecord:
     """Teach a learned task the images that came to its source, and their classes.
 
     Args:
@@ -52,6 +55,7 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
         name: of the task.
         source: where all of its images are now, the new ones among the old.
         console: where progress goes; stderr by default.
+        device: where to compute, see `find_device`.
 
     Returns:
         What is known of the task now.
@@ -67,6 +71,7 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
         console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     require_model(model_path)
+    place = find_device(device)
     with locked_model(model_path):
         folder = ModelFolder.open(model_path)
         index = folder.task_index(name)
@@ -78,9 +83,7 @@ def extend_task(model_path: Path, name: str, source: str, *, console: Console | 
         for note in data.notes:
             say(note)
         console.print(counts_table(name, data.counts))
-        backbone = folder.load_backbone()
-        if torch.cuda.is_available():
-            backbone.to("cuda")
+        backbone = folder.load_backbone().to(place)
         words = dataclasses.replace(data, classes=classes, display_names=names, templates=before.templates)
         check_prompts(words, backbone, say)
         clip = Clip(backbone, folder.sites)

@@ -6,7 +6,7 @@ Shapes: B images, n tokens, d width, S image side.
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,13 +47,18 @@ class TokenBatches(Protocol):
         """Tokens `[B, n, d]` of images `indices`, each as seen in its epoch."""
 
 
+def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on `device`; on a GPU of CUDA the host waits for nothing."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":  # MPS reads memory that was not pinned while it is used for something else
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def image_trunk(clip: Clip, images: NDArray[np.uint8], *, precision: Precision = "fp32") -> Tensor:
     """Trunk tokens `[B, n, d]` of uint8 images `[B, S, S, 3]`."""
     with torch.no_grad(), autocast(clip.device, precision):
-        raw = torch.from_numpy(images)
-        if clip.device.type != "cpu":
-            raw = raw.pin_memory().to(clip.device, non_blocking=True)  # the host waits for nothing
-        return clip.trunk(raw)
+        return clip.trunk(to_device(images, clip.device))
 
 
 def trunk_chunks(clip: Clip, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:

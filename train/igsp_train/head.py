@@ -119,7 +119,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
         logits: of images that nothing was learned from, `[N, C]`.
         labels: `[N]`.
     """
-    scores, own = logits.double().cpu(), labels.cpu()
+    scores, own = logits.cpu().double(), labels.cpu()
     losses = [F.cross_entropy(scores / t, own, reduction="sum") + DOUBT * t.log() ** 2 for t in TEMPERATURES]
     return float(TEMPERATURES[int(torch.stack(losses).argmin())])
 

@@ -34,6 +34,7 @@ from igsp_deploy.model.selector import task_statistics
 from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.model_path import locked_model
 from igsp_deploy.names import PLAIN
+from igsp_train.device import find_device
 from igsp_train.evaluate import accuracies
 from igsp_train.prompts import check_prompts
 from igsp_train.sequence import open_or_create
@@ -172,7 +173,13 @@ def _few(names: list[str]) -> str:
 
 
 def import_probe(
-    model_path: Path, name: str, path: Path, config: RunConfig, *, console: Console | None = None
+    model_path: Path,
+    name: str,
+    path: Path,
+    config: RunConfig,
+    *,
+    console: Console | None = None,
+    device: str = "auto",
 ) -> TaskRecord:
     """Add a linear probe to the model at `model_path` as a task, which is made if it is not there.
 
@@ -183,6 +190,7 @@ def import_probe(
         config: settings of model, selector and data; `tasks` has the images of `name`, which show the selector what the
             task's images look like, and which the task is measured on.
         console: where progress goes; stderr by default.
+        device: where to compute, see `find_device`.
 
     Raises:
         UserError: whatever is wrong with the probe, images, settings or disk; the model is as before.
@@ -193,7 +201,7 @@ def import_probe(
     def say(text: str) -> None:
         console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    probe = read_probe(path)
+    place, probe = find_device(device), read_probe(path)
     shares = {key: getattr(config.data, key) for key in ("val_share", "test_share", "seed")}
     data = load_task_data(name, config.tasks[name], **shares)
     config = dataclasses.replace(config, model=settled(config.model))
@@ -210,7 +218,7 @@ def import_probe(
             say(note)
         check_prompts(data, backbone, say)
         console.print(counts_table(name, data.counts))
-        record = _add(folder, backbone, data, head, config, path.name, started)
+        record = _add(folder, backbone.to(place), data, head, config, path.name, started)
     before, after = record.metrics["val_zero_shot"], record.metrics["val_accuracy"]
     measured = "" if after is None else f"; validation {before:.1f} % by words -> {after:.1f} %"
     for text in record.metrics["warnings"]:
@@ -228,8 +236,6 @@ def _add(
     file_name: str,
     started: float,
 ) -> TaskRecord:
-    if torch.cuda.is_available():
-        backbone.to("cuda")
     own = Learned(experts={}, display_names=data.display_names, templates=data.templates, head=head)
     learned = LearnedClip(backbone, folder.sites, [own])
     measured = accuracies(learned, (0, PLAIN), eval_chunks(data.val, backbone.preprocess)) if len(data.val) else None

@@ -12,23 +12,29 @@ from pathlib import Path
 
 from igsp_deploy.config import RunConfig
 from igsp_deploy.errors import UserError
+from igsp_train.device import check_shared_device
 
 GRACE_S = 5.0
 """How long the other processes may take to say what they know after one has failed."""
 
 
-def train_in_processes(model_path: Path, config: RunConfig, count: int, *, discard: bool = False) -> None:
+def train_in_processes(
+    model_path: Path, config: RunConfig, count: int, *, discard: bool = False, device: str = "auto"
+) -> None:
     """Learn the tasks of `config` with `count` processes, one a GPU, or sharing the cores where there is no GPU.
+
+    With the device `cpu` they share the cores anyway.
 
     Raises:
         UserError: whatever stopped a process; the others are ended, what was learned before stays.
     """
+    check_shared_device(device, count)
     context = multiprocessing.get_context("spawn")
     port = _free_port()
     processes, lines = [], []
     for rank in range(count):
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_worker, args=(rank, count, port, model_path, config, discard, there))
+        process = context.Process(target=_worker, args=(rank, count, port, model_path, config, discard, device, there))
         process.start()
         there.close()
         processes.append(process)
@@ -70,7 +76,14 @@ def _reason(lines: list[Connection], failed: int, code: int | None) -> str:
 
 
 def _worker(
-    rank: int, count: int, port: int, model_path: Path, config: RunConfig, discard: bool, line: Connection
+    rank: int,
+    count: int,
+    port: int,
+    model_path: Path,
+    config: RunConfig,
+    discard: bool,
+    device: str,
+    line: Connection,
 ) -> None:
     """One process: the environment that launchers set, then what `igsp train` does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -81,7 +94,7 @@ def _worker(
     from igsp_train.sequence import train_sequence
 
     try:
-        with ranks_of_this_process() as ranks:
+        with ranks_of_this_process(device) as ranks:
             train_sequence(model_path, config, discard=discard, ranks=ranks)
     except UserError as error:
         line.send((isinstance(error, LostProcess), str(error)))

@@ -26,7 +26,7 @@ from igsp_deploy.sites import Site, site_name
 from igsp_train.checkpoint import load_checkpoint, save_checkpoint
 from igsp_train.convergence import THRESHOLD, GateTracker
 from igsp_train.data.order import Order, batch_indices
-from igsp_train.features import TokenBatches, TrunkViews
+from igsp_train.features import TokenBatches, TrunkViews, to_device
 from igsp_train.head import FEW
 from igsp_train.importance import HeldOutLoss
 from igsp_train.learner import new_task_learner
@@ -121,11 +121,10 @@ class TaskRun:
             self.learner = new_task_learner(
                 folder, config.num_candidates, self.seed, config.initial_candidate_mass, reuse_ids
             )
-            self.progress.trained_parameters = self.learner.num_parameters()
+            self.progress.trained_parameters = self.learner.to(backbone.device).num_parameters()
             self.optimiser = make_optimiser(self.learner, config)
         else:
             self._resume(*found)
-        self.learner.to(backbone.device)
 
     # --- the two phases -------------------------------------------------------------------------------------------
 
@@ -178,11 +177,7 @@ class TaskRun:
             seconds=progress.seconds,
         )
 
-    def loss(
-        self,
-        indices: NDArray[np.int64],
-        epochs: NDArray[np.int64],
-    ) -> tuple[Tensor, Tensor, Trace]:
+    def loss(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> tuple[Tensor, Tensor, Trace]:
         """Cross-entropy of one batch, its accuracy, and every block's gates and hidden states.
 
         Args:
@@ -190,7 +185,7 @@ class TaskRun:
             epochs: the epoch of each.
         """
         tokens = self.views.batch(indices, epochs)
-        labels = self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
+        labels = self.labels[to_device(indices, self.labels.device)]
         experts, trace = self.learner.experts(), Trace()
         with autocast(tokens.device, self.config.precision):
             images = self.clip.embed(tokens, experts, trace=trace)
@@ -291,7 +286,8 @@ class TaskRun:
             return False
         measured = HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.held_out)
         # The same bits in all processes, for what they decide by it.
-        loss, accuracy = (self.ranks.sum(torch.tensor([measured({}), measured.accuracy()])) / self.ranks.count).tolist()
+        seen = torch.tensor([measured({}), measured.accuracy()], device=self.ranks.device)
+        loss, accuracy = (self.ranks.sum(seen) / self.ranks.count).tolist()
         progress.looks.append(Look(step=progress.step, loss=loss, accuracy=accuracy))
         if progress.looks[-1] is progress.best():
             self._best = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
@@ -390,7 +386,7 @@ class TaskRun:
             )
         looks = [Look(**look) for look in state["progress"].pop("looks", [])]  # older checkpoints lack them
         self.progress = Progress(**state["progress"], looks=looks)
-        self.learner = unpack_learner(self.folder, state["layout"], tensors)
+        self.learner = unpack_learner(self.folder, state["layout"], tensors).to(self.backbone.device)
         self._best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         train_router = self.progress.phase == 1 or self.config.train_router_phase2
         self.optimiser = unpack_optimiser(self.learner, self.config, tensors, train_router=train_router)

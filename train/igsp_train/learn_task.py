@@ -66,7 +66,7 @@ def learn_task(
     def warn(message: str) -> None:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    started, memory = time.monotonic(), PeakMemory()
+    started, memory = time.monotonic(), PeakMemory(backbone.device)
     for note in task.notes:
         warn(f"{task.name}: {note}")
     if report is None:  # who follows the steps reads the counts in the record

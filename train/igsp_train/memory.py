@@ -19,20 +19,21 @@ class PeakMemory:
         of_the_process: whether the peak counts from the start of the process, because the system cannot forget it.
     """
 
-    def __init__(self) -> None:
-        """Forget earlier peaks, where the system allows it."""
+    def __init__(self, device: torch.device) -> None:
+        """Forget earlier peaks, where the system allows it, of the process and of the device that computes."""
         self.of_the_process = not _reset_resident()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     def measured(self) -> dict[str, int | bool | None]:
         """For `metrics` of a task record.
 
         Returns:
             `peak_rss_bytes`: largest resident set; `peak_rss_of_process`: True if that counts from the start of the
-            process; `peak_cuda_bytes`: most memory that tensors held on the current CUDA device, None without one.
+            process; `peak_cuda_bytes`: most memory that tensors held on the device, None where it is not CUDA's.
         """
-        cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+        cuda = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
         resident = _process_peak() if self.of_the_process else _high_water_mark()
         return {
             "peak_rss_bytes": resident,

@@ -84,9 +84,10 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[int, str]) -
 
 
 def load_optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave."""
+    """Put back what `optimiser_tensors` gave: moments beside their parameters, the count of steps on the CPU."""
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
             if f"{name}.exp_avg" in tensors:
-                optimiser.state[parameter] = {key: tensors[f"{name}.{key}"].clone() for key in _STATE}
+                places = {key: "cpu" if key == "step" else parameter.device for key in _STATE}
+                optimiser.state[parameter] = {k: tensors[f"{name}.{k}"].clone().to(at) for k, at in places.items()}

@@ -105,6 +105,6 @@ def principal_subspace(rows: Tensor, energy: float = ENERGY) -> Tensor:
     At most half of the width is taken, or nothing would be left to learn in.
     """
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
-    held = values.double().square().cumsum(0)
+    held = values.cpu().double().square().cumsum(0)
     count = int((held < energy * held[-1]).sum()) + 1
     return directions[: min(count, rows.shape[1] // 2)].T.contiguous()

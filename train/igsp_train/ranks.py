@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.installed import install_command
+from igsp_train.device import check_shared_device
 
 T = TypeVar("T")
 
@@ -145,18 +146,22 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def ranks_of_this_process() -> Iterator[Ranks]:
+def ranks_of_this_process(device: str = "auto") -> Iterator[Ranks]:
     """The place of this process among those it was started with, from the environment that a launcher sets.
 
+    Args:
+        device: what the user asked for, see `find_device`; of several processes only `auto` and `cpu`.
+
     Raises:
-        UserError: the processes do not find each other, accelerate is not installed, or it was asked for several
-            processes and started one.
+        UserError: several processes were given one device, they do not find each other, accelerate is not installed,
+            or it was asked for several processes and started one.
     """
     _check_really_several()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count < 2:
         yield ALONE
         return
+    check_shared_device(device, count)
     try:
         from accelerate import PartialState  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
@@ -167,7 +172,7 @@ def ranks_of_this_process() -> Iterator[Ranks]:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
     with _explained():
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
     # Not in a `finally`: after a failure the others are not there to part from.
     yield Ranks(rank=state.process_index, count=state.num_processes, device=state.device)
     torch.distributed.destroy_process_group()

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from igsp_deploy.config import ModelConfig, RunConfig, SelectorConfig
@@ -18,6 +17,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.loading import load_backbone, settled
 from igsp_deploy.model_path import locked_model, weights_at
 from igsp_train.checkpoint import clear_checkpoint
+from igsp_train.device import find_device
 from igsp_train.learn_task import learn_task
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.steps import Reporter
@@ -32,6 +32,7 @@ def train_sequence(
     report: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
+    device: str = "auto",
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
@@ -46,18 +47,20 @@ def train_sequence(
         report: gets every step's report, besides the progress bar.
         stop: asked after every step; True ends after a checkpoint.
         ranks: processes that learn together, all of which call this; only the first writes and prints.
+        device: where to compute, see `find_device`; several processes have theirs already.
 
     Returns:
         The model with all tasks.
 
     Raises:
-        UserError: whatever is wrong with tasks, data, settings or disk. What was learned before it stays.
+        UserError: whatever is wrong with tasks, data, settings, device or disk. What was learned before it stays.
     """
     console = console or Console(stderr=True)
     if not ranks.first:
         console = Console(quiet=True)
     if not config.tasks:
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
+    place = ranks.device or find_device(device)
     learned = _learned_names(model_path)
     data = {name: _load(name, config) for name in config.tasks if name not in learned}
     config = dataclasses.replace(config, model=settled(config.model))
@@ -74,10 +77,7 @@ def train_sequence(
             _check_shared(model_path, ranks)
             folder, backbone = open_or_create(model_path, config, None)
         assert backbone is not None
-        if ranks.device is not None:
-            backbone.to(ranks.device)
-        elif torch.cuda.is_available():
-            backbone.to("cuda")
+        backbone.to(place)
         for name, source in config.tasks.items():
             known = {record.name: record for record in folder.tasks}
             if name in known:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from igsp_deploy.cli.options import Device
+
 if TYPE_CHECKING:
     from igsp_train.research.mtil.check import SetCheck
     from igsp_train.research.mtil.gate import GateResult
@@ -32,6 +34,7 @@ def data(
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="model.backbone and model.pretrained, over the benchmark's own."),
     ] = None,
+    device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check the data sets of a benchmark: what is missing, where to get it, counts against the published ones.
@@ -56,8 +59,12 @@ def data(
     if tolerance is not None and tolerance < 0:
         raise UsageError(f"--tolerance must not be negative, got {tolerance}.")
 
+    if device != "auto" and not zero_shot:
+        raise UsageError("--device belongs to --zero-shot: nothing else computes. Leave it out.")
+
     from rich.console import Console
 
+    from igsp_train.device import find_device
     from igsp_train.preset_files import preset_path
     from igsp_train.research.benchmark import benchmark_preset
     from igsp_train.research.mtil.check import check_benchmark_sets
@@ -66,12 +73,11 @@ def data(
         raise UsageError(f"igsp data check knows the benchmark mtil, got {benchmark!r}.")
     values = apply_overrides(load_yaml(preset_path(benchmark_preset(shots=0))), set_ or [])
     settings = build(RunConfig, values, "--set")
+    place = find_device(device) if zero_shot else None
     progress = Console(stderr=True)
     checks = check_benchmark_sets(data_root)
     gate: list[GateResult] = []
-    if zero_shot and any(check.found is not None for check in checks):
-        import torch
-
+    if place is not None and any(check.found is not None for check in checks):
         from igsp_deploy.model.loading import load_backbone
         from igsp_train.research.mtil.gate import BACKBONE, PRETRAINED, TOLERANCE, run_gate
 
@@ -83,10 +89,8 @@ def data(
                 highlight=False,
             )
         backbone = load_backbone(settings.model.backbone, settings.model.pretrained, settings.model.preprocess)
-        if torch.cuda.is_available():
-            backbone.to("cuda")
         tolerance = TOLERANCE if tolerance is None else tolerance
-        gate = run_gate(backbone, checks, tolerance=tolerance, console=progress)
+        gate = run_gate(backbone.to(place), checks, tolerance=tolerance, console=progress)
     _print(checks, gate, as_json=json)
     if len(gate) == len(checks):
         means = [sum(values) / len(values) for values in zip(*((r.measured, r.expected) for r in gate), strict=True)]

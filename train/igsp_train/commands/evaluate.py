@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from igsp_deploy.cli.options import Device
 from igsp_train.commands.tasks import parse_tasks
 
 EXAMPLES = """Examples:
@@ -27,6 +28,7 @@ def evaluate(
     pretrained: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
     ] = None,
+    device: Device = "auto",
     per_class: Annotated[
         bool, typer.Option("--per-class", help="A table of its classes for each task: recall, precision, mistakes.")
     ] = False,
@@ -54,7 +56,7 @@ def evaluate(
     if out is not None:
         check_place(out)
     with weights_at(pretrained):
-        result = Model.open(model).evaluate(sources, errors=errors)
+        result = Model.open(model).evaluate(sources, errors=errors, device=device)
     if out is not None:
         write_json(out, result)
     if json:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from igsp_deploy.cli.options import Backbone, Pretrained
+from igsp_deploy.cli.options import Backbone, Device, Pretrained
 
 EXAMPLES = """Examples:
 
@@ -32,6 +32,7 @@ def import_(
     ],
     backbone: Backbone = None,
     pretrained: Pretrained = None,
+    device: Device = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="One setting of model, selector or data. May be repeated."),
@@ -56,5 +57,5 @@ def import_(
     from igsp_train.imported import import_probe
 
     settings = dataclasses.replace(settings, tasks={check_task_name(name): data})
-    import_probe(model, name, file, settings)
+    import_probe(model, name, file, settings, device=device)
     print(model)

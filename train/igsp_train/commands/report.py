@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from igsp_deploy.cli.options import Device
 from igsp_train.commands.tasks import parse_tasks
 
 EXAMPLES = """Examples:
@@ -32,6 +33,7 @@ def report(
     pretrained: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The backbone's checkpoint, if it lies elsewhere now.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Write one HTML page about MODEL: accuracy, growth, shared experts, examples, time and memory.
 
@@ -43,4 +45,8 @@ def report(
     from igsp_train.report import make_report
 
     with weights_at(pretrained):
-        print(make_report(model, out, title=title, images=images, evaluation=evaluation, sources=sources or None))
+        print(
+            make_report(
+                model, out, title=title, images=images, evaluation=evaluation, sources=sources or None, device=device
+            )
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from igsp_deploy.cli.options import Backbone, Pretrained
+from igsp_deploy.cli.options import Backbone, Device, Pretrained
 from igsp_train.commands.tasks import parse_tasks
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def train(
         int,
         typer.Option(min=1, help="Processes that learn together, one a GPU (or sharing the CPU's cores)."),
     ] = 1,
+    device: Device = "auto",
     discard: Annotated[
         bool, typer.Option("--discard", help="Drop an unfinished task of other settings, instead of refusing.")
     ] = False,
@@ -104,7 +105,7 @@ def train(
 
     if extend:
         _refuse_beside_extend(context)
-        _extend(model, parse_tasks(extend, "--extend"), pretrained)
+        _extend(model, parse_tasks(extend, "--extend"), pretrained, device)
         return
     given = parse_tasks(task or [])
     values, tasks_of_benchmark = _benchmark(benchmark, order, splits, data_root, shots, accept_differences)
@@ -143,14 +144,14 @@ def train(
 
     settings = dataclasses.replace(settings, tasks=tasks)
     if json:
-        _learn_and_tell(model, settings, discard)
+        _learn_and_tell(model, settings, discard, device)
         return
     if num_processes > 1:
-        train_in_processes(model, settings, num_processes, discard=discard)
+        train_in_processes(model, settings, num_processes, discard=discard, device=device)
         print(model)
         return
-    with ranks_of_this_process() as ranks:  # more than one under `accelerate launch`
-        train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks)
+    with ranks_of_this_process(device) as ranks:  # more than one under `accelerate launch`
+        train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks, device=device)
         if ranks.first:
             print(model)
 
@@ -161,22 +162,22 @@ def _refuse_beside_extend(context: typer.Context) -> None:
 
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        used = parameter.name in ("model", "extend", "pretrained")
+        used = parameter.name in ("model", "extend", "pretrained", "device")
         if not used and source is not None and source.name == "COMMANDLINE":
             raise UsageError(f"--extend goes by what the task was learned with. Leave out {parameter.opts[0]}.")
 
 
-def _extend(model: Path, sources: dict[str, str], pretrained: str | None) -> None:
+def _extend(model: Path, sources: dict[str, str], pretrained: str | None, device: str) -> None:
     from igsp_deploy.model_path import weights_at
     from igsp_train.extend import extend_task
 
     with weights_at(Path(pretrained) if pretrained else None):
         for name, source in sources.items():
-            extend_task(model, name, source)
+            extend_task(model, name, source, device=device)
     print(model)
 
 
-def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool) -> None:
+def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool, device: str) -> None:
     """Learn; on stdout `{"event": "step", ...}` after every step and `{"event": "learned", ...}` after every task.
 
     SIGTERM ends it at once; what was learned before stays.
@@ -191,12 +192,14 @@ def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool) -> None:
     # As an exception: scratch folders are removed on the way out.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _learn_one_by_one(model, settings, discard, say)
+        _learn_one_by_one(model, settings, discard, device, say)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _learn_one_by_one(model: Path, settings: "RunConfig", discard: bool, say: Callable[[dict[str, Any]], None]) -> None:
+def _learn_one_by_one(
+    model: Path, settings: "RunConfig", discard: bool, device: str, say: Callable[[dict[str, Any]], None]
+) -> None:
     import dataclasses
 
     from igsp_train.sequence import train_sequence
@@ -208,7 +211,7 @@ def _learn_one_by_one(model: Path, settings: "RunConfig", discard: bool, say: Ca
             say({"event": "step", "task": name, **dataclasses.asdict(report)})
 
         one = dataclasses.replace(settings, tasks={name: source})
-        folder = train_sequence(model, one, report=step, discard=discard)
+        folder = train_sequence(model, one, report=step, discard=discard, device=device)
         record = next(task for task in folder.tasks if task.name == name)
         told = {key: record.metrics.get(key) for key in TOLD}
         say({"event": "learned", "task": name, "parameters": record.kept_parameters, **told})

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from igsp_deploy import __version__
@@ -11,8 +10,10 @@ from igsp_deploy.data.source_text import source_root
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import check_place, write_bytes_atomic
+from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
+from igsp_train.device import find_device
 from igsp_train.evaluate import evaluate_model
 from igsp_train.report.evaluation import Evaluation, check_evaluation, load_evaluation
 from igsp_train.report.examples import Examples, find_examples, name_mistakes, pictures_of
@@ -30,6 +31,7 @@ def make_report(
     evaluation: Path | None = None,
     sources: dict[str, str] | None = None,
     console: Console | None = None,
+    device: str = "auto",
 ) -> Path:
     """Write a page about the model at `model` to `out`, whole or not at all.
 
@@ -41,6 +43,7 @@ def make_report(
         evaluation: output of `igsp evaluate MODEL --json`; measured anew by default.
         sources: task name -> where its images are now, if not where it was learned from.
         console: where progress goes; stderr by default.
+        device: where to compute, see `find_device`.
 
     Returns:
         `out`.
@@ -49,7 +52,7 @@ def make_report(
         UserError: no tasks, an evaluation that is damaged or of another model, no test images to measure on, or `out`
             cannot be written.
     """
-    console = console or Console(stderr=True)
+    console, place = console or Console(stderr=True), find_device(device)
     check_place(out)
     folder = ModelFolder.open(model)
     if not folder.tasks:
@@ -60,10 +63,14 @@ def make_report(
         measured = load_evaluation(evaluation, folder.tasks)
     else:
         console.print("measuring on the test images; --evaluation FILE takes an earlier evaluation", highlight=False)
-        measured = check_evaluation(evaluate_model(model, sources, console=console), folder.tasks, str(model))
+        measured = check_evaluation(
+            evaluate_model(model, sources, console=console, device=device), folder.tasks, str(model)
+        )
     found, pictures = [Examples(shown=[]) for _ in folder.tasks], dict[tuple[str, str], str]()
     if images:
-        found, pictures = _find_pictures(folder, measured, sources or {}, images, console)
+        found, pictures = _find_pictures(
+            folder, folder.load_backbone().to(place), measured, sources or {}, images, console
+        )
     values = gather(
         folder,
         measured,
@@ -78,12 +85,14 @@ def make_report(
 
 
 def _find_pictures(
-    folder: ModelFolder, measured: Evaluation, sources: dict[str, str], count: int, console: Console
+    folder: ModelFolder,
+    backbone: Backbone,
+    measured: Evaluation,
+    sources: dict[str, str],
+    count: int,
+    console: Console,
 ) -> tuple[list[Examples], dict[tuple[str, str], str]]:
     """Examples of each task, and pictures of the worst mistakes by task and place."""
-    backbone = folder.load_backbone()
-    if torch.cuda.is_available():
-        backbone.to("cuda")
     learned = LearnedClip.open(folder, backbone)
     found: list[Examples] = []
     pictures: dict[tuple[str, str], str] = {}
