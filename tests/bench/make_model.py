@@ -25,8 +25,6 @@ from igsp_deploy.model.task_files import LearnedTask
 from igsp_deploy.sites import Site
 from igsp_export.images import synthetic_images
 
-MAX_TASKS = 100
-"""A task's folder begins with its number in two digits."""
 BASE_IMAGES = 48
 """Synthetic images whose features all tasks are made from."""
 SAMPLES_PER_CLASS = 4
@@ -51,7 +49,7 @@ def make_model(
     Args:
         path: must not exist yet.
         config: backbone, adapted blocks and rank.
-        tasks: number of tasks, 1 to 100.
+        tasks: number of tasks.
         experts: experts of a task's router in one block; R = experts * rank.
         new: how many of them the task brings; the others are drawn from earlier tasks'. The first brings all.
         classes: classes a task.
@@ -63,10 +61,8 @@ def make_model(
     Raises:
         UserError: a number out of range, or the folder cannot be made.
     """
-    if not 1 <= tasks <= MAX_TASKS:
-        raise UserError(f"--tasks must be in [1, {MAX_TASKS}], got {tasks}.")
-    if experts < 1 or classes < 1:
-        raise UserError(f"--experts and --classes must be at least 1, got {experts} and {classes}.")
+    if min(tasks, experts, classes) < 1:
+        raise UserError(f"--tasks, --experts and --classes must be at least 1, got {tasks}, {experts} and {classes}.")
     if not 0 <= new <= experts:
         raise UserError(f"--new must be in [0, {experts}], the number of --experts, got {new}.")
     backbone = load_backbone(config.backbone, config.pretrained)

@@ -1,10 +1,12 @@
 """What a task costs when there are many: learning it, storing it, serving it beside the others.
 
     python -m tests.bench.many_tasks --tasks 10 60 200 [--backbone debug] [--steps 20] [--set model.max_experts=0]
+    python -m tests.bench.many_tasks --made --tasks 10 1000 --backbone nano --steps 100
 
 Draws a set of small pictures for each task (three patterns in colours of the task's own), learns one after another into
 one model as `igsp train` does, each by a call of its own, and at every number of `--tasks` exports the model and
-measures the bundle.
+measures the bundle. With `--made` all tasks but the last ones are made of random experts, which takes no learning: a
+larger backbone can have a thousand; which task is chosen says nothing then.
 """
 
 import argparse
@@ -27,10 +29,15 @@ from igsp_deploy.runtime.engine import Engine
 from igsp_export.bench.run import NAMED, run_bench
 from igsp_export.export import export_bundle
 from igsp_train.sequence import train_sequence
+from tests.bench.make_model import make_model
 
 SIDE = 32
 PATTERNS = ("rows", "columns", "checks")
 TRAIN, TEST = 10, 2
+LAST = 5
+"""Tasks whose time to learn is taken: the median."""
+CHECKED = 2
+"""Images of each made task that its export is checked with."""
 QUIET = Console(quiet=True)
 OPEN = r"""
 import re, sys, time
@@ -93,14 +100,14 @@ def choices(bundle: Path, tasks: int) -> tuple[float, float]:
     return 100 * float((found == np.arange(tasks)[:, None]).mean()), 100 * float((found == PLAIN).mean())
 
 
-def measure(model: Path, scratch: Path, rounds: int) -> tuple[float, ...]:
+def measure(model: Path, scratch: Path, rounds: int, made: bool) -> tuple[float, ...]:
     """A row of the table."""
     begun = time.monotonic()
     folder = ModelFolder.open(model)
     opened = time.monotonic() - begun
     tasks, bundle = len(folder.tasks), scratch / f"bundle-{len(folder.tasks)}"
     begun = time.monotonic()
-    export_bundle(model, bundle, console=QUIET)
+    export_bundle(model, bundle, check_limit=CHECKED if made else 0, console=QUIET)
     exported = time.monotonic() - begun
     told = subprocess.run([sys.executable, "-c", OPEN, str(bundle)], check=True, capture_output=True, text=True)
     start, memory = map(float, told.stdout.split())
@@ -108,17 +115,22 @@ def measure(model: Path, scratch: Path, rounds: int) -> tuple[float, ...]:
     ratios = [one.ratio.median for one in bench.measurements if one.candidate == NAMED]
     return (
         tasks,
-        float(np.median([record.metrics["seconds"] for record in folder.tasks[-5:]])),
+        float(np.median([record.metrics["seconds"] for record in folder.tasks[-LAST:]])),
         opened,
-        float(np.mean([record.kept_parameters for record in folder.tasks])),
+        float(np.mean([record.kept_parameters for record in folder.tasks[-LAST if made else 0 :]])),
         max(len(ids) for record in folder.tasks for ids in record.ids.values()),
         sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) / 1e6,
         exported,
         start,
         memory,
         *ratios,
-        *choices(bundle, tasks),
+        *((np.nan, np.nan) if made else choices(bundle, tasks)),
     )
+
+
+def shown(value: float) -> str:
+    """A cell."""
+    return "-" if np.isnan(value) else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,29 +141,33 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 60, 200])
+    parser.add_argument("--made", action="store_true", help="make all tasks but the last ones of random experts")
     parser.add_argument("--backbone", default="debug")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=100, help="timed calls")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as of igsp train")
     given = parser.parse_args(arguments)
+    if given.made and min(given.tasks) <= LAST:
+        parser.error(f"--made learns the last {LAST} tasks; give more than {LAST}")
     fixed = [f"model.backbone={given.backbone}", "model.vision_blocks=2", f"learn.steps={given.steps}"]
     values = apply_overrides({}, [*fixed, "learn.warmup_steps=2", "learn.batch_size=8", *given.set])
     print("|", " | ".join(COLUMNS), "|")
     print("| ---:" * len(COLUMNS) + " |", flush=True)
     with TemporaryDirectory() as name:
         scratch = Path(name)
-        for task in range(max(given.tasks)):
-            write_task(scratch / "data" / str(task), task)
-            tasks = {f"task{task}": str(scratch / "data" / str(task))}
-            train_sequence(scratch / "model", build(RunConfig, {**values, "tasks": tasks}, "--set"), console=QUIET)
-            if task + 1 in given.tasks:
-                row = measure(scratch / "model", scratch, given.rounds)
-                print(
-                    "|",
-                    " | ".join(f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in row),
-                    "|",
-                    flush=True,
-                )
+        for count in sorted(given.tasks):
+            model = scratch / (f"made-{count}" if given.made else "model")
+            if given.made:
+                made = build(RunConfig, values, "--set").model
+                make_model(model, made, tasks=count - LAST, experts=max(made.max_experts, 1), new=1, classes=3)
+            learned = len(list(model.glob("tasks/*")))
+            for task in range(learned, count):
+                place = scratch / f"data of {model.name}" / str(task)
+                write_task(place, task)
+                tasks = {f"set{task}": str(place)}
+                train_sequence(model, build(RunConfig, {**values, "tasks": tasks}, "--set"), console=QUIET)
+            row = measure(model, scratch, given.rounds, given.made)
+            print("|", " | ".join(map(shown, row)), "|", flush=True)
 
 
 if __name__ == "__main__":
