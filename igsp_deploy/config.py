@@ -15,6 +15,7 @@ Schedule = Literal["fixed", "target_mass"]
 PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 Classifier = Literal["text", "blend"]
 RouterInput = Literal["class_token", "mean_token", "static"]
+Augment = Literal["crops", "trivial"]
 Balance = Literal["none", "classes"]
 Precision = Literal["fp32", "bf16"]
 
@@ -154,6 +155,8 @@ class DataConfig:
     """Training images are random crops of at least this share of the area (MTIL: 0.9)."""
     horizontal_flip: Flag = False
     """Mirror training images at random (wrong for digits, letters, signs)."""
+    augment: Augment = "crops"
+    """What else happens to training images: nothing (`crops`), or one random change of shape or colour (`trivial`)."""
     balance: Balance = "none"
     """What comes equally often while learning: every image (`none`) or every class (`classes`)."""
     shots: Count = 0

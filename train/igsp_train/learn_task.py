@@ -42,7 +42,7 @@ from igsp_train.task_warnings import task_warnings
 
 CACHED_VIEWS_BYTES = 2 << 30
 """Memory the trunk outputs of cached views may take; fewer views are kept where they do not fit."""
-LATER = (("learn", "epochs", 0), ("data", "balance", "none"))
+LATER = (("learn", "epochs", 0), ("data", "augment", "crops"), ("data", "balance", "none"))
 """Settings that older versions lack, and their defaults: unfinished tasks of these versions go on."""
 
 
@@ -124,6 +124,7 @@ def _train_views(train: Items, backbone: Backbone, config: RunConfig, warn: Call
         backbone.preprocess,
         scale=(data.crop_scale, 1.0),
         horizontal_flip=data.horizontal_flip,
+        augment=data.augment,
         seed=config.learn.seed,
         on_skip=warn,
         cache_bytes=data.cache_mib << 20,

@@ -33,6 +33,7 @@ from igsp_deploy.errors import UsageError, UserError
             "learn.epochs and learn.steps both say how long to learn (3 and 50): leave one of them out",
         ),
         ({"learn": {"epochs": -1}}, "learn.epochs must be at least 0, got -1"),
+        ({"data": {"augment": "strong"}}, "data.augment must be one of 'crops' or 'trivial', got 'strong'"),
         ({"data": {"balance": "images"}}, "data.balance must be one of 'none' or 'classes', got 'images'"),
         ({"learn": {"penalty": "nothing"}}, "learn.penalty must be one of 'candidate_mass', 'function_residual',"),
         ({"model": {"rank": 513}}, "model.rank must be at most 512, got 513"),

@@ -22,6 +22,7 @@ from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.loading import load_backbone
 from igsp_train import learn_task, sequence
+from igsp_train.features import TrunkViews
 from igsp_train.sequence import train_sequence
 
 
@@ -234,6 +235,49 @@ def test_epochs_are_the_steps_that_take_them_also_after_an_interruption(task_dat
     assert _experts(tmp_path / "epochs") == _experts(tmp_path / "steps")
 
 
+@pytest.mark.parametrize("cached_views", [0, 4])
+def test_augmented_images_and_balanced_classes_give_the_same_task_whoever_makes_them(
+    task_data: Path, tmp_path: Path, cached_views: int
+) -> None:
+    """Twice alike; and the first steps without processes that read images, the others with two."""
+    data = DataConfig(num_workers=0, augment="trivial", balance="classes")
+    learn = LearnConfig(steps=5, batch_size=6, num_candidates=1, warmup_steps=1, cached_views=cached_views)
+    config = dataclasses.replace(_config(task_data, "colors"), data=data, learn=learn)
+    for name in ("one", "again"):
+        train_sequence(tmp_path / name, config)
+    asked: list[None] = []
+    with pytest.raises(InterruptedError):
+        train_sequence(tmp_path / "two", config, stop=lambda: asked.append(None) or len(asked) == 3)  # type: ignore[func-returns-value]
+    train_sequence(tmp_path / "two", dataclasses.replace(config, data=dataclasses.replace(data, num_workers=2)))
+    assert _experts(tmp_path / "one") == _experts(tmp_path / "again") == _experts(tmp_path / "two")
+    plain = dataclasses.replace(config, data=dataclasses.replace(data, augment="crops"))
+    train_sequence(tmp_path / "plain", plain)
+    assert _experts(tmp_path / "plain")["experts.safetensors"] != _experts(tmp_path / "one")["experts.safetensors"]
+
+
+def test_a_class_of_one_image_needs_no_view_of_the_others_that_no_epoch_asks_for(
+    task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in (("red", 10), ("blue", 1)):
+        (tmp_path / "data" / "colors" / "train" / name).mkdir(parents=True)
+        for file in sorted((task_data / "colors" / "train" / name).iterdir())[:count]:
+            shutil.copy(file, tmp_path / "data" / "colors" / "train" / name)
+    made: list[TrunkViews] = []
+
+    def watch(*values: Any, **named: Any) -> TrunkViews:
+        made.append(TrunkViews(*values, **named))
+        return made[-1]
+
+    monkeypatch.setattr(learn_task, "TrunkViews", watch)
+    config = dataclasses.replace(
+        _config(tmp_path / "data", "colors"),
+        data=DataConfig(num_workers=0, val_share=0, test_share=0, balance="classes"),
+        learn=LearnConfig(steps=4, batch_size=4, num_candidates=1, warmup_steps=1),
+    )
+    train_sequence(tmp_path / "model", config)
+    assert sorted(made[0]._cache) == [0, 1]  # 16 draws of 11 images, half of them of the one blue one
+
+
 def test_a_task_that_an_older_version_began_goes_on() -> None:
     """What is hashed for settings that later versions added, at their defaults, is what was hashed before."""
     task: Any = SimpleNamespace(
@@ -247,5 +291,5 @@ def test_a_task_that_an_older_version_began_goes_on() -> None:
     plain = RunConfig()
     found = learn_task._fingerprint(folder, task, plain)
     assert found == "9509a0bf9f063ac3efe48e0501c72166f4f3a703024a2f45ef925f39c90bcdaa"
-    other = dataclasses.replace(plain, data=DataConfig(balance="classes"))
-    assert learn_task._fingerprint(folder, task, other) != found
+    for data in (DataConfig(balance="classes"), DataConfig(augment="trivial")):
+        assert learn_task._fingerprint(folder, task, dataclasses.replace(plain, data=data)) != found

@@ -7,9 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.config import Augment
 from igsp_deploy.data.images import Report, Skipped, decode_all, open_image, report_skipped
 from igsp_deploy.data.items import ImageRef, Items
 from igsp_deploy.errors import UserError
+from igsp_train.data.augment import augmented
 from igsp_train.data.order import seeded
 
 RATIOS = (3 / 4, 4 / 3)
@@ -36,6 +38,7 @@ class TrainViews:
         *,
         scale: tuple[float, float] = (0.9, 1.0),
         horizontal_flip: bool = False,
+        augment: Augment = "crops",
         seed: int = 0,
         on_skip: Report | None = None,
         cache_bytes: int = 512 << 20,
@@ -47,7 +50,8 @@ class TrainViews:
             spec: side S of a view and its interpolation.
             scale: smallest and largest share of the image's area that a crop covers.
             horizontal_flip: mirror half of the views.
-            seed: seed of crops and mirroring.
+            augment: what else happens to a view (augment.py).
+            seed: seed of all of them.
             on_skip: gets one line if images were left out.
             cache_bytes: memory for decoded images, in bytes.
 
@@ -57,6 +61,7 @@ class TrainViews:
         self.spec = spec
         self.scale = scale
         self.horizontal_flip = horizontal_flip
+        self.augment = augment
         self.seed = seed
         self._resample = Image.Resampling[spec.interpolation.upper()]
         # A crop of the smallest share is still at least twice as large as a view.
@@ -97,7 +102,8 @@ class TrainViews:
         random = seeded(self.seed, epoch, index)
         box = _crop_box(image.width, image.height, self.scale, random)
         mirrored = self.horizontal_flip and random.random() < 0.5
-        view = np.asarray(image.resize((self.spec.size, self.spec.size), self._resample, box=box))
+        image = image.resize((self.spec.size, self.spec.size), self._resample, box=box)
+        view = np.asarray(augmented(image, self.augment, random))
         return np.ascontiguousarray(view[:, ::-1] if mirrored else view)
 
     def _shrink(self, image: Image.Image) -> NDArray[np.uint8]:

@@ -1,14 +1,19 @@
 """Random views of training images."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
+from igsp_deploy.config import Augment
 from igsp_deploy.data.items import Items
+from igsp_train.data.augment import OPERATIONS, augmented
 from igsp_train.data.order import seeded
 from igsp_train.data.views import RATIOS, TrainViews, _crop_box
 
@@ -24,10 +29,16 @@ def _items(folder: Path, sizes: tuple[tuple[int, int], ...] = ((30, 20), (20, 20
     return Items(paths, np.zeros(len(paths), dtype=np.int64))
 
 
-def test_a_view_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", get_args(Augment))
+def test_a_view_depends_on_seed_epoch_and_index_alone(tmp_path: Path, augment: Augment) -> None:
     items = _items(tmp_path)
-    cached, uncached = TrainViews(items, SPEC, seed=3), TrainViews(items, SPEC, seed=3, cache_bytes=0)
+    cached = TrainViews(items, SPEC, augment=augment, seed=3)
+    uncached = TrainViews(items, SPEC, augment=augment, seed=3, cache_bytes=0)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
     forward = [cached.view(index, epoch) for epoch in range(3) for index in range(3)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
     backward = [uncached.view(index, epoch) for epoch in reversed(range(3)) for index in reversed(range(3))]
     for one, other in zip(forward, reversed(backward), strict=True):
         assert one.shape == (16, 16, 3)
@@ -58,6 +69,25 @@ def test_only_wanted_mirroring_mirrors(tmp_path: Path) -> None:
 def test_memory_for_originals_is_bounded(tmp_path: Path) -> None:
     views = TrainViews(_items(tmp_path), SPEC, cache_bytes=30 * 20 * 3 + 20 * 20 * 3)
     assert sorted(views._cache) == [0, 1]
+
+
+def test_crops_change_and_draw_nothing_more() -> None:
+    image, random = Image.new("RGB", (4, 4)), seeded(1)
+    assert augmented(image, "crops", random) is image
+    assert random.bit_generator.state == seeded(1).bit_generator.state
+
+
+def test_one_change_of_many_happens_to_an_image_of_the_same_size() -> None:
+    pixels = np.random.default_rng(0).integers(40, 216, (24, 24, 3), dtype=np.uint8)
+    image, seen = Image.fromarray(pixels), {}
+    for number in range(400):
+        changed = augmented(image, "trivial", seeded(number))
+        assert (changed.size, changed.mode) == (image.size, image.mode)
+        kind = int(seeded(number).integers(OPERATIONS))
+        seen.setdefault(kind, []).append(bool((np.asarray(changed) != pixels).any()))
+    assert sorted(seen) == list(range(OPERATIONS))
+    assert not any(seen.pop(0))
+    assert all(np.mean(changes) > 0.5 for changes in seen.values()), seen
 
 
 @given(width=st.integers(1, 200), height=st.integers(1, 200), seed=st.integers(0, 1000))

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,6 +149,7 @@ def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: i
         backbone.preprocess,
         scale=(data.crop_scale, 1.0),
         horizontal_flip=data.horizontal_flip,
+        augment=data.augment,
         seed=data.seed,
     )
     clip = Clip(backbone, [("vision", 0)])
@@ -170,7 +172,8 @@ def _key(found: TaskData, backbone: Backbone, first_block: int, data: DataConfig
         for image, label in zip(items.images, items.labels.tolist(), strict=True):
             files.append([image.name, image.stat().st_size if isinstance(image, Path) else 0, label])
     # What says how fast images are read (workers, memory) changes none of them, and the files are those of the split.
-    views = [data.crop_scale, data.horizontal_flip, data.seed, num_views]
+    views: list[Any] = [data.crop_scale, data.horizontal_flip, data.seed, num_views]
+    views += [data.augment] if data.augment != "crops" else []  # files of older versions stay
     content = [backbone.weight_hash, first_block, views, files]
     words = [found.display_names, found.templates]
     return hashlib.sha256(json.dumps([content, words]).encode()).hexdigest()
