@@ -13,6 +13,7 @@ of the images set aside, and of `test`.
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from igsp_deploy.checked import build
 from igsp_deploy.config import RunConfig, apply_overrides
 from igsp_deploy.data import TaskData, load_task_data
-from igsp_deploy.data.items import Items
+from igsp_deploy.data.items import ImageRef, Items
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import frozen
@@ -73,9 +74,9 @@ class Bench:
         self._tokens: dict[Path, Tensor] = {}
         self._views: dict[tuple[object, ...], TrunkViews] = {}
 
-    def tokens(self, clip: Clip, files: list[Path]) -> Tensor:
-        """Trunk tokens of images as they are."""
-        files = [file.resolve() for file in files]
+    def tokens(self, clip: Clip, images: Sequence[ImageRef]) -> Tensor:
+        """Trunk tokens of images, files all of them, as they are."""
+        files = [image.resolve() for image in images if isinstance(image, Path)]
         new = [file for file in files if file not in self._tokens]
         read = trunk_and_labels(clip, Items(list(new), np.zeros(len(new), np.int64)), self.backbone.preprocess)
         if read is not None:
@@ -128,6 +129,8 @@ class Bench:
         with torch.no_grad():
             seen = (clip.summary(train), labels)
             read = [clip.summary(part) for part in views.seen(learn.steps, learn.batch_size)]
+        if learn.head == "text":
+            return learned
         folds = None
         if held is None or len(held[1]) < FEW:
             rows = spread(len(labels), MEASURED)

@@ -276,6 +276,10 @@ def test_a_class_of_one_image_needs_no_view_of_the_others_that_no_epoch_asks_for
     )
     train_sequence(tmp_path / "model", config)
     assert sorted(made[0]._cache) == [0, 1]  # 16 draws of 11 images, half of them of the one blue one
+    train_sequence(
+        tmp_path / "none", dataclasses.replace(config, data=dataclasses.replace(config.data, balance="none"))
+    )
+    assert _experts(tmp_path / "model")["experts.safetensors"] != _experts(tmp_path / "none")["experts.safetensors"]
 
 
 def test_a_task_that_an_older_version_began_goes_on() -> None:

@@ -79,7 +79,8 @@ def test_crops_change_and_draw_nothing_more() -> None:
 
 def test_one_change_of_many_happens_to_an_image_of_the_same_size() -> None:
     pixels = np.random.default_rng(0).integers(40, 216, (24, 24, 3), dtype=np.uint8)
-    image, seen = Image.fromarray(pixels), {}
+    image = Image.fromarray(pixels)
+    seen: dict[int, list[bool]] = {}
     for number in range(400):
         changed = augmented(image, "trivial", seeded(number))
         assert (changed.size, changed.mode) == (image.size, image.mode)
