@@ -1,21 +1,28 @@
 """`igsp train --num-processes`: several processes on this machine that learn together, and end together."""
 
+import logging
 import multiprocessing
 import os
-import socket
-import sys
 import threading
 import time
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from igsp_deploy.config import RunConfig
 from igsp_deploy.errors import UserError
 from igsp_train.device import check_shared_device
+from igsp_train.ranks import LostProcess, ranks_of_this_process
+from igsp_train.sequence import train_sequence
 
 GRACE_S = 5.0
-"""How long the other processes may take to say what they know after one has failed."""
+"""How long a process that misses another one waits before it ends: the other one, which knows why, ends first."""
+
+Said = SimpleQueue[tuple[int, str]]
+"""Rank and last words of processes that failed."""
 
 
 def train_in_processes(
@@ -29,75 +36,43 @@ def train_in_processes(
         UserError: whatever stopped a process; the others are ended, what was learned before stays.
     """
     check_shared_device(device, count)
-    context = multiprocessing.get_context("spawn")
-    port = _free_port()
-    processes, lines = [], []
-    for rank in range(count):
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_worker, args=(rank, count, port, model_path, config, discard, device, there))
-        process.start()
-        there.close()
-        processes.append(process)
-        lines.append(here)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each process that it ends
+    said: Said = multiprocessing.get_context("spawn").SimpleQueue()
+    started = start_processes(
+        _worker, (count, get_free_port(), model_path, config, discard, device, said), nprocs=count, join=False
+    )
     try:
-        running = list(processes)
-        while running and all(p.exitcode in (None, 0) for p in processes):
-            wait([p.sentinel for p in running])
-            running = [p for p in running if p.is_alive()]
-        failed = [p for p in processes if p.exitcode not in (None, 0)]
-        if failed:
-            deadline = time.monotonic() + GRACE_S
-            for process in processes:
-                process.join(max(0.0, deadline - time.monotonic()))
-            raise UserError(_reason(lines, processes.index(failed[0]), failed[0].exitcode))
+        while not started.join():
+            pass
+    except ProcessExitedException as error:
+        if not said.empty():
+            rank, text = said.get()
+            raise UserError(f"process {rank}: {text}" if rank else text) from error
+        raise UserError(
+            f"process {error.error_index} of {count} ended without a word (exit code {error.exit_code}), perhaps for "
+            "want of memory. Give the same command again to go on from the last checkpoint."
+        ) from error
     finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
+        for process in started.processes:
+            process.terminate()
+        for process in started.processes:
             process.join()
 
 
-def _reason(lines: list[Connection], failed: int, code: int | None) -> str:
-    """What to tell: the cause, not that the others then missed the process that had it."""
-    told: dict[int, tuple[bool, str]] = {}
-    for rank, line in enumerate(lines):
-        with suppress(EOFError):  # it ended without a word
-            if line.poll():
-                told[rank] = line.recv()
-    causes = {rank: text for rank, (lost, text) in told.items() if not lost}
-    if causes:
-        rank = min(causes)
-        return causes[rank] if rank == 0 else f"process {rank}: {causes[rank]}"
-    return (
-        f"process {failed} of {len(lines)} ended without a word (exit code {code}), perhaps for want of memory. "
-        "Give the same command again to go on from the last checkpoint."
-    )
-
-
 def _worker(
-    rank: int,
-    count: int,
-    port: int,
-    model_path: Path,
-    config: RunConfig,
-    discard: bool,
-    device: str,
-    line: Connection,
+    rank: int, count: int, port: int, model_path: Path, config: RunConfig, discard: bool, device: str, said: Said
 ) -> None:
     """One process: the environment that launchers set, then what `igsp train` does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
-
-    from igsp_train.ranks import LostProcess, ranks_of_this_process
-    from igsp_train.sequence import train_sequence
-
     try:
         with ranks_of_this_process(device) as ranks:
             train_sequence(model_path, config, discard=discard, ranks=ranks)
     except UserError as error:
-        line.send((isinstance(error, LostProcess), str(error)))
+        if isinstance(error, LostProcess):
+            time.sleep(GRACE_S)
+        said.put((rank, str(error)))
         # At once: the process group cannot be taken down in order without the others.
         os._exit(1)
     except KeyboardInterrupt:
@@ -105,16 +80,8 @@ def _worker(
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed ends too; its last checkpoint is whole."""
+    """A process whose parent was killed ends too; its last checkpoint is whole. Torch sees to it on Linux alone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        sys.stderr.flush()
         os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
