@@ -97,7 +97,7 @@ def test_selectors_are_compared_without_learning(igsp: Igsp, task_data: Path, tm
     done = igsp("compare", tmp_path / "study", *tasks(task_data), *SMALL, "--selectors", "--orders", "2", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) == 3 * 6
+    assert len(rows) == (3 + 3) * 6  # places, and pairs of them
     assert all(0 <= row["right_task"] <= 100 for row in rows)
     assert not list((tmp_path / "study").glob("runs/*.json"))
 

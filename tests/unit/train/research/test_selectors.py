@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,22 @@ from torch import Tensor
 from igsp_deploy.config import SelectorConfig
 from igsp_deploy.model.selector import Selector, task_statistics
 from igsp_train.research.study import selectors
-from igsp_train.research.study.selectors import DIRECTIONS, KINDS, OWN_WEIGHT, Read, measure_selector, whitening
+from igsp_train.research.study.selectors import (
+    DIRECTIONS,
+    KINDS,
+    OWN_WEIGHT,
+    Read,
+    measure_selector,
+    score_stages,
+    whitening,
+)
 
 FEATURES = 24
 CONFIG = SelectorConfig(shrinkage=0.2, background=0.3)
+
+
+def figures(*places: dict[str, Read], orders: list[tuple[str, ...]], kind: str) -> dict[str, Any]:
+    return measure_selector([score_stages(reads, orders, kind, CONFIG) for reads in places], CONFIG)
 
 
 def read_at(place: float, seed: int, *, held_out: float = 1.0, count: int = 300) -> Read:
@@ -67,7 +80,7 @@ def test_directions_are_gaussians_with_a_covariance_of_their_own(known: list[Rea
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_tells_tasks_apart_and_leaves_what_is_far_from_all(kind: str) -> None:
     reads = {"a": read_at(0.0, 0), "b": read_at(6.0, 1), "c": read_at(-8.0, 2)}
-    found = measure_selector(reads, [("a", "b", "c"), ("c", "b", "a")], kind, CONFIG)
+    found = figures(reads, orders=[("a", "b", "c"), ("c", "b", "a")], kind=kind)
     assert found["right_task"] > 85
     assert found["false_alarm"] < 12
     assert found["unseen_left_to_plain"] > 95
@@ -79,7 +92,7 @@ def test_kinds_are_compared_at_equal_false_alarms_whatever_their_held_out_images
     for spread in (1.0, 0.9):
         places = {"a": 0.0, "b": 9.0, "c": 0.7}
         reads = {name: read_at(at, seed, held_out=spread) for seed, (name, at) in enumerate(places.items())}
-        found.append(measure_selector(reads, [("a", "b", "c")], "shared", CONFIG))
+        found.append(figures(reads, orders=[("a", "b", "c")], kind="shared"))
     fair, strict = found
     assert strict["false_alarm"] > fair["false_alarm"] + 3
     apart = strict["unseen_left_to_plain"] - fair["unseen_left_to_plain"]
@@ -98,13 +111,32 @@ def test_shares_are_counted_after_the_last_task_and_before_it(monkeypatch: pytes
     labels = torch.zeros(4, dtype=torch.int64)
     a = Read(train=val, labels=labels, val=val, test=torch.tensor([[0.0, -5], [0, -5], [-2, 3], [-2, -3]]))
     b = dataclasses.replace(a, test=torch.tensor([[0.0, 1], [-3, 1], [0, 1], [-3, 1]]))
-    found = measure_selector({"a": a, "b": b}, [("a", "b")], "by hand", CONFIG)
+    found = figures({"a": a, "b": b}, orders=[("a", "b")], kind="by hand")
     assert found["right_task"] == (50 + 100) / 2
     assert found["false_alarm"] == (25 + 0) / 2
     assert found["unseen_left_to_plain"] == 50
     # The known ones have 1, 1, -1 and -1 beside the line, the unseen 1, -2, 1 and -2.
     assert found["auroc"] == 100 * (2 * (2 + 1) + 2 * 2) / 16
     assert found["fpr_at_95"] == 50
+
+
+def test_scores_of_two_places_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: each place is wrong about half of the images of each task, and by less than it is right elsewhere."""
+
+    def score(known: list[Read], config: SelectorConfig) -> selectors.Score:
+        return lambda x: x[:, : len(known)]
+
+    monkeypatch.setitem(KINDS, "by hand", score)
+    labels, margins = torch.zeros(2, dtype=torch.int64), torch.tensor([3.0, -1.0])
+
+    def place(margins: Tensor) -> dict[str, Read]:
+        tests = [torch.stack([margins, -margins], 1), torch.stack([-margins, margins], 1)]
+        return {n: Read(train=t, labels=labels, val=t - 9, test=t) for n, t in zip("ab", tests, strict=True)}
+
+    one, other = place(margins), place(margins.flip(0))
+    assert figures(one, orders=[("a", "b")], kind="by hand")["right_task"] == 50
+    assert figures(other, orders=[("a", "b")], kind="by hand")["right_task"] == 50
+    assert figures(one, other, orders=[("a", "b")], kind="by hand")["right_task"] == 100
 
 
 def test_detection_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +153,7 @@ def test_detection_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         name: Read(train=test, labels=torch.zeros(200, dtype=torch.int64), val=test, test=test)
         for name, test in zip("ab", tests, strict=True)
     }
-    found = measure_selector(reads, [("a", "b")], "by hand", CONFIG)
+    found = figures(reads, orders=[("a", "b")], kind="by hand")
     truth, scores = [1] * 200 + [0] * 200, torch.cat(tests)[:, 0].numpy()
     assert found["auroc"] == round(100 * roc_auc_score(truth, scores), 1)
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)

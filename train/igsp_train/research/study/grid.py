@@ -1,6 +1,7 @@
 """A study: every combination of settings, method, seed and order that is not on disk yet is run, one file each."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from igsp_train.data.order import seeded
 from igsp_train.research.baselines.registry import METHODS
 from igsp_train.research.study.method import Setting
 from igsp_train.research.study.run import RunKey, claimed, load_run, measure, reorder, save_run
-from igsp_train.research.study.selectors import KINDS, measure_selector, read_place
+from igsp_train.research.study.selectors import KINDS, measure_selector, read_place, score_stages
 from igsp_train.research.study.tokens import TrunkTokens, load_tokens
 
 
@@ -146,18 +147,27 @@ class Study:
         """
         config = next(iter(self.plan.settings.values()))
         setting = self._setting(config, 0)
-        middle = (setting.first_block + setting.backbone.vision_depth) // 2
+        first = setting.first_block
+        middle = (first + setting.backbone.vision_depth) // 2
         places = {
-            f"trunk, input of block {setting.first_block}": ("trunk", setting.first_block),
-            f"trunk, input of block {middle}": ("trunk", middle),
+            f"block {first}": ("trunk", first),
+            f"block {middle}": ("trunk", middle),
             "embedding": ("embedding", 0),
         }
+        reads = {
+            title: {name: read_place(setting, self._task(name, config), *place) for name in self.plan.sources}
+            for title, place in places.items()
+        }
+        scored = {
+            (title, kind): score_stages(read, self.plan.orders, kind, config.selector)
+            for title, read in reads.items()
+            for kind in KINDS
+        }
         rows = []
-        for title, (place, block) in places.items():
-            reads = {name: read_place(setting, self._task(name, config), place, block) for name in self.plan.sources}
+        for titles in [*((title,) for title in places), *itertools.combinations(places, 2)]:
             for kind in KINDS:
-                figures = measure_selector(reads, self.plan.orders, kind, config.selector)
-                rows.append({"place": title, "kind": kind, **figures})
+                figures = measure_selector([scored[title, kind] for title in titles], config.selector)
+                rows.append({"place": " + ".join(titles), "kind": kind, **figures})
         return rows
 
     def _setting(self, config: RunConfig, seed: int) -> Setting:

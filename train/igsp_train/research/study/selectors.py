@@ -7,7 +7,7 @@ Shapes: N images, F features, C classes of a task, T tasks.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,7 +175,7 @@ KINDS: dict[str, Callable[[list[Read], SelectorConfig], Score]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Scored:
+class Scored:
     """Scores of all images after some tasks of an order.
 
     Attributes:
@@ -193,10 +193,23 @@ class _Scored:
         return torch.stack([torch.quantile(values, level) for values in self.held_out])
 
 
-def measure_selector(
-    reads: dict[str, Read], orders: list[tuple[str, ...]], kind: str, config: SelectorConfig
-) -> dict[str, Any]:
+def score_stages(
+    reads: Mapping[str, Read], orders: list[tuple[str, ...]], kind: str, config: SelectorConfig
+) -> list[Scored]:
+    """Scores after every task of every order, by what is read at one place."""
+    return [
+        _score(KINDS[kind]([reads[n] for n in order[:count]], config), reads, order, count)
+        for order in orders
+        for count in range(1, len(order) + 1)
+    ]
+
+
+def measure_selector(places: Sequence[list[Scored]], config: SelectorConfig) -> dict[str, Any]:
     """Choose the task of every test image after every task of every order.
+
+    Args:
+        places: of `score_stages`, for each place that is read; their scores are added.
+        config: of the selector.
 
     Returns:
         In percent, mean over tasks and orders: `right_task` and `false_alarm` after the last task (images that the
@@ -208,11 +221,7 @@ def measure_selector(
         drawn: the share of pairs that stand in the right order, and the share of unseen images over the line that
         keeps 95 % of the learned ones (as in arXiv 1610.02136 and 1706.02690).
     """
-    stages = [
-        _score(KINDS[kind]([reads[n] for n in order[:count]], config), reads, order, count)
-        for order in orders
-        for count in range(1, len(order) + 1)
-    ]
+    stages = [_sum(each) for each in zip(*places, strict=True)]
     right, alarm, unseen = _shares(stages, config.false_alarm)
     others = sorted(_shares(stages, level)[1:] for level in LEVELS)
     equal = np.interp(100 * config.false_alarm, *zip(*others, strict=True))
@@ -222,15 +231,21 @@ def measure_selector(
     return {n: round(float(value), 1) for n, value in {**found, "auroc": auroc, "fpr_at_95": fpr}.items()}
 
 
-def _score(score: Score, reads: dict[str, Read], order: tuple[str, ...], count: int) -> _Scored:
-    return _Scored(
+def _score(score: Score, reads: Mapping[str, Read], order: tuple[str, ...], count: int) -> Scored:
+    return Scored(
         held_out=[score(reads[name].val)[:, t] for t, name in enumerate(order[:count])],
         known=[score(reads[name].test) for name in order[:count]],
         unseen=[score(reads[name].test) for name in order[count:]],
     )
 
 
-def _shares(stages: list[_Scored], level: float) -> tuple[float, float, float]:
+def _sum(places: Sequence[Scored]) -> Scored:
+    """The scores of all places together."""
+    lists = {name: [getattr(scored, name) for scored in places] for name in ("held_out", "known", "unseen")}
+    return Scored(**{name: [sum(images) for images in zip(*rows, strict=True)] for name, rows in lists.items()})
+
+
+def _shares(stages: list[Scored], level: float) -> tuple[float, float, float]:
     """Right task, false alarms and unseen images left to plain CLIP, in percent, with `level` under each threshold."""
     right, alarm, unseen = [], [], []
     for stage in stages:
@@ -245,7 +260,7 @@ def _shares(stages: list[_Scored], level: float) -> tuple[float, float, float]:
     return 100 * float(np.mean(right)), 100 * float(np.mean(alarm)), 100 * float(np.mean(unseen or [np.nan]))
 
 
-def _detection(stage: _Scored, level: float) -> tuple[float, float]:
+def _detection(stage: Scored, level: float) -> tuple[float, float]:
     """AUROC and false positives at 95 % true positives, in percent, of learned images among those of later tasks."""
     thresholds = stage.thresholds(level)
 
