@@ -54,10 +54,13 @@ def learn_task(
     *,
     console: Console,
     report: Reporter | None = None,
+    follow: Reporter | None = None,
     stop: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
 ) -> TaskRecord:
     """Learn one task and add it to the model.
+
+    `report` and `follow` get every step; with the first the table of counts is not printed.
 
     Raises:
         UserError: unreadable data, full disk, or an unfinished task of other settings in the folder.
@@ -79,7 +82,8 @@ def learn_task(
         config = dataclasses.replace(config, learn=learn)
     clip = Clip(backbone, folder.sites)
     held_out = trunk_and_labels(clip, task.val.subset(spread(len(task.val), LOSS_IMAGES)), backbone.preprocess)
-    result, read = _take_steps(backbone, folder, task, config, views, held_out, console, report, stop, ranks)
+    reports = [one for one in (report, follow) if one is not None]
+    result, read = _take_steps(backbone, folder, task, config, views, held_out, console, reports, stop, ranks)
     if not ranks.first:  # the first process measures and writes
         ranks.wait()
         folder.refresh()
@@ -139,7 +143,7 @@ def _take_steps(
     views: TrainViews,
     held_out: Labelled | None,
     console: Console,
-    report: Reporter | None,
+    reports: list[Reporter],
     stop: Callable[[], bool] | None,
     ranks: Ranks,
 ) -> tuple[LearnResult, list[Tensor]]:
@@ -174,12 +178,11 @@ def _take_steps(
         workers.follow(lambda step: list(ranks.part(run.order.pairs(step))), begun)
     with workers, step_progress(console, task.name, learn.steps, begun) as bar:
 
-        def both(step_report: StepReport) -> None:
-            bar(step_report)
-            if report is not None:
-                report(step_report)
+        def all_of_them(step_report: StepReport) -> None:
+            for one in (bar, *reports):
+                one(step_report)
 
-        result = run.run(both, stop)
+        result = run.run(all_of_them, stop)
         return result, _views_read(Clip(backbone, folder.sites), trunk, learn, len(result.curves["loss"]))
 
 

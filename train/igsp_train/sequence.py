@@ -1,7 +1,7 @@
 """Learning a sequence of tasks into one model folder: what `igsp train` does."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from igsp_train.device import find_device
 from igsp_train.learn_task import learn_task
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.steps import Reporter
+from igsp_train.tracking import check_trackers, followed
 
 
 def train_sequence(
@@ -33,6 +34,7 @@ def train_sequence(
     stop: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
     device: str = "auto",
+    track: Sequence[str] = (),
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
@@ -48,6 +50,7 @@ def train_sequence(
         stop: asked after every step; True ends after a checkpoint.
         ranks: processes that learn together, all of which call this; only the first writes and prints.
         device: where to compute, see `find_device`; several processes have theirs already.
+        track: words of `tracking.PACKAGES`: what else is told of every step.
 
     Returns:
         The model with all tasks.
@@ -61,6 +64,8 @@ def train_sequence(
     if not config.tasks:
         raise UserError("there is nothing to learn: give at least one task, for example --task shoes=data/shoes")
     place = ranks.device or find_device(device)
+    track = track if ranks.first else ()
+    check_trackers(track)
     learned = _learned_names(model_path)
     data = {name: _load(name, config) for name in config.tasks if name not in learned}
     config = dataclasses.replace(config, model=settled(config.model))
@@ -85,7 +90,19 @@ def train_sequence(
                 console.print(f"{name}: already learned, passed over", markup=False)
                 continue
             task = data[name] if name in data else _load(name, config)
-            learn_task(backbone, folder, task, config, console=console, report=report, stop=stop, ranks=ranks)
+            with followed(track, model_path, name, config) as follower:
+                record = learn_task(
+                    backbone,
+                    folder,
+                    task,
+                    config,
+                    console=console,
+                    report=report,
+                    follow=follower.step,
+                    stop=stop,
+                    ranks=ranks,
+                )
+                follower.learned(record)
     return folder
 
 

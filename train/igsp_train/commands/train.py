@@ -85,6 +85,13 @@ def train(
         typer.Option(min=1, help="Processes that learn together, one a GPU (or sharing the CPU's cores)."),
     ] = 1,
     device: Device = "auto",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard|wandb|mlflow",
+            help="Tell every step to a tracker too; what it writes lies in MODEL.tracking. May be repeated.",
+        ),
+    ] = None,
     discard: Annotated[
         bool, typer.Option("--discard", help="Drop an unfinished task of other settings, instead of refusing.")
     ] = False,
@@ -141,17 +148,20 @@ def train(
     from igsp_train.launch import train_in_processes
     from igsp_train.ranks import ranks_of_this_process
     from igsp_train.sequence import train_sequence
+    from igsp_train.tracking import check_trackers
 
     settings = dataclasses.replace(settings, tasks=tasks)
+    how: dict[str, Any] = {"discard": discard, "device": device, "track": track or []}
+    check_trackers(track or [])
     if json:
-        _learn_and_tell(model, settings, discard, device)
+        _learn_and_tell(model, settings, how)
         return
     if num_processes > 1:
-        train_in_processes(model, settings, num_processes, discard=discard, device=device)
+        train_in_processes(model, settings, num_processes, how)
         print(model)
         return
     with ranks_of_this_process(device) as ranks:  # more than one under `accelerate launch`
-        train_sequence(model, settings, console=Console(stderr=True), discard=discard, ranks=ranks, device=device)
+        train_sequence(model, settings, console=Console(stderr=True), ranks=ranks, **how)
         if ranks.first:
             print(model)
 
@@ -177,7 +187,7 @@ def _extend(model: Path, sources: dict[str, str], pretrained: str | None, device
     print(model)
 
 
-def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool, device: str) -> None:
+def _learn_and_tell(model: Path, settings: "RunConfig", how: dict[str, Any]) -> None:
     """Learn; on stdout `{"event": "step", ...}` after every step and `{"event": "learned", ...}` after every task.
 
     SIGTERM ends it at once; what was learned before stays.
@@ -192,13 +202,13 @@ def _learn_and_tell(model: Path, settings: "RunConfig", discard: bool, device: s
     # As an exception: scratch folders are removed on the way out.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _learn_one_by_one(model, settings, discard, device, say)
+        _learn_one_by_one(model, settings, how, say)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _learn_one_by_one(
-    model: Path, settings: "RunConfig", discard: bool, device: str, say: Callable[[dict[str, Any]], None]
+    model: Path, settings: "RunConfig", how: dict[str, Any], say: Callable[[dict[str, Any]], None]
 ) -> None:
     import dataclasses
 
@@ -211,7 +221,7 @@ def _learn_one_by_one(
             say({"event": "step", "task": name, **dataclasses.asdict(report)})
 
         one = dataclasses.replace(settings, tasks={name: source})
-        folder = train_sequence(model, one, report=step, discard=discard, device=device)
+        folder = train_sequence(model, one, report=step, **how)
         record = next(task for task in folder.tasks if task.name == name)
         told = {key: record.metrics.get(key) for key in TOLD}
         say({"event": "learned", "task": name, "parameters": record.kept_parameters, **told})
