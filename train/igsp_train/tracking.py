@@ -97,7 +97,9 @@ class Follower:
                 tracker.start()
                 tracker.store_init_configuration({**settings, "task": self._task, "source": sources[self._task]})
             except Exception as error:  # whatever a service says: no key, no network, no place on the disk
-                raise UserError(f"--track {kind} could not begin ({error}). Mend it, or leave it out.") from error
+                raise UserError(
+                    f"--track {kind} could not begin ({error}). Set that right, or leave --track out."
+                ) from error
             self._trackers.append(tracker)
 
 
