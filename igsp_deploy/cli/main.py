@@ -115,7 +115,7 @@ def run(words: list[str]) -> None:
 
 
 def main() -> None:
-    """Run `igsp`: exit 0, 1 for what the user can mend, 2 for a wrong command, 130 when interrupted."""
+    """Run `igsp`: exit 0, 1 for what the user can fix, 2 for a wrong command, 130 when interrupted."""
     # Idle threads of torch sleep instead of spinning: on a machine that does other work too, spinning made learning
     # several times slower. Read when torch is imported, which no command does before this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

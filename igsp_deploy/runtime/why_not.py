@@ -1,4 +1,4 @@
-"""Why onnxruntime cannot use a GPU here, in its own words, and the line that mends it."""
+"""Why onnxruntime cannot use a GPU here, in its own words, and the line that fixes it."""
 
 import functools
 import re
@@ -30,7 +30,7 @@ class WhyNot:
 
     Attributes:
         reason: onnxruntime's own words, without a full stop.
-        remedy: what to do, as a sentence; with the command to type where one mends it.
+        remedy: what to do, as a sentence; with the command to type where one fixes it.
     """
 
     reason: str
@@ -72,7 +72,7 @@ def _reason(text: str) -> str:
 
 
 def _remedy(reason: str) -> str:
-    """What mends it."""
+    """What fixes it."""
     if re.search(r"libcuda\.so|nvcuda", reason):
         return "Install NVIDIA's driver (580 or newer); a container needs `--gpus all`."
     if re.search(r"driver version is insufficient|not supported in the installed CUDA driver|forward compat", reason):

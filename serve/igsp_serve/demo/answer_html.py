@@ -88,7 +88,7 @@ def explanation_html(explanation: Explanation, picture: bytes) -> str:
 
 
 def problem_html(text: str) -> str:
-    """Something that the user can mend, where the answer would be. Places of this machine are left out."""
+    """Something that the user can fix, where the answer would be. Places of this machine are left out."""
     return f'<p class="igsp-problem" role="alert">{escape(without_paths(text))}</p>'
 
 

@@ -132,7 +132,7 @@ def test_a_tracker_that_cannot_begin_ends_in_one_line(tmp_path: Path) -> None:
     settings = RunConfig(tasks={"colors": "x"})
     report = StepReport(step=1, steps=2, phase=1, loss=1.0, accuracy=0.5, new_share=1.0, frozen_in_use=0, candidates=1)
     with (
-        pytest.raises(UserError, match=r"--track tensorboard could not begin \(.*Mend it, or leave it out"),
+        pytest.raises(UserError, match=r"--track tensorboard could not begin \(.*Set that right, or leave --track out"),
         followed(["tensorboard"], tmp_path / "model", "colors", settings) as follower,
     ):
         follower.step(report)
