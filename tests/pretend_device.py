@@ -131,6 +131,8 @@ def walk(data: Path, out: Path) -> None:
 
     import igsp_deploy as igsp
     from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
+    from igsp_train.device import find_device
+    from igsp_train.head import temperature
     from igsp_train.imported import import_probe
     from igsp_train.report import make_report
     from igsp_train.sequence import train_sequence
@@ -164,6 +166,8 @@ def walk(data: Path, out: Path) -> None:
             more.write(b"\0")
     model.extend("colors", data / "colors")
     make_report(path, out / "report.html", images=2)
+    # A task of this walk holds too few images out for a temperature.
+    temperature(torch.eye(4, device=find_device("auto")), torch.arange(4))
 
 
 if __name__ == "__main__":
