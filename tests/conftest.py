@@ -1,6 +1,8 @@
 """Settings of every test: one thread of torch a process, so that parallel workers do not fight for the cores."""
 
 import dataclasses
+import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -27,6 +29,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
 os.environ["TERM"] = "dumb"
+# absl (TensorBoard brings it, OpenVINO imports it where it is) keeps the stderr it finds, and closes it when a command
+# sets up logging, unless it is Python's own. Here it would find pytest's, which later tests need.
+if importlib.util.find_spec("absl"):
+    importlib.import_module("absl.logging").get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @dataclass(frozen=True, kw_only=True)
