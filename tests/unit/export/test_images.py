@@ -23,40 +23,36 @@ def test_synthetic_images_depend_on_the_seed_alone() -> None:
     assert first.std() > 20
 
 
-def test_images_are_read_a_batch_at_a_time_as_they_are_asked_for(
-    bundled: "Bundled", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = ModelFolder.open(bundled.model)
-    backbone, read = folder.load_backbone(), 0
-
-    def counted(*given: Any, **also: Any) -> Any:
-        nonlocal read
-        read += 1
-        return open_image(*given, **also)
-
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every image that was opened."""
+    opened: list[Any] = []
     open_image = images.open_image
-    monkeypatch.setattr(images, "open_image", counted)
+
+    def noted(image: Any, *how: Any) -> Any:
+        opened.append(image)
+        return open_image(image, *how)
+
+    monkeypatch.setattr(images, "open_image", noted)
+    return opened
+
+
+def test_images_are_read_a_batch_at_a_time_as_they_are_asked_for(bundled: "Bundled", read: list[Any]) -> None:
+    folder = ModelFolder.open(bundled.model)
+    backbone = folder.load_backbone()
     check = check_images(folder.tasks[0], backbone, Console(quiet=True), split=folder.split(0), size=3)
-    assert read == 3
+    assert len(read) == 3
     sizes = [(len(batch), labels is not None) for batch, labels in check.batches]
     assert sizes[0] == (3, True)
-    assert sum(count for count, _ in sizes) == read == len(bundled.images("colors"))
+    assert sum(count for count, _ in sizes) == len(read) == len(bundled.images("colors"))
 
 
-def test_a_limit_reads_no_more_than_it_takes(bundled: "Bundled", monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, read = ModelFolder.open(bundled.model), 0
-
-    def counted(*given: Any, **also: Any) -> Any:
-        nonlocal read
-        read += 1
-        return open_image(*given, **also)
-
-    open_image = images.open_image
-    monkeypatch.setattr(images, "open_image", counted)
+def test_a_limit_reads_no_more_than_it_takes(bundled: "Bundled", read: list[Any]) -> None:
+    folder = ModelFolder.open(bundled.model)
     check = check_images(folder.tasks[0], folder.load_backbone(), Console(quiet=True), 2, folder.split(0))
     ((batch, labels),) = check.batches
     assert labels is not None
-    assert (len(batch), len(set(labels.tolist())), read) == (2, 2, 2), "spread over the classes"
+    assert (len(batch), len(set(labels.tolist())), len(read)) == (2, 2, 2), "spread over the classes"
 
 
 def test_synthetic_images_stand_in_where_none_can_be_read(
