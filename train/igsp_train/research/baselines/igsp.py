@@ -1,9 +1,10 @@
 """iGSP itself, as one of the methods of a comparison."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.head import Head
 from igsp_train.research.baselines.zero_shot import predictor, words_alone
 from igsp_train.research.study.method import Setting, Stage
@@ -12,14 +13,26 @@ from igsp_train.research.study.selector_cost import selector_report
 from igsp_train.research.study.tokens import TrunkTokens
 from igsp_train.steps import LearnResult
 
+LearnOne = Callable[[ModelFolder, TrunkTokens], LearnResult]
+"""Learns a task on top of a pool, which stays as it is."""
+
 
 def learn_igsp(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Identify, prune and fine-tune one task after another on one pool."""
+
+    def one(folder: ModelFolder, task: TrunkTokens) -> LearnResult:
+        return run_task(setting, folder, task, setting.learn)
+
+    return learn_into_pool(setting, tasks, one)
+
+
+def learn_into_pool(setting: Setting, tasks: list[TrunkTokens], learn: LearnOne) -> Iterator[Stage]:
+    """Learn every task by `learn`, and take what it gives into one pool."""
     experts: dict[str, SiteExperts] = {}
     heads: dict[str, Head | None] = {}
     with scratch_folder(setting) as folder:
         for task in tasks:
-            result = run_task(setting, folder, task, setting.learn)
+            result = learn(folder, task)
             record = add_to_pool(setting, folder, task, result)
             experts[task.name], heads[task.name] = folder.experts(record.index), folder.head(record.index)
             details = learning_details(result, setting.learn.num_candidates)

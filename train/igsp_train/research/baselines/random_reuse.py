@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from igsp_deploy.config import LearnConfig
-from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.folder import ModelFolder
-from igsp_deploy.model.head import Head
 from igsp_deploy.sites import Site
-from igsp_train.research.baselines.igsp import learning_details
-from igsp_train.research.baselines.zero_shot import predictor, words_alone
+from igsp_train.research.baselines.igsp import learn_into_pool
 from igsp_train.research.study.method import Setting, Stage
-from igsp_train.research.study.pooled import add_to_pool, make_run, scratch_folder
+from igsp_train.research.study.pooled import make_run
 from igsp_train.research.study.tokens import TrunkTokens
 from igsp_train.steps import LearnResult
 
@@ -34,23 +31,13 @@ class Pruned(Exception):
 
 def learn_with_random_reuse(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
     """Learn every task with iGSP's number of old experts, and chance's choice of them."""
-    experts: dict[str, SiteExperts] = {}
-    heads: dict[str, Head | None] = {}
-    with scratch_folder(setting) as folder:
-        for number, task in enumerate(tasks):
-            counts = kept_counts(setting, folder, task, setting.learn)
-            chosen = drawn(folder, counts, seed=setting.learn.seed * 1000 + number)
-            result = learn_beside(setting, folder, task, chosen, counts)
-            record = add_to_pool(setting, folder, task, result)
-            experts[task.name], heads[task.name] = folder.experts(record.index), folder.head(record.index)
-            yield Stage(
-                predict=predictor(setting, dict(experts), dict(heads)),
-                words=words_alone(setting, dict(experts), heads),
-                trained_phase1=result.trained_parameters,
-                trained_phase2=result.learner.num_parameters(),
-                kept=record.kept_parameters,
-                details=learning_details(result, setting.learn.num_candidates),
-            )
+
+    def one(folder: ModelFolder, task: TrunkTokens) -> LearnResult:
+        counts = kept_counts(setting, folder, task, setting.learn)
+        chosen = drawn(folder, counts, seed=setting.learn.seed * 1000 + len(folder.tasks))
+        return learn_beside(setting, folder, task, chosen, counts)
+
+    return learn_into_pool(setting, tasks, one)
 
 
 def kept_counts(setting: Setting, folder: ModelFolder, task: TrunkTokens, learn: LearnConfig) -> Counts:
