@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, SelectorConfig
-from igsp_deploy.model.experts import SiteExperts, frozen
+from igsp_deploy.model.experts import Experts, SiteExperts, frozen
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.learned import Learned, LearnedClip
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.names import PLAIN
+from igsp_deploy.sites import Site, site_name
 from igsp_train.features import views_seen
 from igsp_train.research.baselines.isolated import without_pruning
 from igsp_train.research.study.method import Setting
@@ -48,11 +50,26 @@ def open_tasks(data: Path, cache: Path, base: Setting) -> list[TrunkTokens]:
 
 def learned_once(cache: Path, setting: Setting, task: TrunkTokens) -> SiteExperts:
     """Experts of the task, from the cache where they are there."""
-    file = cache / f"{task.name}-{task.key[:16]}-{setting.learn.steps}-{setting.learn.seed}.pt"
+    file = cache / f"{task.name}-{task.key[:16]}-{setting.learn.steps}-{setting.learn.seed}.safetensors"
     if not file.exists():
-        torch.save(learn(setting, task), file)
-    experts: SiteExperts = torch.load(file, weights_only=False)
-    return experts
+        experts = learn(setting, task)
+        tensors = {f"{site_name(site)}/{name}": t for site, one in experts.items() for name, t in one.named_buffers()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    kept = load_file(file)
+    return {site: _experts(setting, site, kept) for site in setting.sites}
+
+
+def _experts(setting: Setting, site: Site, kept: dict[str, Tensor]) -> Experts:
+    """A block's experts out of `kept`, whose names begin with the block's; a static router has no weight."""
+    place = site_name(site)
+    return Experts(
+        down=kept[f"{place}/down"],
+        up=kept[f"{place}/up"],
+        router_weight=kept.get(f"{place}/router_weight"),
+        router_bias=kept[f"{place}/router_bias"],
+        scale=setting.model.scale,
+        router_input=setting.model.router_input,
+    )
 
 
 def base_setting() -> Setting:

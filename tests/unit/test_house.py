@@ -64,6 +64,41 @@ def test_few_classes_are_called_task() -> None:
     assert len(classes) <= TASK_CLASSES, classes
 
 
+def unsafe_loads(text: str) -> list[int]:
+    """Lines of a program that read a pickle, which can run code: other people's files are no programs."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            called, how = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            unsafe = called.rpartition(".")[2] == "Unpickler" or how.get("allow_pickle") == "True"
+            unsafe |= called in ("pickle.load", "pickle.loads", "joblib.load")
+            if unsafe or (called == "torch.load" and how.get("weights_only") != "True"):
+                found.append(node.lineno)
+    return found
+
+
+def test_nothing_reads_a_pickle() -> None:
+    everything = [path for folder in (*FOLDERS, "tests", "docs") for path in (ROOT / folder).rglob("*.py")]
+    unsafe = {name(path): unsafe_loads(path.read_text(encoding="utf-8")) for path in everything}
+    assert {path: lines for path, lines in unsafe.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "unsafe"),
+    [
+        ("torch.load(file, weights_only=False)", True),
+        ("torch.load(file)", True),
+        ("torch.load(file, map_location='cpu', weights_only=True)", False),
+        ("pickle.loads(data)", True),
+        ("pickle.dumps(data)", False),
+        ("np.load(file, allow_pickle=True)", True),
+        ("np.load(file)", False),
+    ],
+)
+def test_only_what_can_run_code_is_a_pickle(line: str, unsafe: bool) -> None:
+    assert unsafe_loads(line) == ([1] if unsafe else [])
+
+
 @pytest.mark.parametrize(("lines", "long"), [(LONGEST_FUNCTION - 1, False), (LONGEST_FUNCTION, True)])
 def test_only_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int, long: bool) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
