@@ -8,7 +8,6 @@ import time
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
@@ -17,7 +16,7 @@ from igsp_deploy.config import RunConfig
 from igsp_deploy.errors import UserError
 from igsp_train.device import check_shared_device
 from igsp_train.ranks import LostProcess, ranks_of_this_process
-from igsp_train.sequence import train_sequence
+from igsp_train.sequence import Options, train_sequence
 
 GRACE_S = 5.0
 """How long a process that misses another one waits before it ends: the other one, which knows why, ends first."""
@@ -26,23 +25,23 @@ Said = SimpleQueue[tuple[int, str]]
 """Rank and last words of processes that failed."""
 
 
-def train_in_processes(model_path: Path, config: RunConfig, count: int, how: dict[str, Any]) -> None:
+def train_in_processes(model_path: Path, config: RunConfig, count: int, options: Options) -> None:
     """Learn the tasks of `config` with `count` processes, one a GPU, or sharing the cores where there is no GPU.
 
     Args:
         model_path: the model folder.
         config: all settings and the tasks.
         count: processes.
-        how: `discard`, `device` and `track` of `train_sequence`; with the device `cpu` they share the cores anyway.
+        options: what the user asked for; with the device `cpu` they share the cores anyway.
 
     Raises:
         UserError: whatever stopped a process; the others are ended, what was learned before stays.
     """
-    check_shared_device(how["device"], count)
+    check_shared_device(options["device"], count)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns of each process that it ends
     said: Said = multiprocessing.get_context("spawn").SimpleQueue()
     started = start_processes(
-        _worker, (count, get_free_port(), model_path, config, how, said), nprocs=count, join=False
+        _worker, (count, get_free_port(), model_path, config, options, said), nprocs=count, join=False
     )
     try:
         while not started.join():
@@ -63,15 +62,15 @@ def train_in_processes(model_path: Path, config: RunConfig, count: int, how: dic
 
 
 def _worker(
-    rank: int, count: int, port: int, model_path: Path, config: RunConfig, how: dict[str, Any], said: Said
+    rank: int, count: int, port: int, model_path: Path, config: RunConfig, options: Options, said: Said
 ) -> None:
     """One process: the environment that launchers set, then what `igsp train` does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="127.0.0.1")
     try:
-        with ranks_of_this_process(how["device"]) as ranks:
-            train_sequence(model_path, config, ranks=ranks, **how)
+        with ranks_of_this_process(options["device"]) as ranks:
+            train_sequence(model_path, config, ranks=ranks, **options)
     except UserError as error:
         if isinstance(error, LostProcess):
             time.sleep(GRACE_S)

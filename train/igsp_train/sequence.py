@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 
@@ -22,6 +22,14 @@ from igsp_train.learn_task import learn_task
 from igsp_train.ranks import ALONE, Ranks
 from igsp_train.steps import Reporter
 from igsp_train.tracking import check_trackers, followed
+
+
+class Options(TypedDict):
+    """What `igsp train` is asked for besides its settings: keywords of `train_sequence`."""
+
+    discard: bool
+    device: str
+    track: Sequence[str]
 
 
 def train_sequence(

@@ -62,7 +62,7 @@ class Follower:
         """Tell of a step.
 
         Raises:
-            UserError: a tracker could not begin.
+            UserError: a tracker could not begin, or takes no more.
         """
         if not self._step:
             self._begin(report.step)
@@ -84,7 +84,13 @@ class Follower:
 
     def _log(self, values: dict[str, Any]) -> None:
         for tracker in self._trackers:
-            tracker.log(values, step=self._step)
+            try:
+                tracker.log(values, step=self._step)
+            except Exception as error:  # the network is gone, the disk is full
+                raise UserError(
+                    f"--track {tracker.name} failed after step {self._step} ({error}). Set that right, or leave "
+                    "--track out, and give the same command again: learning goes on from the last checkpoint."
+                ) from error
 
     def _begin(self, first_step: int) -> None:
         sections = dataclasses.asdict(self._config)

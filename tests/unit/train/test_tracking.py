@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate.tracking  # type: ignore[import-untyped]
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -138,13 +139,28 @@ def test_a_tracker_that_cannot_begin_ends_in_one_line(tmp_path: Path) -> None:
         follower.step(report)
 
 
+def test_a_tracker_that_fails_on_the_way_is_told_and_learning_goes_on_without_it(
+    tracked: Path, task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, model = accelerate.tracking.TensorBoardTracker.log, tmp_path / "model"
+
+    def failing(self: Any, values: dict[str, Any], step: int) -> None:
+        if step == 10:
+            raise OSError("no space left")
+        log(self, values, step=step)
+
+    monkeypatch.setattr(accelerate.tracking.TensorBoardTracker, "log", failing)
+    with pytest.raises(UserError, match=r"--track tensorboard failed after step 10 \(no space left\)\. .*same command"):
+        train_sequence(model, config(task_data), track=["tensorboard"])
+    train_sequence(model, config(task_data))
+    assert numbers(model) == numbers(tracked)
+
+
 @pytest.mark.parametrize(("kind", "name"), [("wandb", "WandBTracker"), ("mlflow", "MLflowTracker")])
 def test_the_others_get_the_model_and_the_task_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, name: str
 ) -> None:
     """With a stand-in for accelerate's class: neither package is among those of the tests."""
-    import accelerate.tracking  # type: ignore[import-untyped]
-
     seen: list[tuple[Any, ...]] = []
 
     class StandIn:

@@ -11,6 +11,7 @@ from igsp_train.commands.tasks import parse_tasks
 
 if TYPE_CHECKING:
     from igsp_deploy.config import RunConfig
+    from igsp_train.sequence import Options
 
 TOLD = ("val_accuracy", "val_zero_shot", "experts_new", "experts_reused", "phase1_steps", "seconds")
 """What --json tells of a learned task beside its parameters."""
@@ -151,17 +152,17 @@ def train(
     from igsp_train.tracking import check_trackers
 
     settings = dataclasses.replace(settings, tasks=tasks)
-    how: dict[str, Any] = {"discard": discard, "device": device, "track": track or []}
+    options: Options = {"discard": discard, "device": device, "track": track or []}
     check_trackers(track or [])
     if json:
-        _learn_and_tell(model, settings, how)
+        _learn_and_tell(model, settings, options)
         return
     if num_processes > 1:
-        train_in_processes(model, settings, num_processes, how)
+        train_in_processes(model, settings, num_processes, options)
         print(model)
         return
     with ranks_of_this_process(device) as ranks:  # more than one under `accelerate launch`
-        train_sequence(model, settings, console=Console(stderr=True), ranks=ranks, **how)
+        train_sequence(model, settings, console=Console(stderr=True), ranks=ranks, **options)
         if ranks.first:
             print(model)
 
@@ -187,7 +188,7 @@ def _extend(model: Path, sources: dict[str, str], pretrained: str | None, device
     print(model)
 
 
-def _learn_and_tell(model: Path, settings: "RunConfig", how: dict[str, Any]) -> None:
+def _learn_and_tell(model: Path, settings: "RunConfig", options: "Options") -> None:
     """Learn; on stdout `{"event": "step", ...}` after every step and `{"event": "learned", ...}` after every task.
 
     SIGTERM ends it at once; what was learned before stays.
@@ -202,13 +203,13 @@ def _learn_and_tell(model: Path, settings: "RunConfig", how: dict[str, Any]) -> 
     # As an exception: scratch folders are removed on the way out.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _learn_one_by_one(model, settings, how, say)
+        _learn_one_by_one(model, settings, options, say)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _learn_one_by_one(
-    model: Path, settings: "RunConfig", how: dict[str, Any], say: Callable[[dict[str, Any]], None]
+    model: Path, settings: "RunConfig", options: "Options", say: Callable[[dict[str, Any]], None]
 ) -> None:
     import dataclasses
 
@@ -221,7 +222,7 @@ def _learn_one_by_one(
             say({"event": "step", "task": name, **dataclasses.asdict(report)})
 
         one = dataclasses.replace(settings, tasks={name: source})
-        folder = train_sequence(model, one, report=step, **how)
+        folder = train_sequence(model, one, report=step, **options)
         record = next(task for task in folder.tasks if task.name == name)
         told = {key: record.metrics.get(key) for key in TOLD}
         say({"event": "learned", "task": name, "parameters": record.kept_parameters, **told})
