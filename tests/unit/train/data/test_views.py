@@ -86,7 +86,7 @@ def test_one_change_of_many_happens_to_an_image_of_the_same_size(monkeypatch: py
     def noted(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
         def call(given: Any, *how: Any, **also: Any) -> Any:
             nonlocal called
-            moved = [angle_or_place != 0 for angle_or_place in np.hstack([how[0], how[1], how[3]])] if also else ""
+            moved = [bool(by) for by in (how[0], *how[1], *how[3])] if also else ""
             called += f"{name} {moved}"
             return change(given, *how, **also)
 
