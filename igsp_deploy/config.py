@@ -14,6 +14,7 @@ Penalty = Literal["candidate_mass", "function_residual", "weight_overlap", "grad
 Schedule = Literal["fixed", "target_mass"]
 PruneRule = Literal["cumulative", "relative", "absolute", "leave_one_out", "held_out", "random"]
 Classifier = Literal["text", "blend"]
+HeadFeatures = Literal["fourier", "summary"]
 RouterInput = Literal["class_token", "mean_token", "static"]
 Augment = Literal["crops", "trivial"]
 Balance = Literal["none", "classes"]
@@ -36,8 +37,9 @@ class ModelConfig:
     """open_clip pretrained tag, path of a local checkpoint, or `random`; must be empty for `nano`."""
     preprocess: str | None = None
     """Of a local checkpoint: the tag (or `NAME:TAG`) with whose images and activation its weights were trained."""
-    vision_blocks: Count = 0
-    """Adapt the last q vision blocks; 0 adapts all."""
+    vision_blocks: Count | None = None
+    """Adapt the last q vision blocks; 0 adapts all, nothing given the upper half. Those below are the trunk, from whose
+    end selector and heads read: with all blocks adapted that is what comes into the first one."""
     text_blocks: Annotated[Whole, Field(ge=-1)] = 0
     """Adapt the last q text blocks; 0 adapts all, -1 none."""
     rank: Annotated[Positive, Field(le=512)] = 16
@@ -49,6 +51,9 @@ class ModelConfig:
     """Factor s on the experts' output."""
     router_input: RouterInput = "class_token"
     """What the vision router reads: the class token, the mean of the other tokens, or nothing (a static gate)."""
+    head_features: HeadFeatures = "fourier"
+    """What heads are compared with: random Fourier features of the frozen trunk's summary, twice as many as it has
+    numbers (igsp_deploy/model/fourier.py), or the `summary` itself."""
 
 
 @checked
@@ -88,7 +93,7 @@ class LearnConfig:
     keep_ratio: Share = 0.95
     """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
-    prune_tolerance: FromZero = 0.05
+    prune_tolerance: FromZero = 0.2
     """Nats by which pruning may raise the loss on 256 images (held-out ones first), under `held_out`."""
     phase2_candidate_mass: BelowOne = 0.7
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""

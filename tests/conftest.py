@@ -136,7 +136,8 @@ def make_model(task_data: Path) -> MakeModel:
                 data={"val_share": 0.1, "test_share": 0.2, "seed": 0},
             )
             if name == "stripes":  # one task with a head, one without
-                head = Head(vectors=draw(len(data.classes), features[0].shape[1]) * 0.005, text_share=0.6)
+                width = features[0].shape[1] * (2 if config.head_features == "fourier" else 1)
+                head = Head(vectors=draw(len(data.classes), width) * 0.005, text_share=0.6)
                 learned = dataclasses.replace(learned, head=head)
             folder.add_task(record, learned)
         return path

@@ -85,15 +85,15 @@ def selector_table(selector: Selector) -> SelectorTable:
 
 
 def task_sizes(
-    table: ExpertTable, selector: SelectorTable, embed_dim: int, itemsize: int, *, heads: Sequence[bool]
+    table: ExpertTable, selector: SelectorTable, embed_dim: int, itemsize: int, *, heads: Sequence[int]
 ) -> list[int]:
     """Bytes each task adds to a bundle whose experts take `itemsize` bytes a number.
 
     Its new experts and its routers, and for each of its classes two embeddings, the selector's mean and, where it has
-    a head, that one's vector, in float32.
+    a head (of so many numbers a class; 0 is none), that one's vector, in float32.
     """
     classes = np.bincount(selector.class_task, minlength=len(table.tasks))
     width = selector.means.shape[1]
-    rows = [4 * (2 * embed_dim + width * (1 + has_head)) for has_head in heads]
+    rows = [4 * (2 * embed_dim + width + head) for head in heads]
     sizes = zip(table.task_bytes(itemsize), classes, rows, strict=True)
     return [size + int(count) * row for size, count, row in sizes]

@@ -95,7 +95,9 @@ def export_bundle(
             selector,
             learned.backbone.embed_dim,
             np.dtype(STORED[stored]).itemsize,
-            heads=[learned.head_vectors(t) is not None for t in range(len(learned.tasks))],
+            heads=[
+                0 if (head := learned.head_vectors(t)) is None else head.shape[1] for t in range(len(learned.tasks))
+            ],
         )
         described = _bundle_tasks(folder, sizes, _experts_sha256(scratch / EXPERTS, folder))
         texts = write_tokenizer(learned.backbone.tokenizer, scratch / TOKENIZER)
@@ -266,6 +268,7 @@ def _manifest(
         experts_precision=cast(Literal["fp32", "fp16"], stored),
         parity=parity,
         tokenizer=texts,
+        head_features=folder.config.head_features,
     )
 
 

@@ -113,7 +113,7 @@ def fold(
 
     `image.onnx`: `images` (uint8 `[B, S, S, 3]`) -> `features` `[B, D]`, `probabilities` `[B, C]`, the softmax of
     logit scale times cosine over the task's classes. With a head its part is added, and what it reads is given as well:
-    `summary` `[B, F]`. What the task changed in the text tower is in its class
+    `summary` `[B, P]`. What the task changed in the text tower is in its class
     embeddings, which are inside. `labels.json` names the classes and says how a picture becomes an input.
 
     Args:
@@ -246,7 +246,7 @@ def check_folded(
         given = [value[: len(part)] for value in session.run(None, {"images": _filled(part, batch)})]
         features, probabilities, read = given[0], given[1], given[-1]
         tokens = learned.trunk(torch.from_numpy(part))
-        theirs, their_read = learned.embed(tokens, task).numpy(), learned.clip.summary(tokens).numpy()
+        theirs, their_read = learned.embed(tokens, task).numpy(), learned.read(tokens).numpy()
         cosines, ours = classes.compare(theirs, their_read), classes.compare(features, read)
         feature = max(feature, largest_difference(features, theirs))
         cosine = max(cosine, largest_difference(ours, cosines))

@@ -23,7 +23,7 @@ from igsp_deploy.model.experts import Experts, SiteExperts, route
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.towers.block import Block, MlpParts
 from igsp_deploy.sites import Site
-from igsp_export.image_graph import Pixels, image_features
+from igsp_export.image_graph import HeadReader, Pixels, image_features
 
 
 class WidenedMlp(nn.Module):
@@ -112,16 +112,17 @@ class FoldedImage(nn.Module):
         self.tower = folded_clip(backbone, learned.tasks[task].experts, learned.sites).vision
         self.register_buffer("class_vectors", learned.class_vectors(task) * backbone.logit_scale)
         self.register_buffer("class_vectors_head", None if head is None else head * backbone.logit_scale)
+        self.reader = HeadReader(learned.head_features, learned.clip.summary_width)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`, probabilities `[B, C]` and, with a head, `[B, F]`."""
+        """uint8 `[B, S, S, 3]` -> normalised embeddings `[B, D]`, probabilities `[B, C]` and, with a head, `[B, P]`."""
         x = self.tower.trunk(self.pixels(images))
         features = image_features(self.tower, x)
         logits = features @ self.class_vectors.T
         if self.class_vectors_head is None:
             return features, logits.softmax(-1)
-        summary = self.tower.summary(x.float())
-        return features, (logits + summary @ self.class_vectors_head.T).softmax(-1), summary
+        read = self.reader(self.tower.summary(x.float()))
+        return features, (logits + read @ self.class_vectors_head.T).softmax(-1), read
 
 
 class FoldedText(nn.Module):

@@ -50,6 +50,7 @@ def write_graphs(folder: ModelFolder, learned: LearnedClip, out: Path, precision
         blank_selector(len(learned.selector.center)),
         rank=config.rank,
         router_input=config.router_input,
+        head_features=config.head_features,
     )
     task = torch.zeros(EXAMPLES, dtype=torch.int64)
     outputs = ["features", "used_task", "task_scores", "summary"]

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.bundle.stacks import SelectorTable, Stacks
-from igsp_deploy.config import RouterInput
+from igsp_deploy.config import HeadFeatures, RouterInput
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import NO_EXPERTS, Clip, ClipTower
 from igsp_deploy.model.experts import SlicedExperts, StackedExperts
+from igsp_deploy.model.fourier import directions, fourier
 from igsp_deploy.model.selector import Selector
 from igsp_deploy.names import AUTO, PLAIN
 from igsp_deploy.sites import Site, Tower
@@ -24,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def in_precision(module: Module, dtype: torch.dtype) -> Module:
-    """A copy in another floating-point type, but for the selector, the pixels' normalisation and class vectors.
+    """A copy in another floating-point type, but for selector and heads, the pixels' normalisation and class vectors.
 
     Its inputs and outputs stay the same.
     """
@@ -32,7 +33,7 @@ def in_precision(module: Module, dtype: torch.dtype) -> Module:
     # What went through half precision has lost digits; these have not.
     for name, value in module.named_buffers():
         owner, _, own = name.rpartition(".")
-        if name.startswith("selector.") or own.startswith(("pixel_", "class_vectors")):
+        if name.startswith(("selector.", "reader.")) or own.startswith(("pixel_", "class_vectors")):
             graph.get_submodule(owner).register_buffer(own, value.clone())
     return graph
 
@@ -88,11 +89,33 @@ def image_features(tower: ClipTower, x: Tensor, experts: dict[Site, SlicedExpert
     return F.normalize(tower(x, x, experts or NO_EXPERTS).float(), dim=-1)
 
 
+class HeadReader(nn.Module):
+    """What heads are compared with, of summaries."""
+
+    columns: Tensor | None
+
+    def __init__(self, kind: HeadFeatures, width: int) -> None:
+        """Take the directions, of Fourier features of summaries of `width` numbers."""
+        super().__init__()
+        self.register_buffer("columns", directions(width) if kind == "fourier" else None)
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """float32 `[B, F]` -> `[B, P]`."""
+        return summary if self.columns is None else fourier(summary, self.columns)
+
+
 class ImageGraph(nn.Module):
     """One pass: the shared trunk, the choice of the task where none is named, and each sample's own experts."""
 
     def __init__(
-        self, backbone: Backbone, stacks: Stacks, selector: SelectorTable, *, rank: int, router_input: RouterInput
+        self,
+        backbone: Backbone,
+        stacks: Stacks,
+        selector: SelectorTable,
+        *,
+        rank: int,
+        router_input: RouterInput,
+        head_features: HeadFeatures,
     ) -> None:
         """Take the frozen image tower and the stacked tasks.
 
@@ -102,12 +125,14 @@ class ImageGraph(nn.Module):
             selector: reads the trunk.
             rank: of one expert.
             router_input: what the routers read.
+            head_features: what heads are compared with.
         """
         super().__init__()
         self.pixels = Pixels(backbone.preprocess)
         self.experts = stacked_experts(stacks, rank, router_input)
         self.tower = Clip(backbone, [("vision", int(block)) for block in self.experts], exact=False).vision
         self.selector = Selector(**{name: torch.from_numpy(value) for name, value in selector.arrays().items()})
+        self.reader = HeadReader(head_features, len(selector.center))
 
     def forward(self, images: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Classify into embeddings.
@@ -118,7 +143,7 @@ class ImageGraph(nn.Module):
 
         Returns:
             Normalised embeddings `[B, D]`, not a number for any other `task`; the task used `[B]`; scores minus
-            thresholds `[B, T]`; and the trunk's summary `[B, F]`, which selector and heads read.
+            thresholds `[B, T]`; and what heads are compared with, of the trunk's summary `[B, P]`.
         """
         x = self.tower.trunk(self.pixels(images))
         summary = self.tower.summary(x.float())
@@ -126,7 +151,7 @@ class ImageGraph(nn.Module):
         used = torch.where(task == AUTO, chosen, task)
         num_tasks = count_tasks(self.experts)
         features = image_features(self.tower, x, sliced(self.experts, "vision", used, num_tasks))
-        return answered(features, used, num_tasks), used, scores, summary
+        return answered(features, used, num_tasks), used, scores, self.reader(summary)
 
 
 def stacked_experts(stacks: Stacks, rank: int, router_input: RouterInput) -> nn.ModuleDict:

@@ -46,7 +46,7 @@ class Answer:
         used_task: `[B]`.
         task_scores: scores minus thresholds, `[B, T]`.
         score_sizes: what errors of the scores are measured by, `[B, T]`.
-        summary: what heads are compared with, `[B, F]`.
+        summary: what heads are compared with, `[B, P]`.
     """
 
     features: NDArray[np.float32]
@@ -62,13 +62,13 @@ def answer(learned: LearnedClip, tokens: Tensor, task: NDArray[np.int64]) -> Ans
     assert learned.selector is not None
     asked = torch.from_numpy(task)
     used = torch.where(asked == AUTO, learned.choose(tokens), asked)
-    read = learned.clip.summary(tokens)
+    summary = learned.clip.summary(tokens)
     return Answer(
         features=learned.embed(tokens, used).numpy(),
         used_task=used.numpy(),
-        task_scores=learned.selector(read)[1].numpy(),
-        score_sizes=learned.selector.sizes(read).numpy(),
-        summary=read.numpy(),
+        task_scores=learned.selector(summary)[1].numpy(),
+        score_sizes=learned.selector.sizes(summary).numpy(),
+        summary=learned.for_heads(summary).numpy(),
     )
 
 

@@ -45,9 +45,9 @@ def quantize_int8(fp32_graph: Path, out: Path, *, exact_choice: bool = True) -> 
     """Write an int8 form of an exported fp32 graph, for the CPU provider. Inputs, outputs and stacks stay as they are.
 
     The products of activations with constant matrices become integer products. Left alone are: attention, convolutions
-    and normalisations; products with stacks, which stay float inputs; the last projection; and, with `exact_choice`,
-    every node before `used_task` and `task_scores`, so that the same task is chosen as in fp32, to the bit.
-
+    and normalisations; products with stacks, which stay float inputs; the last projection; what heads read; and, with
+    `exact_choice`, every node before `used_task` and `task_scores`, so that the same task is chosen as in fp32, to the
+    bit.
 
     Args:
         fp32_graph: image or text graph of a bundle, or a folded one.
@@ -60,7 +60,10 @@ def quantize_int8(fp32_graph: Path, out: Path, *, exact_choice: bool = True) -> 
     model = onnx.load(str(fp32_graph), load_external_data=False)
     _check_fp32(model.graph, fp32_graph)
     nodes = weight_products(model.graph)
-    kept = set(nodes[-1:])
+    on_the_way = _before(model.graph, [model.graph.output[0].name])
+    embedding = [name for name in nodes if name in on_the_way]
+    # The last projection of the embedding, and what heads read beside it.
+    kept = {*nodes} - {*embedding[:-1]}
     if exact_choice:
         kept |= _before(model.graph, CHOICE)
     chosen = [name for name in nodes if name not in kept]

@@ -79,7 +79,7 @@ def _classes(tasks: TaskSet, manifest: Manifest) -> Classes:
     scale = np.float32(manifest.backbone.logit_scale)
     counts = [len(task.classes) for task in tasks.entries]
     own, plain = (np.concatenate(rows) * scale for rows in (tasks.class_embeddings, tasks.plain_embeddings))
-    width, head = len(tasks.selector.center), None
+    width, head = manifest.head_width(len(tasks.selector.center)), None
     if any(one is not None for one in tasks.heads):
         rows = zip(tasks.heads, counts, strict=True)
         head = scale * np.concatenate([np.zeros((n, width), np.float32) if one is None else one for one, n in rows])

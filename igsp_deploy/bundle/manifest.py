@@ -11,14 +11,15 @@ from pydantic import AfterValidator, Field
 
 from igsp_deploy.bundle.preprocess import PreprocessSpec
 from igsp_deploy.checked import Count, Flag, Number, Positive, build, stored
+from igsp_deploy.config import HeadFeatures
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OLDEST_VERSION = 2
 """Oldest format that is read. In format 2 the selector has no background, and the graphs take none; up to format 3 the
 graphs' stacks had defaults; up to format 4 no task has a head, the graphs
-give no summary, and the tokenizer is CLIP's own."""
+give no summary, and the tokenizer is CLIP's own; up to format 5 heads are compared with the summary itself."""
 MANIFEST = "manifest.json"
 CLASSES = "classes.safetensors"
 EXPERTS = "experts.safetensors"
@@ -171,6 +172,8 @@ class Manifest:
     """What the graphs take besides images and texts: experts and routers, as inputs with a default."""
     experts_precision: Literal["fp32", "fp16"] = "fp32"
     """What experts are stored in, `fp32` or `fp16`, whatever the graphs are in: these take them in their own."""
+    head_features: HeadFeatures = "summary"
+    """What the graphs give as `summary` and heads are compared with: the trunk's summary, or its Fourier features."""
     tokenizer: BundleTokenizer = BundleTokenizer()
     """How a text becomes token ids."""
     parity: dict[str, Any] = field(default_factory=dict)
@@ -183,6 +186,10 @@ class Manifest:
     def task_names(self) -> list[str]:
         """Names of the tasks, in order."""
         return [task.name for task in self.tasks]
+
+    def head_width(self, summary_width: int) -> int:
+        """Numbers a class of a head, where the trunk's summary has `summary_width`."""
+        return summary_width * (2 if self.head_features == "fourier" else 1)
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""

@@ -163,6 +163,11 @@ class Clip(nn.Module):
         """What the task selector reads of each image's tokens, `[B, F]`; see `ClipTower.summary`."""
         return self.vision.summary(tokens)
 
+    @property
+    def summary_width(self) -> int:
+        """Numbers F of a summary."""
+        return self.summary(torch.zeros(1, *self.token_shape)).shape[1]
+
     def embed(
         self,
         tokens: Tensor,

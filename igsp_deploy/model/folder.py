@@ -46,8 +46,9 @@ from igsp_deploy.model_path import (
 )
 from igsp_deploy.sites import Site, site_name
 
-FORMAT_VERSION = 2
-"""In format 1 no task has a head, and held-out images set its threshold; it is read as before."""
+FORMAT_VERSION = 3
+"""In format 1 no task has a head, and held-out images set its threshold; up to format 2 heads are compared with the
+summary itself. They are read as before."""
 
 
 class ModelFolder:
@@ -121,7 +122,7 @@ class ModelFolder:
                     "worse at the cost of a second pass, and is gone. Its experts cannot be given another selector "
                     "without their images: learn its tasks again into a new model folder, with `igsp train`."
                 )
-            model = build(ModelConfig, settings, where)
+            model = build(ModelConfig, {"head_features": "summary", **settings}, where)
             # A model from before there was a background keeps the selector that its figures were measured with.
             selector = build(SelectorConfig, {"background": 0.0, **values["selector"]}, where)
             identity = dict(values["backbone"])
@@ -356,12 +357,14 @@ def _position(folder: str) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else sys.maxsize, folder)
 
 
-def adapted_blocks(depth: int, last: int, option: str) -> list[int]:
-    """Indices of the last `last` of `depth` blocks; 0 means all, -1 none.
+def adapted_blocks(depth: int, last: int | None, option: str) -> list[int]:
+    """Indices of the last `last` of `depth` blocks; 0 means all, -1 none, None the upper half.
 
     Raises:
         UserError: `last` exceeds `depth`.
     """
+    if last is None:
+        return list(range(depth // 2, depth))
     if last > depth:
         raise UserError(f"{option} must be at most the tower's {depth} blocks, got {last}.")
     if last < 0:

@@ -1,8 +1,9 @@
 """A task's head: class vectors beside those made of words, or in their place.
 
-*Beside*: an image's score for class c is `text_share <embedding, text vector c> + <summary, head vector c>`, times the
-logit scale. The summary is what the selector reads as well (`Clip.summary`), so a head costs one small product and no
-pass. How it is found: igsp_train/head.py. *In their place*: `<embedding, probe vector c>`, times the logit scale, for a
+*Beside*: an image's score for class c is `text_share <embedding, text vector c> + <read, head vector c>`, times the
+logit scale. What is read are Fourier features of the trunk's summary (`igsp_deploy.model.fourier`), which the selector
+reads as well, or that summary itself, so a head costs two small products and no pass. How it is found:
+igsp_train/head.py. *In their place*: `<embedding, probe vector c>`, times the logit scale, for a
 linear probe that somebody brought (igsp_train/imported.py).
 
 A head beside the words also carries the temperature T of its task's probabilities: with a weight w of the head,
@@ -11,7 +12,7 @@ A head beside the words also carries the temperature T of its task's probabiliti
 Only a task's own classes under its own experts have it. Words that a caller gives, the classes of another task, and
 plain CLIP are compared by text alone, with text vectors of length 1.
 
-Shapes: C classes of one task, F numbers of a summary, D of an embedding.
+Shapes: C classes of one task, P numbers that heads are compared with, D of an embedding.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Head:
     """What a task's classes are told apart by, besides words or without them; in units of a cosine.
 
     Attributes:
-        vectors: on the trunk's summary, `[C, F]` float32; None where words are replaced.
+        vectors: on what heads read of the trunk, `[C, P]` float32; None where words are replaced.
         text_share: factor on the cosine with the text vectors, above 0; 0 where words are replaced.
         probe: on the embedding, in place of words, `[C, D]` float32; None where words count.
     """

@@ -1,6 +1,7 @@
 """The learned model as one module: a frozen CLIP, the experts of its tasks, and what chooses among them.
 
-Shapes: B images, S image side, n tokens, d width, D embedding width, N texts, T tasks, C classes of a task.
+Shapes: B images, S image side, n tokens, d width, D embedding width, N texts, T tasks, C classes of a task, F numbers
+of a summary, P that heads are compared with.
 """
 
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from igsp_deploy.config import HeadFeatures
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.experts import SiteExperts
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.fourier import directions, fourier
 from igsp_deploy.model.head import Head
 from igsp_deploy.model.selector import Selector
 from igsp_deploy.names import PLAIN
@@ -51,10 +54,17 @@ class LearnedClip(nn.Module):
         clip: the frozen towers.
         tasks: what each task adds.
         selector: chooses the task of an image; None where there are no statistics.
+        head_features: what heads are compared with.
     """
 
     def __init__(
-        self, backbone: Backbone, sites: Sequence[Site], tasks: Sequence[Learned], selector: Selector | None = None
+        self,
+        backbone: Backbone,
+        sites: Sequence[Site],
+        tasks: Sequence[Learned],
+        selector: Selector | None = None,
+        *,
+        head_features: HeadFeatures = "fourier",
     ) -> None:
         """Put the parts together, on the backbone's device.
 
@@ -63,6 +73,7 @@ class LearnedClip(nn.Module):
             sites: blocks that may have experts; those below the first are the trunk.
             tasks: in the order they were learned.
             selector: over the same tasks.
+            head_features: what the heads of all tasks are compared with.
         """
         super().__init__()
         self.backbone = backbone
@@ -70,6 +81,7 @@ class LearnedClip(nn.Module):
         self.clip = Clip(backbone, sites)
         self.tasks = tuple(tasks)
         self.selector = selector
+        self.head_features = head_features
         for number, task in enumerate(tasks):
             for site, experts in task.experts.items():
                 self.add_module(f"task{number}_{site_name(site).replace('.', '_')}", experts)
@@ -100,7 +112,8 @@ class LearnedClip(nn.Module):
             )
             for t, record in enumerate(folder.tasks)
         ]
-        return cls(backbone or folder.load_backbone(), folder.sites, tasks, folder.selector())
+        kind = folder.config.head_features
+        return cls(backbone or folder.load_backbone(), folder.sites, tasks, folder.selector(), head_features=kind)
 
     @property
     def device(self) -> torch.device:
@@ -174,8 +187,19 @@ class LearnedClip(nn.Module):
         assert total is not None, "a task has at least one template"
         return F.normalize(total, dim=-1)
 
+    def for_heads(self, summary: Tensor) -> Tensor:
+        """What heads are compared with, `[B, P]`, of summaries `[B, F]`; P is F, or 2F of Fourier features."""
+        if self.head_features == "summary":
+            return summary
+        return fourier(summary, directions(summary.shape[1], summary.device))
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor) -> Tensor:
+        """What heads are compared with, `[B, P]`, of tokens `[B, n, d]`."""
+        return self.for_heads(self.clip.summary(tokens.float()))
+
     def head_vectors(self, task: int) -> Tensor | None:
-        """What summaries are compared with, `[C, F]`: the head of a task; None where it has none, and of `PLAIN`."""
+        """The head of a task, `[C, P]`; None where it has none, and of `PLAIN`."""
         head = None if task == PLAIN else self.tasks[task].head
         return None if head is None or head.vectors is None else head.vectors.to(self.device)
 
@@ -185,7 +209,7 @@ class LearnedClip(nn.Module):
 
         Args:
             features: embeddings `[B, D]`.
-            read: summaries of the same images, `[B, F]` (`Clip.summary`).
+            read: what heads are compared with, of the same images, `[B, P]` (see `read`).
             task: whose classes; see `class_vectors`.
             under: whose experts made the embeddings; the task's own by default. Under others there is no head.
         """
@@ -196,7 +220,7 @@ class LearnedClip(nn.Module):
     @torch.no_grad()
     def cosines(self, tokens: Tensor, task: int) -> Tensor:
         """Scores `[B, C]` of tokens `[B, n, d]` under a task, as `compare` gives them."""
-        return self.compare(self.embed(tokens, task), self.clip.summary(tokens.float()), task)
+        return self.compare(self.embed(tokens, task), self.read(tokens), task)
 
     @torch.no_grad()
     def predict(self, tokens: Tensor, task: int) -> Tensor:

@@ -26,6 +26,7 @@ def compatible(bundle: Path, ours: Manifest, folder: Path) -> Manifest:
             ("backbone", ours.backbone.weight_hash, theirs.backbone.weight_hash),
             ("rank or adapted blocks", ours.experts, theirs.experts),
             ("preprocessing", ours.preprocess, theirs.preprocess),
+            ("kind of head features", ours.head_features, theirs.head_features),
         )
         if a != b
     ]

@@ -45,7 +45,7 @@ class ImageOutput:
         task: index of the task used, or `PLAIN`, int64 `[B]`.
         task_scores: the selector's score of each task minus the task's threshold, float32 `[B, T]`; at least 0 means
             that the task would take the image.
-        summary: what heads are compared with, float32 `[B, F]`; F is 0 with graphs up to format 4, which give none.
+        summary: what heads are compared with, float32 `[B, P]`; P is 0 with graphs up to format 4, which give none.
     """
 
     features: NDArray[np.float32]

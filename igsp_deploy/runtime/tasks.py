@@ -41,7 +41,7 @@ class TaskSet:
         selector: the selector over these tasks.
         class_embeddings: of each task's classes under its own experts, `[C, D]` each.
         plain_embeddings: of each task's classes under plain CLIP, `[C, D]` each.
-        heads: of each task that has one, compared with the image's summary, `[C, F]`; None of the others.
+        heads: of each task that has one, compared with what the graph gives as `summary`, `[C, P]`; None of the others.
     """
 
     entries: tuple[BundleTask, ...]
@@ -191,7 +191,7 @@ def find_task(name: str, names: Sequence[str], also: Sequence[str] = (), of: str
 def _shared(folder: Path, manifest: Manifest, picked: Sequence[int]) -> dict[str, Any]:
     """All of a `TaskSet` but its stacks: small, and read as a whole, for a new task changes the selector of all."""
     selector = SelectorTable.read(folder / SELECTOR, len(manifest.tasks))
-    own, plain, heads = _class_vectors(folder / CLASSES, manifest, len(selector.center))
+    own, plain, heads = _class_vectors(folder / CLASSES, manifest, manifest.head_width(len(selector.center)))
     return {
         "entries": tuple(manifest.tasks[t] for t in picked),
         "selector": selector if list(picked) == list(range(len(manifest.tasks))) else selector.only(picked),
@@ -205,14 +205,14 @@ Vectors = list[NDArray[np.float32]]
 
 
 def _class_vectors(
-    path: Path, manifest: Manifest, num_features: int
+    path: Path, manifest: Manifest, head_width: int
 ) -> tuple[Vectors, Vectors, list[NDArray[np.float32] | None]]:
     """Of every task: the classes' embeddings under it and under plain CLIP, and its head where it has one."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
-    widths = {"task": manifest.backbone.embed_dim, "plain": manifest.backbone.embed_dim, "head": num_features}
+    widths = {"task": manifest.backbone.embed_dim, "plain": manifest.backbone.embed_dim, "head": head_width}
     found: dict[str, list[Any]] = {kind: [] for kind in widths}
     for t, task in enumerate(manifest.tasks):
         for kind, width in widths.items():

@@ -61,7 +61,7 @@ class Rows:
         features: float32 `[n, D]`.
         task: task used, int64 `[n]`.
         task_scores: float32 `[n, T]`.
-        summary: float32 `[n, F]`.
+        summary: float32 `[n, P]`.
         queue_s: longest time one of its images waited for the model.
         inference_s: time of the model calls that held its images, in all.
         ready_at: when its first image was decoded, on the clock of `time.monotonic`.

@@ -125,7 +125,7 @@ class Bench:
             ).run()
         experts = frozen(result.learner.experts(), "cpu")
         own = Learned(experts=experts, display_names=task.display_names, templates=task.templates)
-        learned = LearnedClip(self.backbone, setting.sites, [own])
+        learned = LearnedClip(self.backbone, setting.sites, [own], head_features=setting.model.head_features)
         with torch.no_grad():
             seen = (clip.summary(train), labels)
             read = [clip.summary(part) for part in views.seen(learn.steps, learn.batch_size)]
@@ -137,7 +137,7 @@ class Bench:
             held, folds = (train[rows], labels[rows]), torch.from_numpy(rows) % FOLDS
         head = task_head(learned, seen, read, held, folds=folds)
         own = Learned(experts=experts, display_names=task.display_names, templates=task.templates, head=head)
-        return LearnedClip(self.backbone, setting.sites, [own])
+        return LearnedClip(self.backbone, setting.sites, [own], head_features=setting.model.head_features)
 
     def right(self, learned: LearnedClip, files: list[list[Path]]) -> NDArray[np.float64]:
         """Share of right answers of each class, in percent."""

@@ -43,7 +43,7 @@ def main() -> None:
     classifier = Classifier.open(options.bundle, num_threads=options.threads)
     engine, random = classifier.engine, np.random.default_rng(0)
     tasks = engine.tasks.task_set
-    width = len(tasks.selector.center)
+    width = engine.manifest.head_width(len(tasks.selector.center))
     heads = [random.normal(size=(len(x), width)).astype(np.float32) for x in tasks.class_embeddings]
     words = [None] * len(heads)
     labels = {way: label_sets(classifier, words) for way in ("without", "again")}

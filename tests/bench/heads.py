@@ -16,6 +16,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from igsp_deploy.config import LearnConfig
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.experts import SiteExperts
+from igsp_deploy.model.fourier import BANDWIDTH, directions, fourier
 from igsp_deploy.model.selector import task_statistics
 from igsp_train.data.order import batch_indices
 from igsp_train.head import STRENGTH, WEIGHTS, RidgeSums, best_weight, spread_of
@@ -42,8 +44,10 @@ NEARNESS = (0.3, 1.0, 3.0, 10.0)
 """How strongly the solved projection is held to CLIP's own, relative to the mean of the Gram matrix' diagonal."""
 EXPERTS_SHARE = 0.6
 """Share of the steps that learn experts, where class vectors alone learn in the others."""
-RANDOM_FEATURES = (512, 1024, 2048, 4096)
-"""As many as the summary has numbers, and more."""
+RANDOM_FEATURES = (1024, 2048)
+"""Of another kind: twice as many as the summary has numbers, and more."""
+BANDWIDTHS = (0.5, 1.0, 1.4)
+"""Of Fourier features, besides the product's."""
 
 Scores = dict[str, Tensor]
 """Split -> scores `[N, C]`."""
@@ -91,9 +95,9 @@ def ridge(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums.solve()
 
 
-def trunk_ridge(case: Case) -> Scores:
-    """The product's, before it is weighed."""
-    return case.scores("summary", ridge(case.train.summary, case.train.labels, len(case.task.classes)))
+def trunk_ridge(case: Case, of: str = "read") -> Scores:
+    """The product's, before it is weighed, or that on another field of `Seen`."""
+    return case.scores(of, ridge(getattr(case.train, of), case.train.labels, len(case.task.classes)))
 
 
 def product(case: Case) -> Scores:
@@ -102,7 +106,7 @@ def product(case: Case) -> Scores:
     if head is None or head.vectors is None:
         return words
     scale = case.setting.clip.logit_scale
-    return {s: head.text_share * words[s] + scale * x for s, x in case.scores("summary", head.vectors).items()}
+    return {s: head.text_share * words[s] + scale * x for s, x in case.scores("read", head.vectors).items()}
 
 
 def adapted(case: Case) -> Scores:
@@ -148,12 +152,27 @@ def gda(case: Case) -> Scores:
     return case.blend(case.scores("summary", vectors.float(), bias.float()))
 
 
-def random_features(case: Case, count: int) -> Scores:
-    """Ridge on random features of the summary, the same of all tasks (arXiv 2307.02251)."""
+def on_features(case: Case, make: Callable[[Tensor], Tensor]) -> Scores:
+    """Ridge on what is made of the summary."""
+    vectors = ridge(make(case.train.summary), case.train.labels, len(case.task.classes))
+    return case.blend({s: make(getattr(case, s).summary) @ vectors.T for s in ("val", "test")})
+
+
+def rectified(case: Case, count: int) -> Scores:
+    """Rectified random products, the same of all tasks (arXiv 2307.02251)."""
     width, generator = case.train.summary.shape[1], torch.Generator().manual_seed(case.setting.learn.seed)
     drawn = torch.randn(width, count, generator=generator) * width**-0.5
-    vectors = ridge((case.train.summary @ drawn).relu(), case.train.labels, len(case.task.classes))
-    return case.blend({s: (getattr(case, s).summary @ drawn).relu() @ vectors.T for s in ("val", "test")})
+    return on_features(case, lambda summary: (summary @ drawn).relu())
+
+
+def waves(case: Case) -> Iterator[tuple[str, Scores]]:
+    """Fourier features of other bandwidths, and of half of the directions."""
+    columns = directions(case.train.summary.shape[1])
+    for bandwidth in BANDWIDTHS:
+        other = columns * (bandwidth / BANDWIDTH)
+        yield f"Fourier features of bandwidth {bandwidth}", on_features(case, partial(fourier, columns=other))
+    half = columns[:, : len(columns) // 2]
+    yield "half as many Fourier features", on_features(case, partial(fourier, columns=half))
 
 
 def factor(case: Case) -> Scores:
@@ -231,13 +250,15 @@ def solve_projection(case: Case) -> Backbone:
 def same(case: Case) -> Iterator[tuple[str, Scores]]:
     """Rows on the experts of the case, by name."""
     yield "words alone", case.words
-    yield "**the product's: ridge on the frozen trunk**", product(case)
+    yield "**the product's: ridge on Fourier features of the trunk's summary**", product(case)
+    yield "ridge on the summary itself", case.blend(trunk_ridge(case, "summary"))
     yield "ridge on the adapted embedding", adapted(case)
     for under, name in (("words", "the words under the experts"), ("plain", "plain CLIP's words")):
         yield f"ridge to what {name} leave", residual(case, under)
-    yield "GDA on the frozen trunk", gda(case)
+    yield "GDA on the summary", gda(case)
     for count in RANDOM_FEATURES:
-        yield f"ridge on {count:,} random features of the trunk", random_features(case, count)
+        yield f"{count:,} rectified random products of the summary", rectified(case, count)
+    yield from waves(case)
     yield "a factor on the experts, then the product's ridge", factor(case)
 
 

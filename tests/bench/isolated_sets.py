@@ -26,10 +26,12 @@ from igsp_train.research.study.tokens import CHUNK, TrunkTokens, load_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Images under a task's experts: `embedding` `[N, D]`, `summary` `[N, F]`, logits `words` and `plain` `[N, C]`."""
+    """Images under a task's experts: `embedding` `[N, D]`, logits `words` and `plain` `[N, C]`, `summary` `[N, F]`, and
+    what heads `read` of it `[N, P]`."""
 
     embedding: Tensor
     summary: Tensor
+    read: Tensor
     words: Tensor
     plain: Tensor
     labels: Tensor
@@ -81,7 +83,7 @@ def base_setting() -> Setting:
 def open_clip(setting: Setting, task: TrunkTokens, experts: SiteExperts, head: Head | None = None) -> LearnedClip:
     """The task as the product runs it."""
     own = Learned(experts=experts, display_names=task.classes, templates=task.templates, head=head)
-    return LearnedClip(setting.backbone, setting.sites, [own])
+    return LearnedClip(setting.backbone, setting.sites, [own], head_features=setting.model.head_features)
 
 
 @torch.no_grad()
@@ -96,6 +98,7 @@ def look(learned: LearnedClip, tokens: Tensor, labels: Tensor, w: float = 1.0) -
     return Seen(
         embedding=embedding,
         summary=summary,
+        read=learned.for_heads(summary),
         words=scale * embedding @ learned.class_vectors(0).T,
         plain=scale * plain @ learned.class_vectors(0, PLAIN).T,
         labels=labels,

@@ -79,7 +79,7 @@ class Model:
     def _scores(self, task: int, split: str, under: int, w: Tensor, rows: Tensor, of: int, words: int) -> Tensor:
         tokens, learned = self.tasks[task].splits[split][0], self.learned
         parts = [
-            learned.compare(learned.embed(tokens[p], under, w=w[p]), learned.clip.summary(tokens[p]), of, words)
+            learned.compare(learned.embed(tokens[p], under, w=w[p]), learned.read(tokens[p]), of, words)
             for p in rows.split(CHUNK)
         ]
         return learned.clip.logit_scale * torch.cat(parts)
@@ -95,7 +95,7 @@ def learn_all(base: Setting, tasks: list[TrunkTokens], cache: Path) -> Model:
         read = split_features(base, task, "train")
         kept = base.selector.calibration_images
         statistics.append(task_statistics(read, task.splits["train"][1], len(task.classes), keep=kept))
-    learned = LearnedClip(base.backbone, base.sites, parts)
+    learned = LearnedClip(base.backbone, base.sites, parts, head_features=base.model.head_features)
     return Model(setting=base, tasks=tasks, learned=learned, statistics=statistics)
 
 

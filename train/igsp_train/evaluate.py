@@ -73,8 +73,9 @@ class _Evaluation:
         offset = ends[task] - len(folder.tasks[task].classes)
         for rows, tokens in trunk_chunks(learned.clip, images):
             target = torch.from_numpy(labels[rows]).to(tokens.device)
-            read = learned.clip.summary(tokens)
-            chosen = torch.stack([selector.choose(read) for selector in self.selectors])
+            summary = learned.clip.summary(tokens)
+            read = learned.for_heads(summary)
+            chosen = torch.stack([selector.choose(summary) for selector in self.selectors])
             answers.chosen[rows] = chosen[-1].cpu().numpy()
             for adapter in [PLAIN, *range(total)]:
                 picked = (chosen == adapter).any(0)

@@ -1,8 +1,7 @@
 """More images, and more classes, for a task that was learned: by its closed-form head and the selector alone.
 
-A ridge regression keeps no image, only sums, and those of the images that a task was learned from can be had from its
-selector statistics: with n images of mean m a class and the scatter S around the means, `X^T X = S + sum n m m^T` and
-`Y^T X = n m`. New images are added to them; experts, routers and every other task stay as they are.
+A ridge regression keeps no image, only sums, and those of the images that a task was learned from can be had from what
+is kept of them (remembered.py). New images are added to them; experts, routers and every other task stay as they are.
 
 Shapes: N images, F numbers of a summary, C classes, M images that set a threshold.
 """
@@ -42,6 +41,7 @@ from igsp_train.head import (
     weight_of,
 )
 from igsp_train.prompts import check_prompts
+from igsp_train.remembered import remembered
 from igsp_train.statistics import chunked_summaries, spread
 
 
@@ -95,16 +95,19 @@ def extend_task(
         task = Learned(experts=folder.experts(index), display_names=names, templates=before.templates)
         measured = trunk_and_labels(clip, data.train.subset(spread(len(data.train), MEASURED)), backbone.preprocess)
         assert measured is not None, "some of them was read a moment ago"
-        learned = LearnedClip(backbone, folder.sites, [task])
+        learned = LearnedClip(backbone, folder.sites, [task], head_features=folder.config.head_features)
         tempered = float(before.metrics.get("temperature", 1.0))
-        head = extended_head(
-            learned, folder.head(index), tempered, ridge_sums(merged), measured[0], torch.tensor(at)[measured[1]]
-        )
+        had = folder.head(index)
+        old = remembered(statistics, learned.head_features, None if had is None else had.vectors)
+        new = RidgeSums(len(classes), len(old.gram))
+        new.add(learned.for_heads(features), labels)
+        sums = old.widened(len(classes)).plus([new])
+        head = extended_head(learned, had, tempered, sums, measured[0], torch.tensor(at)[measured[1]])
         record = dataclasses.replace(
             before,
             classes=classes,
             display_names=names,
-            kept_parameters=before.kept_parameters + _parameters(head) - _parameters(folder.head(index)),
+            kept_parameters=before.kept_parameters + _parameters(head) - _parameters(had),
             selector_parameters=merged.means.numel(),
             source=canonical_source(source),
             images=_counts(before, data),
@@ -177,16 +180,6 @@ def merged_statistics(old: TaskStatistics, new: TaskStatistics, keep: int) -> Ta
         labels=torch.cat([labels for _, labels in parts]),
         sizes=sizes + new.sizes,
     )
-
-
-def ridge_sums(statistics: TaskStatistics) -> RidgeSums:
-    """What a ridge regression needs of the images behind selector statistics."""
-    means, sizes = statistics.means.double(), statistics.sizes.double()
-    sums = RidgeSums(*means.shape)
-    sums.counts = sizes
-    sums.sums = sizes[:, None] * means
-    sums.gram = statistics.scatter.double() + means.T @ sums.sums
-    return sums
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """The closed-form head of a task that is learned: ridge regression on the frozen trunk, blended with the words.
 
-Least squares from an image's summary (what the selector reads) to its class: no intercept, targets one-hot less the
-classes' shares, `W = (X^T X + s m I)^-1 X^T (Y - share)` with m the mean of the diagonal of `X^T X`. Seen are the
-training images as they are and the augmented views that learning had in its cache. Of them only sums are kept.
+Least squares from Fourier features of an image's summary (`LearnedClip.for_heads`) to its class: no intercept, targets
+one-hot less the classes' shares, `W = (X^T X + s m I)^-1 X^T (Y - share)` with m the mean of the diagonal of `X^T X`.
+Seen are the training images as they are and the augmented views that learning had in its cache.
 Scores are scaled to spread over the classes as those of the words do, and weighed against these.
 
 The trunk is frozen, so its features of training images are no better than those of any image; those behind the experts
@@ -12,7 +12,7 @@ The probabilities of a task with a head get a temperature, where enough images a
 (arXiv 1706.04599, section 4.2). Training images cannot stand in: the experts have learned them, and plain CLIP's words
 are less sure than those behind experts (train/RESULTS.md has all three).
 
-Shapes: N images, F numbers of a summary, C classes, n tokens, d width.
+Shapes: N images, F numbers of a summary, P that heads are compared with, C classes, n tokens, d width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,6 +37,8 @@ WEIGHT_OF_FEW = 0.5
 """The head's weight then, at most."""
 MEASURED = 256
 """Training images at most that stand in for held-out ones then."""
+ROWS = 1024
+"""Images whose features are computed at once."""
 FOLDS = 5
 """Parts of the training images; those of one are told apart by a ridge on the others."""
 TEMPERATURES = torch.logspace(-2, 2, 401, base=2.0, dtype=torch.float64)
@@ -51,18 +53,17 @@ class RidgeSums:
     """What a ridge regression needs of the images it has seen, in float64 on the CPU."""
 
     def __init__(self, num_classes: int, width: int) -> None:
-        """No images yet, for summaries of `width` numbers."""
+        """No images yet, for `width` numbers an image."""
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
         self.gram = torch.zeros(width, width, dtype=torch.float64)
         self.sums = torch.zeros(num_classes, width, dtype=torch.float64)
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Take in summaries `[N, F]` and labels `[N]`."""
-        for part, own in zip(features.split(CHUNK * CHUNK), labels.split(CHUNK * CHUNK), strict=True):
-            x = part.double()
-            self.gram.addmm_(x.T, x)
-            self.sums.index_add_(0, own, x)
-            self.counts += torch.bincount(own, minlength=len(self.counts))
+        """Take in features `[N, P]` and labels `[N]`."""
+        x = features.double()
+        self.gram.addmm_(x.T, x)
+        self.sums.index_add_(0, labels, x)
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
 
     def plus(self, others: Iterable["RidgeSums"]) -> "RidgeSums":
         """The sums over the images of all of them."""
@@ -79,15 +80,29 @@ class RidgeSums:
         left.counts, left.gram, left.sums = self.counts - other.counts, self.gram - other.gram, self.sums - other.sums
         return left
 
-    def solve(self, strength: float = STRENGTH) -> Tensor:
-        """Vectors of the classes, `[C, F]` float32; zeros where no image was seen."""
-        share = self.counts / self.counts.sum().clamp(min=1.0)
+    def shares(self) -> Tensor:
+        """Of the images, each class's, `[C]`."""
+        return self.counts / self.counts.sum().clamp(min=1.0)
+
+    def held(self) -> Tensor:
+        """The Gram matrix and what holds the vectors small, `X^T X + s m I`: `[P, P]`."""
         gram = self.gram.clone()
         level = float(gram.diagonal().mean())
-        # Where every summary is zero any positive number will do: the right side is zero as well.
-        gram.diagonal().add_(strength * level if level > 0 else 1.0)
-        right = self.sums - share[:, None] * self.sums.sum(0)
-        return torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T.float()
+        # Where every feature is zero any positive number will do: the right side is zero as well.
+        gram.diagonal().add_(STRENGTH * level if level > 0 else 1.0)
+        return gram
+
+    def solve(self) -> Tensor:
+        """Vectors of the classes, `[C, P]` float32; zeros where no image was seen."""
+        right = self.sums - self.shares()[:, None] * self.sums.sum(0)
+        return torch.cholesky_solve(right.T, torch.linalg.cholesky(self.held())).T.float()
+
+    def widened(self, num_classes: int) -> "RidgeSums":
+        """The same images, none of which is of the further classes."""
+        more = RidgeSums(num_classes, len(self.gram))
+        more.gram, count = self.gram, len(self.counts)
+        more.counts[:count], more.sums[:count] = self.counts, self.sums
+        return more
 
 
 def spread_of(scores: Tensor) -> float:
@@ -157,10 +172,13 @@ def task_head(
     if weighed is None or not len(seen[1]):
         return None
     labels = seen[1]
-    parts = [RidgeSums(len(learned.tasks[0].display_names), seen[0].shape[1]) for _ in range(FOLDS)]
+    width = learned.for_heads(seen[0][:1]).shape[1]
+    parts = [RidgeSums(len(learned.tasks[0].display_names), width) for _ in range(1 if folds is None else FOLDS)]
     for summaries in (seen[0], *views):
         for fold, part in enumerate(parts):
-            part.add(summaries[fold::FOLDS], labels[fold::FOLDS])
+            rows = slice(fold, None, len(parts))
+            for some, own in zip(summaries[rows].split(ROWS), labels[rows].split(ROWS), strict=True):
+                part.add(learned.for_heads(some), own)
     vectors, scale = parts[0].plus(parts[1:]).solve(), learned.clip.logit_scale
     words, plain, read = measure(learned, weighed[0])
     ridge, weight = read @ vectors.T, 0.0
@@ -185,9 +203,9 @@ def predicted(learned: LearnedClip, tokens: Tensor) -> Tensor:
 
 
 def measure(learned: LearnedClip, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines with the words under the experts and under plain CLIP, `[M, C]` each, and summaries `[M, F]`."""
+    """Cosines with the words under the experts and under plain CLIP, `[M, C]` each, and what heads read, `[M, P]`."""
     rows = []
     for part in tokens.to(learned.device).split(CHUNK):
-        rows.append((learned.cosines(part, 0), learned.cosines(part, PLAIN), learned.clip.summary(part.float())))
+        rows.append((learned.cosines(part, 0), learned.cosines(part, PLAIN), learned.read(part)))
     words, plain, read = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
     return words, plain, read

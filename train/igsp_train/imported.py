@@ -237,7 +237,7 @@ def _add(
     started: float,
 ) -> TaskRecord:
     own = Learned(experts={}, display_names=data.display_names, templates=data.templates, head=head)
-    learned = LearnedClip(backbone, folder.sites, [own])
+    learned = LearnedClip(backbone, folder.sites, [own], head_features=folder.config.head_features)
     measured = accuracies(learned, (0, PLAIN), eval_chunks(data.val, backbone.preprocess)) if len(data.val) else None
     after, before = measured or (None, None)
     seen = chunked_summaries(Clip(backbone, folder.sites), eval_chunks(data.train, backbone.preprocess))

@@ -211,7 +211,7 @@ def _learned(
     """The task alone."""
     experts = frozen(result.learner.experts(), backbone.device)
     own = Learned(experts=experts, display_names=task.display_names, templates=task.templates, head=head)
-    return LearnedClip(backbone, folder.sites, [own])
+    return LearnedClip(backbone, folder.sites, [own], head_features=folder.config.head_features)
 
 
 def _metrics(

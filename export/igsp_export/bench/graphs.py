@@ -83,6 +83,7 @@ def eager_module(folder: ModelFolder, learned: LearnedClip, precision: str, prov
         selector_table(learned.selector),
         rank=folder.config.rank,
         router_input=folder.config.router_input,
+        head_features=folder.config.head_features,
     )
     # A copy, so that the model's weights stay where and as they are; a precision torch does not run is float32.
     copied = in_precision(module, DTYPES.get(precision, torch.float32))

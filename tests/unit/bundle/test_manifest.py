@@ -86,10 +86,10 @@ def test_what_is_written_is_read(bundle: Path) -> None:
             "files./etc/passwd must be a file of the bundle",
         ),
         (lambda v: v.update(format_version="1"), "no format_version"),
-        (lambda v: v.update(format_version=6), "format 6; this version reads up to 5. Upgrade"),
+        (lambda v: v.update(format_version=7), "format 7; this version reads up to 6. Upgrade"),
         (
             lambda v: v.update(format_version=1),
-            "format 1, of an earlier version; this one reads formats 2 to 5",
+            "format 1, of an earlier version; this one reads formats 2 to 6",
         ),
         (lambda v: v["experts"].update(rank=0), "experts.rank must be at least 1, got 0"),
         (lambda v: v["experts"].update(vision_blocks=[-1]), "experts.vision_blocks.0 must be at least 0, got -1"),

@@ -340,3 +340,11 @@ def test_a_checkpoint_that_moved_is_looked_for_where_one_says(
     model.identity["weight_hash"] = "0" * 64
     with weights_at(tmp_path / "here.pt"), pytest.raises(UserError, match="was made with backbone"):
         model.load_backbone()
+
+
+@pytest.mark.parametrize(
+    ("depth", "last", "blocks"),
+    [(12, None, [6, 7, 8, 9, 10, 11]), (3, None, [1, 2]), (1, None, [0]), (3, 0, [0, 1, 2]), (3, 1, [2]), (3, -1, [])],
+)
+def test_the_upper_half_is_adapted_where_nothing_is_said(depth: int, last: int | None, blocks: list[int]) -> None:
+    assert folder_module.adapted_blocks(depth, last, "model.vision_blocks") == blocks

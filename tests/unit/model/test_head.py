@@ -75,7 +75,7 @@ def test_a_task_keeps_its_head_and_one_without_has_none(model: ModelFolder) -> N
     assert kept.vectors is not None
     assert torch.equal(kept.vectors, VECTORS)
     assert again.fingerprint(1) == without
-    assert json.loads((model.path / "config.json").read_text())["format_version"] == 2
+    assert json.loads((model.path / "config.json").read_text())["format_version"] == 3
 
 
 def test_the_fingerprint_tells_heads_apart_and_a_damaged_one_is_named(model: ModelFolder) -> None:
@@ -100,3 +100,15 @@ def test_a_folder_from_before_there_were_heads_opens(tmp_path_factory: pytest.Te
     values = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**values, "format_version": 1}))
     assert ModelFolder.open(path).head(0) is None
+
+
+def test_a_folder_that_does_not_say_has_heads_on_summaries_and_keeps_to_them(model: ModelFolder) -> None:
+    path = model.path / "config.json"
+    values = json.loads(path.read_text())
+    assert values["model"].pop("head_features") == "fourier"
+    path.write_text(json.dumps({**values, "format_version": 2}))
+    older = ModelFolder.open(model.path)
+    assert older.config.head_features == "summary"
+    older.add_task(*learned_task(older, len(older.tasks)))
+    assert json.loads(path.read_text())["format_version"] == 3
+    assert ModelFolder.open(model.path).config.head_features == "summary"

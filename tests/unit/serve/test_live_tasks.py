@@ -308,6 +308,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     backbone = Path(shutil.copytree(bundled.bundle, tmp_path / "backbone"))
     other = dataclasses.replace(read_manifest(backbone).backbone, weight_hash="0" * 64)
     dataclasses.replace(read_manifest(backbone), backbone=other).write(backbone)
+    bare = Path(shutil.copytree(bundled.bundle, tmp_path / "bare"))
+    dataclasses.replace(read_manifest(bare), head_features="summary").write(bare)
     absent = Path(shutil.copytree(bundled.bundle, tmp_path / "absent"))
     (absent / "selector.safetensors").unlink()
     swapped = Path(shutil.copytree(bundled.bundle, tmp_path / "swapped"))
@@ -326,8 +328,9 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         (changed, "stripes", r"experts\.safetensors is damaged or was changed"),
         (swapped, "stripes", r"experts\.safetensors is damaged or was changed .* what task 'stripes' uses"),
         (backbone, "stripes", "another backbone"),
+        (bare, "stripes", "another kind of head features"),
         (absent, "stripes", r"selector\.safetensors is missing"),
-        (newer, "stripes", "format 99; this version reads up to 5"),
+        (newer, "stripes", "format 99; this version reads up to 6"),
         (tmp_path / "nowhere", "stripes", "does not exist"),
     ]
     for bundle, name, message in cases:
@@ -383,7 +386,7 @@ def test_a_missing_file_is_named(bundled: "Bundled", tmp_path: Path, name: str) 
 def test_a_newer_format_is_refused(bundled: "Bundled", tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundled.bundle, tmp_path / "bundle"))
     dataclasses.replace(read_manifest(copy), format_version=99).write(copy)
-    with pytest.raises(UserError, match=r"format 99; this version reads up to 5\. Upgrade"):
+    with pytest.raises(UserError, match=r"format 99; this version reads up to 6\. Upgrade"):
         Engine.open(copy, "cpu")
 
 

@@ -69,7 +69,7 @@ def test_the_matrices_equal_an_image_by_image_computation(model: Path) -> None:
             def predict(t: int, of: int, x: torch.Tensor = x) -> int:
                 scores = learned.embed(x, t) @ vectors(of, under=t).T
                 head = learned.head_vectors(of) if t == of else None
-                return int((scores if head is None else scores + learned.clip.summary(x) @ head.T).argmax())
+                return int((scores if head is None else scores + learned.read(x) @ head.T).argmax())
 
             for j in range(total):
                 selector = folder.selector(j + 1)

@@ -16,12 +16,14 @@ import igsp_deploy
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
+from igsp_deploy.model.fourier import directions, fourier
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.selector import task_statistics
 from igsp_deploy.model_path import current_folder
 from igsp_train import extend
-from igsp_train.extend import extend_task, merged_statistics, ridge_sums
+from igsp_train.extend import extend_task, merged_statistics
 from igsp_train.head import RidgeSums
+from igsp_train.remembered import remembered
 from igsp_train.sequence import train_sequence
 from tests.cli import igsp
 
@@ -80,6 +82,12 @@ def _files(model: Path) -> dict[str, bytes]:
     return {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+def sums_of(features: torch.Tensor, labels: torch.Tensor) -> RidgeSums:
+    sums = RidgeSums(int(labels.max()) + 1, features.shape[1])
+    sums.add(features, labels)
+    return sums
+
+
 def test_sums_of_old_and_new_images_are_those_of_all_images() -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(60, 7, generator=random) + 3
@@ -93,14 +101,42 @@ def test_sums_of_old_and_new_images_are_those_of_all_images() -> None:
         torch.testing.assert_close(getattr(merged, name), getattr(whole, name), rtol=1e-5, atol=1e-4)
     assert (merged.count, len(merged.labels), len(merged.calibration)) == (60, 16, 16)
     assert 8 <= sum(bool((features[:40] == row).all(1).any()) for row in merged.calibration) <= 12
-    sums = RidgeSums(4, 7)
-    sums.add(features, labels)
-    torch.testing.assert_close(ridge_sums(merged).solve(), sums.solve(), rtol=1e-4, atol=1e-5)
-    part = RidgeSums(4, 7)
-    part.add(features[:10], labels[:10])
-    rest = RidgeSums(4, 7)
-    rest.add(features[10:], labels[10:])
+    sums = sums_of(features, labels)
+    remember = remembered(old, "summary", None).widened(4).plus([sums_of(features[40:], labels[40:])])
+    torch.testing.assert_close(remember.solve(), sums.solve(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(remembered(merged, "summary", None).solve(), sums.solve(), rtol=1e-4, atol=1e-5)
+    part, rest = sums_of(features[:10], labels[:10]).widened(4), sums_of(features[10:], labels[10:])
     torch.testing.assert_close(sums.without(part).solve(), rest.solve(), rtol=1e-4, atol=1e-5)
+
+
+def gaussians() -> tuple[torch.Tensor, torch.Tensor]:
+    """Many images of three classes, each a Gaussian of one covariance in 8 numbers."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(60_000) % 3
+    shape = 0.5 * torch.randn(8, 8, generator=random, dtype=torch.float64)
+    means = torch.randn(3, 8, generator=random, dtype=torch.float64)
+    return means[labels] + torch.randn(60_000, 8, generator=random, dtype=torch.float64) @ shape, labels
+
+
+def test_expected_sums_of_fourier_features_are_those_of_gaussian_images() -> None:
+    features, labels = gaussians()
+    found = remembered(task_statistics(features, labels, 3), "fourier", None)
+    sums = sums_of(fourier(features.float(), directions(8)), labels)
+    assert torch.equal(found.counts, sums.counts)
+    torch.testing.assert_close(found.gram / 60_000, sums.gram / 60_000, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.sums / 20_000, sums.sums / 20_000, rtol=0, atol=0.02)
+
+
+def test_a_head_whose_images_are_gone_is_found_again_whatever_its_scale() -> None:
+    features, labels = gaussians()
+    few = features[:90] + 0.1 * (labels[:90, None] == 1) * features[:90].square()  # no Gaussians
+    real = sums_of(fourier(few.float(), directions(8)), labels[:90]).solve()
+    found = remembered(task_statistics(few, labels[:90], 3), "fourier", 7.0 * real).solve()
+    cosine = torch.nn.functional.cosine_similarity(found.flatten(), real.flatten(), dim=0)
+    assert float(cosine) > 1 - 1e-5
+    assert 0.8 < float(found.norm() / real.norm()) < 1.25
+    without = remembered(task_statistics(few, labels[:90], 3), "fourier", None).solve()
+    assert float(torch.nn.functional.cosine_similarity(without.flatten(), real.flatten(), dim=0)) < 0.99
 
 
 def test_new_classes_are_told_apart_and_nothing_else_moves(place: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_head_tells_apart_what_words_cannot(task: tuple[LearnedClip, torch.Ten
     head = task_head(learned, seen, [], (tokens[10:], labels[10:]))
     assert head is not None
     assert head.vectors is not None
-    assert head.vectors.shape == (2, seen[0].shape[1])
+    assert head.vectors.shape == (2, 2 * seen[0].shape[1])
     assert head.num_parameters() == head.vectors.numel() + 1
     both = LearnedClip(learned.backbone, [("vision", 1)], [dataclasses.replace(learned.tasks[0], head=head)])
     assert (both.predict(tokens, 0).argmax(1) == labels).float().mean() > 0.95
@@ -118,6 +118,23 @@ def test_a_head_tells_apart_what_words_cannot(task: tuple[LearnedClip, torch.Ten
     words = learned.cosines(tokens[10:], 0)
     part = both.cosines(tokens[10:], 0) - head.text_share * words
     assert spread_of(part) == pytest.approx((1 - head.text_share) * spread_of(words), rel=1e-3)
+
+
+def test_a_head_of_older_models_is_compared_with_the_summary_itself(
+    task: tuple[LearnedClip, torch.Tensor, torch.Tensor],
+) -> None:
+    learned, tokens, labels = task
+    bare = LearnedClip(learned.backbone, [("vision", 1)], learned.tasks, head_features="summary")
+    read = learned.clip.summary(tokens)
+    assert torch.equal(bare.read(tokens), read)
+    head = task_head(bare, (read, labels), [], (tokens, labels))
+    assert head is not None
+    assert head.vectors is not None
+    assert head.vectors.shape == (2, read.shape[1])
+    own = dataclasses.replace(learned.tasks[0], head=head)
+    both = LearnedClip(learned.backbone, [("vision", 1)], [own], head_features="summary")
+    expected = head.text_share * learned.cosines(tokens, 0) + read @ head.vectors.T
+    torch.testing.assert_close(both.cosines(tokens, 0), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_temperature_divides_scores_and_is_found_in_them(
@@ -157,7 +174,7 @@ def test_few_held_out_images_are_replaced_by_folds_of_the_training_images(
     # A trunk that says nothing of these labels, beside words that do: a ridge that has seen them would be right, too.
     drawn_labels = torch.randint(0, 2, (40,), generator=torch.Generator().manual_seed(1))
     words = F.one_hot(drawn_labels, 2) * 0.05
-    monkeypatch.setattr(head_module, "measure", lambda *_: (words, words, read))
+    monkeypatch.setattr(head_module, "measure", lambda *_: (words, words, learned.for_heads(read)))
     assert task_head(learned, (read, drawn_labels), [], (tokens, drawn_labels), folds=folds) is None
 
 
@@ -182,7 +199,7 @@ def test_plain_clip_and_other_words_have_no_head(task: tuple[LearnedClip, torch.
     both = LearnedClip(learned.backbone, [("vision", 1)], [dataclasses.replace(learned.tasks[0], head=head)])
     assert torch.equal(both.predict(tokens, PLAIN), learned.predict(tokens, PLAIN))
     assert not torch.equal(both.predict(tokens, 0), learned.predict(tokens, 0))
-    read, features = learned.clip.summary(tokens), learned.embed(tokens, PLAIN)
+    read, features = learned.read(tokens), learned.embed(tokens, PLAIN)
     assert torch.equal(both.compare(features, read, 0, under=PLAIN), learned.compare(features, read, 0, under=PLAIN))
     assert torch.equal(both.class_vectors(0, PLAIN), learned.class_vectors(0, PLAIN))
     assert both.head_vectors(PLAIN) is None

@@ -292,7 +292,7 @@ def test_a_task_that_an_older_version_began_goes_on() -> None:
         templates=["a {}."],
     )
     folder: Any = SimpleNamespace(tasks=[])
-    plain = RunConfig()
+    plain = RunConfig(learn=LearnConfig(prune_tolerance=0.05))  # the default of then
     found = learn_task._fingerprint(folder, task, plain)
     assert found == "9509a0bf9f063ac3efe48e0501c72166f4f3a703024a2f45ef925f39c90bcdaa"
     for data in (DataConfig(balance="classes"), DataConfig(augment="trivial")):

@@ -25,9 +25,9 @@ def key(method: str, tasks: list[TrunkTokens]) -> RunKey:
     return RunKey(label="", method=method, seed=0, order=tuple(t.name for t in tasks), config=RunConfig())
 
 
-def head_size(setting: Setting, tokens: list[TrunkTokens]) -> int:
+def head_size(setting: Setting) -> int:
     """Numbers of a head of two classes, with the share of the words."""
-    return 2 * setting.clip.summary(tokens[0].views[0][:1]).shape[1] + 1
+    return 2 * 2 * setting.clip.summary_width + 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,7 +112,7 @@ def test_one_adapter_trained_on_serves_all_tasks_and_changes_with_each(
     stages = [scores(stage) for stage in learn_sequentially(longer, tokens)]
     assert not torch.equal(stages[0], stages[1])
     kept = [stage.kept for stage in learn_sequentially(setting, tokens)]
-    head = head_size(setting, tokens)
+    head = head_size(setting)
     assert kept[0] > head
     assert kept[1] == head
 
@@ -141,7 +141,7 @@ def test_similarity_reuses_all_of_its_neighbour_and_adds_one_expert_less(
     assert [stage.details["shares_with"] for stage in stages] == [None, "colors", "colors"]
     experts = [2, 1, 1]
     one = 2 * 32 * setting.model.rank
-    head = head_size(setting, tokens)
+    head = head_size(setting)
     for stage, new, used in zip(stages, experts, (2, 3, 3), strict=True):
         routers = sum((33 if tower == "vision" else 1) * used for tower, _ in setting.sites)
         assert stage.kept == len(setting.sites) * new * one + routers + head

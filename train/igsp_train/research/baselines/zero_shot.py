@@ -25,7 +25,9 @@ def predictor(
                 templates=task.templates,
                 head=(heads or {}).get(task.name),
             )
-            made[task.name] = LearnedClip(setting.backbone, setting.sites, [own])
+            made[task.name] = LearnedClip(
+                setting.backbone, setting.sites, [own], head_features=setting.model.head_features
+            )
         return made[task.name].predict(tokens, 0).argmax(1)
 
     return predict

@@ -86,7 +86,7 @@ def find_head(setting: Setting, task: TrunkTokens, experts: SiteExperts) -> Head
     with torch.no_grad():
         views = [torch.cat([setting.clip.summary(part) for part in view.split(CHUNK)]) for view in task.views[:seen]]
     own = Learned(experts=experts, display_names=task.classes, templates=task.templates)
-    learned = LearnedClip(setting.backbone, setting.sites, [own])
+    learned = LearnedClip(setting.backbone, setting.sites, [own], head_features=setting.model.head_features)
     train = (split_features(setting, task, "train"), task.splits["train"][1])
     folds = None if held else rows % FOLDS
     return task_head(learned, train, views, (tokens[rows], labels[rows]), folds=folds)

@@ -83,7 +83,7 @@ def _right(learned: LearnedClip, of: int, under: int, task: TrunkTokens, chosen:
     right = torch.zeros(len(labels), dtype=torch.bool)
     rows = torch.arange(len(labels)) if chosen is None else chosen.any(0).nonzero().flatten()
     for part in rows.split(CHUNK):
-        features, read = learned.embed(tokens[part], under), learned.clip.summary(tokens[part])
+        features, read = learned.embed(tokens[part], under), learned.read(tokens[part])
         right[part] = learned.compare(features, read, of, under).argmax(1) == labels[part]
     return right
 
