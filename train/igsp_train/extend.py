@@ -38,6 +38,7 @@ from igsp_train.head import (
     best_weight,
     measure,
     spread_of,
+    take_in,
     weight_of,
 )
 from igsp_train.prompts import check_prompts
@@ -100,7 +101,7 @@ def extend_task(
         had = folder.head(index)
         old = remembered(statistics, learned.head_features, None if had is None else had.vectors)
         new = RidgeSums(len(classes), len(old.gram))
-        new.add(learned.for_heads(features), labels)
+        take_in(new, learned, features, labels)
         sums = old.widened(len(classes)).plus([new])
         head = extended_head(learned, had, tempered, sums, measured[0], torch.tensor(at)[measured[1]])
         record = dataclasses.replace(

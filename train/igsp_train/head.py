@@ -105,6 +105,12 @@ class RidgeSums:
         return more
 
 
+def take_in(sums: RidgeSums, learned: LearnedClip, summaries: Tensor, labels: Tensor) -> None:
+    """Add what heads read of summaries `[N, F]` with classes `[N]`, some images at a time."""
+    for some, own in zip(summaries.split(ROWS), labels.split(ROWS), strict=True):
+        sums.add(learned.for_heads(some), own)
+
+
 def spread_of(scores: Tensor) -> float:
     """How far scores `[N, C]` lie from their image's mean: the root of the mean square."""
     return float((scores - scores.mean(1, keepdim=True)).pow(2).mean().sqrt()) if len(scores) else 0.0
@@ -176,9 +182,7 @@ def task_head(
     parts = [RidgeSums(len(learned.tasks[0].display_names), width) for _ in range(1 if folds is None else FOLDS)]
     for summaries in (seen[0], *views):
         for fold, part in enumerate(parts):
-            rows = slice(fold, None, len(parts))
-            for some, own in zip(summaries[rows].split(ROWS), labels[rows].split(ROWS), strict=True):
-                part.add(learned.for_heads(some), own)
+            take_in(part, learned, summaries[fold :: len(parts)], labels[fold :: len(parts)])
     vectors, scale = parts[0].plus(parts[1:]).solve(), learned.clip.logit_scale
     words, plain, read = measure(learned, weighed[0])
     ridge, weight = read @ vectors.T, 0.0

@@ -74,6 +74,8 @@ def anchored(sums: RidgeSums, vectors: Tensor) -> RidgeSums:
     given, held = vectors.double(), sums.held()
     share, total = sums.shares()[:, None], sums.sums.sum(0)
     factor = (given * (sums.sums - share * total)).sum() / ((given @ held) * given).sum()
+    if factor <= 0:  # they contradict the images: these are worth more
+        return sums
     found = RidgeSums(*sums.sums.shape)
     found.counts, found.gram, found.sums = sums.counts, sums.gram, factor * given @ held + share * total
     return found

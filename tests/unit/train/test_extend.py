@@ -136,6 +136,7 @@ def test_a_head_whose_images_are_gone_is_found_again_whatever_its_scale() -> Non
     assert float(cosine) > 1 - 1e-5
     assert 0.8 < float(found.norm() / real.norm()) < 1.25
     without = remembered(task_statistics(few, labels[:90], 3), "fourier", None).solve()
+    assert torch.equal(remembered(task_statistics(few, labels[:90], 3), "fourier", -real).solve(), without)
     assert float(torch.nn.functional.cosine_similarity(without.flatten(), real.flatten(), dim=0)) < 0.99
 
 
