@@ -67,6 +67,13 @@ def test_what_is_written_is_read(bundle: Path) -> None:
     assert read_manifest(bundle) == manifest == dataclasses.replace(manifest)
 
 
+def test_heads_of_a_bundle_that_does_not_say_are_on_the_summary_itself(bundle: Path) -> None:
+    edit(bundle, lambda values: values.update(head_features="fourier"))
+    assert read_manifest(bundle).head_width(64) == 128
+    edit(bundle, lambda values: values.pop("head_features"))
+    assert (read_manifest(bundle).head_features, read_manifest(bundle).head_width(64)) == ("summary", 64)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -163,14 +163,14 @@ def test_a_blank_graph_knows_no_task_and_is_plain_clip(backbone: Backbone) -> No
     assert (scores < 0).all()
 
 
-def test_half_precision_leaves_the_selector_and_the_pixels_alone(backbone: Backbone) -> None:
+def test_half_precision_leaves_selector_pixels_and_what_heads_read_alone(backbone: Backbone) -> None:
     graph = image_graph(
         backbone, [random_experts(backbone, 2, 2, "class_token")] * 2, selector_for(backbone), "class_token"
     )
     half = in_precision(graph, torch.float16)
     before, after = dict(graph.named_buffers()), dict(half.named_buffers())
-    kept = [name for name in before if name.startswith(("selector.", "pixels."))]
-    assert len(kept) == 8
+    kept = [name for name in before if name.startswith(("selector.", "pixels.", "reader."))]
+    assert len(kept) == 9
     assert all(torch.equal(before[name], after[name]) for name in kept)
     assert after["experts.1.down"].dtype == torch.float16
     assert {p.dtype for p in half.parameters()} == {torch.float16}

@@ -222,6 +222,7 @@ def test_an_extended_task_keeps_its_weight_and_its_temperature(place: Path, monk
     assert weight == pytest.approx(1.0 - head.text_share)
     _grow(place / "data")
     tempered = shutil.copytree(place, place.parent / "tempered")
+    anew = shutil.copytree(place, place.parent / "anew")
     extend_task(place / "model", "hues", str(place / "data"))
     with monkeypatch.context() as patch:
         patch.setattr(ModelFolder, "head", lambda self, index: head.tempered(2.0))
@@ -236,6 +237,14 @@ def test_an_extended_task_keeps_its_weight_and_its_temperature(place: Path, monk
     assert cool.text_share == pytest.approx(head.text_share)
     assert warm.text_share == pytest.approx(cool.text_share / 2)
     torch.testing.assert_close(warm.vectors, cool.vectors / 2)
+    # It moves from where it was: by statistics alone it would be another.
+    with monkeypatch.context() as patch:
+        patch.setattr("igsp_train.extend.remembered", lambda known, kind, vectors: remembered(known, kind, None))
+        extend_task(anew / "model", "hues", str(anew / "data"))
+    other = ModelFolder.open(anew / "model").head(0)
+    assert other is not None
+    assert other.vectors is not None
+    assert not torch.allclose(other.vectors, cool.vectors, rtol=1e-3)
     assert record.metrics["head_weight"] == pytest.approx(weight)
 
 
