@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from rich.console import Console
-from safetensors.numpy import save
 
 from igsp_deploy import __version__
+from igsp_deploy.bundle.arrays import pack_arrays
 from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import (
     CLASSES,
@@ -104,7 +104,7 @@ def export_bundle(
         texts = dataclasses.replace(texts, end_id=learned.backbone.text_ends.end_id(texts.end_id))
         _say(console, f"writing the graphs of {learned.backbone.name}, for {len(folder.tasks)} tasks and later ones")
         variants = [write_graphs(folder, learned, scratch, name, opset) for name in precision]
-        (scratch / CLASSES).write_bytes(save(_class_vectors(learned)))
+        (scratch / CLASSES).write_bytes(pack_arrays(_class_vectors(learned)))
         make_reference(learned).write(scratch / REFERENCE)
         manifest = _manifest(folder, learned.backbone, opset, variants, described, stored, texts, {})
         Manifest.write(_with_files(manifest, scratch), scratch)

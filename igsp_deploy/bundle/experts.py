@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
+from igsp_deploy.bundle.arrays import pack_arrays
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
 from igsp_deploy.sites import Site, site_name
@@ -72,7 +73,7 @@ class ExpertTable:
                     value = getattr(use, name)
                     if value is not None:
                         tensors[f"{key}.{name}"] = _cast(value, dtype, site)
-        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+        path.write_bytes(pack_arrays(tensors))
 
     @classmethod
     def read(cls, path: Path, layout: ExpertLayout, num_tasks: int) -> "ExpertTable":

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
+from igsp_deploy.bundle.arrays import pack_arrays
 from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
@@ -33,9 +34,9 @@ class Reference:
         task: what is asked for in each row: a task, -1 or -2, `[R]`.
         features: embeddings, `[R, D]`.
         used_task: `[R]`.
-        task_scores: scores minus thresholds, `[R, T]`.
+        task_scores: scores minus thresholds, `[N, T]`: of an image, whatever is asked for.
         thresholds: of each task, `[T]`.
-        score_sizes: what errors of the scores are measured by, `[R, T]`.
+        score_sizes: what errors of the scores are measured by, `[N, T]`.
         ids: token ids, `[M, ctx]`.
         text_task: `[M]`.
         embeddings: of the texts, `[M, D]`.
@@ -56,7 +57,7 @@ class Reference:
     def write(self, path: Path) -> None:
         """Write all arrays as safetensors."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(self).items()}))
+        path.write_bytes(pack_arrays(vars(self)))
 
     @classmethod
     def read(cls, path: Path) -> "Reference":
@@ -70,6 +71,9 @@ class Reference:
             if "score_sizes" not in arrays:  # of format 2, where the scores themselves were the distances
                 with np.errstate(invalid="ignore"):  # infinite where a task has no threshold
                     arrays["score_sizes"] = np.abs(arrays["task_scores"] + arrays["thresholds"])
+            if len(arrays["task_scores"]) == len(arrays["image_index"]):  # until format 5: of each row
+                _, first = np.unique(arrays["image_index"], return_index=True)
+                arrays |= {name: arrays[name][first] for name in ("task_scores", "score_sizes")}
             return cls(**arrays)
         except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
@@ -90,16 +94,17 @@ def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     """Largest absolute difference of two arrays; infinite where one is not a number."""
     if not ours.size:
         return 0.0
-    return float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
+    with np.errstate(invalid="ignore"):  # what is no number counts as infinite
+        return float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
 
 
 def smallest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """Smallest cosine of two normalised embeddings of a row; 1 where there is no row, -1 where one is not a number."""
     if not ours.size:
         return 1.0
-    cosines = (ours.astype(np.float64) * theirs).sum(1) / np.maximum(
-        np.linalg.norm(ours.astype(np.float64), axis=1) * np.linalg.norm(theirs.astype(np.float64), axis=1), 1e-12
-    )
+    with np.errstate(invalid="ignore"):
+        a, b = ours.astype(np.float64), theirs.astype(np.float64)
+        cosines = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
     return float(np.nan_to_num(cosines, nan=-1.0).min())
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
+from igsp_deploy.bundle.arrays import pack_arrays
 from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
@@ -140,7 +141,7 @@ class SelectorTable:
 
     def write(self, path: Path) -> None:
         """Write safetensors."""
-        path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in self.arrays().items()}))
+        path.write_bytes(pack_arrays(self.arrays()))
 
     @classmethod
     def read(cls, path: Path, num_tasks: int) -> "SelectorTable":

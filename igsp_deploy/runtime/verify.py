@@ -56,14 +56,16 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
         asked = reference.task == task
         picked = asked & same
         add(name, int(asked.sum()), largest_difference(output.features[picked], reference.features[picked]), tolerance)
-    scores = score_difference(output.task_scores, reference.task_scores, reference.score_sizes)
+    of_image = reference.image_index
+    margins, sizes = reference.task_scores[of_image], reference.score_sizes[of_image]
+    scores = score_difference(output.task_scores, margins, sizes)
     add("selector scores", len(reference.task), scores, score_tolerance)
     wrong, _ = wrong_choices(
         output.task,
         reference.used_task,
-        reference.task_scores,
+        margins,
         reference.thresholds,
-        reference.score_sizes,
+        sizes,
         score_tolerance,
     )
     add("choices of another task", len(output.task), float(wrong), 0.0)

@@ -51,6 +51,8 @@ SAVE = (
 NO_BIAS = 1e-6
 """Biases of two classes that differ by no more than this, in logits, are the same."""
 ADAPTER_CONFIG = "adapter_config.json"
+DATA_SETTINGS = ("val_share", "test_share", "seed")
+"""Of the data settings, those that an imported task has a use for: which of its images are measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ def import_probe(
         console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     place, probe = find_device(device), read_probe(path)
-    shares = {key: getattr(config.data, key) for key in ("val_share", "test_share", "seed")}
+    shares = {key: getattr(config.data, key) for key in DATA_SETTINGS}
     data = load_task_data(name, config.tasks[name], **shares)
     config = dataclasses.replace(config, model=settled(config.model))
     with locked_model(model_path):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from igsp_deploy.bundle.reference import Reference, largest_difference, score_difference, wrong_choices
+from igsp_deploy.bundle.reference import (
+    Reference,
+    largest_difference,
+    score_difference,
+    smallest_cosine,
+    wrong_choices,
+)
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
 
@@ -45,6 +51,10 @@ def test_another_choice_is_wrong_unless_it_was_a_tie(
 
 def test_not_a_number_is_an_infinite_difference() -> None:
     assert largest_difference(np.array([np.nan], np.float32), np.zeros(1, np.float32)) == np.inf
+    damaged = np.array([0x7F800001], np.uint32).view(np.float32)  # a bit pattern whose conversion numpy warns of
+    assert largest_difference(damaged, np.zeros(1, np.float32)) == np.inf
+    assert largest_difference(np.array([np.inf], np.float32), np.array([np.inf], np.float32)) == np.inf
+    assert smallest_cosine(damaged[None], np.ones((1, 1), np.float32)) == -1.0
 
 
 def test_scores_are_compared_by_their_size() -> None:
@@ -66,6 +76,19 @@ def test_a_reference_of_format_2_measures_scores_by_themselves(tmp_path: Path) -
     }
     save_file(values, tmp_path / "reference.safetensors")
     assert Reference.read(tmp_path / "reference.safetensors").score_sizes[0, 0] == 4.0
+
+
+def test_a_reference_of_format_5_has_the_scores_of_each_image_once_for_every_task(tmp_path: Path) -> None:
+    shapes = {"images": (2, 2, 2, 3), "features": (6, 2), "ids": (1, 4), "embeddings": (1, 2)}
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    values |= {name: np.zeros(6, np.int64) for name in ("task", "used_task", "text_task")}
+    of_image = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    values |= {"image_index": np.array([0, 1] * 3), "thresholds": np.zeros(2, np.float32)}
+    values |= {name: np.tile(of_image, (3, 1)) for name in ("task_scores", "score_sizes")}
+    save_file(values, tmp_path / "reference.safetensors")
+    reference = Reference.read(tmp_path / "reference.safetensors")
+    np.testing.assert_array_equal(reference.task_scores, of_image)
+    np.testing.assert_array_equal(reference.score_sizes, of_image)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20])

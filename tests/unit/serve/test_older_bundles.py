@@ -1,8 +1,8 @@
 """Bundles of older formats: opened, verified, and mixed with newer ones.
 
-Up to format 4 graphs gave no summary, and no task had a head. Up to format 3 stacks had
-defaults, under which every image got plain CLIP. In format 2 graphs and selector know no
-background.
+Up to format 5 a reference has the scores of each image once for every task. Up to format 4
+graphs gave no summary, and no task had a head. Up to format 3 stacks had defaults, under
+which every image got plain CLIP. In format 2 graphs and selector know no background.
 """
 
 import dataclasses
@@ -58,6 +58,10 @@ def headless(modern: Path) -> Path:
     assert [value.name for value in graph.graph.outputs][3:] == ["summary"]
     del graph.graph.outputs[3:]
     ir.save(graph, folder / "image.fp32.onnx")
+    arrays = load_file(folder / REFERENCE)  # scores stood beside every row
+    rows = {name: arrays[name][arrays["image_index"]] for name in ("task_scores", "score_sizes")}
+    assert all(len(rows[name]) > len(arrays[name]) for name in rows)
+    save_file(arrays | rows, folder / REFERENCE)
     dataclasses.replace(read_manifest(folder), format_version=4, files=list_files(folder)).write(folder)
     return folder
 

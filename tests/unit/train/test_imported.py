@@ -241,6 +241,7 @@ def test_a_new_model_can_begin_with_a_probe_and_go_on_learning(
         (["colors", "good.safetensors"], "already has a task 'colors'"),
         (["Colors!", "good.safetensors"], "a task's name must be"),
         (["other", "good.safetensors", "--set", "learn.steps=3"], "is not learned"),
+        (["other", "good.safetensors", "--set", "data.shots=2", "--set", "data.augment=trivial"], "data.augment and"),
         (["other", "good.safetensors", "--set", "model.rank=9"], "was made with model.rank = 2"),
     ],
 )

@@ -42,8 +42,10 @@ def import_(
 
     It answers exactly as the probe does, beside the tasks that are learned, and goes with them into one bundle.
     """
+    import dataclasses
+
     from igsp_deploy.checked import build
-    from igsp_deploy.config import LearnConfig, RunConfig, apply_overrides
+    from igsp_deploy.config import DataConfig, LearnConfig, RunConfig, apply_overrides
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
 
@@ -52,9 +54,14 @@ def import_(
     if settings.learn != LearnConfig() or settings.tasks:
         raise UsageError("an imported task is not learned: leave out --set learn.* and tasks.")
 
-    import dataclasses
+    from igsp_train.imported import DATA_SETTINGS, import_probe
 
-    from igsp_train.imported import import_probe
+    given = dataclasses.asdict(settings.data).items() - dataclasses.asdict(DataConfig()).items()
+    if unused := [f"data.{key}" for key, _ in sorted(given) if key not in DATA_SETTINGS]:
+        raise UsageError(
+            f"an imported task is not learned: of data.* only {', '.join(DATA_SETTINGS)} say anything here. "
+            f"Leave out --set {' and '.join(unused)}."
+        )
 
     settings = dataclasses.replace(settings, tasks={check_task_name(name): data})
     import_probe(model, name, file, settings, device=device)
