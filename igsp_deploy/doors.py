@@ -4,7 +4,7 @@ No other file of the package names igsp_train, igsp_export or igsp_serve (tests/
 imports them when they are used, so that what needs no torch does not load it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,7 @@ class Model:
         *,
         data: Mapping[str, Any] | None = None,
         device: str = "auto",
+        track: Sequence[str] = (),
         quiet: bool = True,
         **settings: Any,
     ) -> "TaskRecord":
@@ -118,6 +119,7 @@ class Model:
             source: folder of images, manifest, or one of the other kinds `igsp train --task` takes.
             data: of `igsp_deploy.config.DataConfig`: `val_share`, `shots`, `num_workers`, ...
             device: where to compute: `auto`, `cpu`, `cuda`, `cuda:N`, or `mps` (experimental).
+            track: what else is told of every step: `tensorboard`, `wandb`, `mlflow`; it lies in `MODEL.tracking`.
             quiet: show no progress.
             settings: of `igsp_deploy.config.LearnConfig`: `steps`, `batch_size`, `seed`, ...
 
@@ -143,7 +145,8 @@ class Model:
             data=splits,
             tasks={check_task_name(name): str(source)},
         )
-        folder = train_sequence(self.path, config, console=Console(stderr=True, quiet=quiet), device=device)
+        console = Console(stderr=True, quiet=quiet)
+        folder = train_sequence(self.path, config, console=console, device=device, track=track)
         return folder.tasks[folder.task_index(name)]
 
     def extend(self, name: str, source: str | Path, *, device: str = "auto", quiet: bool = True) -> "TaskRecord":

@@ -10,6 +10,7 @@ import accelerate.tracking  # type: ignore[import-untyped]
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from igsp_deploy import Model
 from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig
 from igsp_deploy.errors import UserError
 from igsp_train import tracking
@@ -69,6 +70,14 @@ def test_the_settings_are_told(tracked: Path) -> None:
     assert f"learn.steps: {STEPS}" in text
     assert "model.backbone: debug" in text
     assert "task: colors" in text
+
+
+def test_the_python_interface_tells_as_well(tracked: Path, task_data: Path, tmp_path: Path) -> None:
+    settings = config(task_data)
+    model = Model.create(tmp_path / "model", backbone="debug", rank=2, vision_blocks=1, text_blocks=1)
+    learn = {"steps": STEPS, "batch_size": 4, "num_candidates": 1, "warmup_steps": 1, "checkpoint_every": 3}
+    model.learn("colors", settings.tasks["colors"], data={"val_share": 0.4}, track=["tensorboard"], **learn)
+    assert told(tmp_path / "model", "loss") == told(tracked, "loss")
 
 
 def test_nothing_of_it_is_in_the_model_and_learning_is_the_same_to_the_bit(
