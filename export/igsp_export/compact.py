@@ -81,6 +81,7 @@ def selector_table(selector: Selector) -> SelectorTable:
         class_task=selector.class_task.numpy().astype(np.int64),
         thresholds=selector.thresholds.numpy(),
         background=selector.background.numpy(),
+        squares=selector.squares.numpy(),
     )
 
 

@@ -136,7 +136,7 @@ def _free_stack(module: nn.Module, name: str) -> dict[int, Any]:
         return {**size, 1: experts}
     if name == "selector.thresholds":
         return {0: Dim("tasks", min=1)}
-    if name in ("selector.means", "selector.class_task"):
+    if name in ("selector.means", "selector.class_task", "selector.squares"):
         return {0: Dim("classes", min=1)}
     return {}
 

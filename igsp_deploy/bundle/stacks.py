@@ -5,7 +5,7 @@ S classes of all tasks, F selector features. The last slice of an expert stack i
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ class SelectorTable:
         class_task: task of each row of `means`, int64 `[S]`.
         thresholds: `[T]`; minus infinity for a task without held-out images.
         background: of `igsp_deploy.model.selector.Selector`, `[1]`; None in bundles of format 2 and for their graphs.
+        squares: sum of squares of each row of `means`, `[S]`; None in bundles up to format 5 and for their graphs.
     """
 
     center: NDArray[np.float32]
@@ -134,6 +135,7 @@ class SelectorTable:
     class_task: NDArray[np.int64]
     thresholds: NDArray[np.float32]
     background: NDArray[np.float32] | None = None
+    squares: NDArray[np.float32] | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that there is, by name."""
@@ -158,6 +160,8 @@ class SelectorTable:
         expected = {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
         if table.background is not None:
             expected["background"] = (1,)
+        if table.squares is not None:
+            expected["squares"] = (classes,)
         for name, shape in expected.items():
             if getattr(table, name).shape != shape:
                 raise UserError(
@@ -174,24 +178,32 @@ class SelectorTable:
         return dataclasses.replace(
             self,
             means=self.means[rows],
+            squares=None if self.squares is None else self.squares[rows],
             class_task=np.array([number[t] for t in self.class_task[rows].tolist()], np.int64),
             thresholds=self.thresholds[list(tasks)],
         )
 
-    def fitting(self, background: bool) -> "SelectorTable":
-        """The same for graphs that take a background, or for ones of format 2, which do not.
+    def fitting(self, inputs: Collection[str]) -> "SelectorTable":
+        """The same for graphs with these inputs: those of older formats do not take all that there is.
 
         Raises:
-            UserError: they do not, and the selector has one.
+            UserError: the selector has a background, and they take none.
         """
-        if background == (self.background is not None):
-            return self
-        if not background and np.any(self.background):
+        if "selector.background" not in inputs and self.background is not None and np.any(self.background):
             raise UserError(
                 "these tasks have a selector with a background, and the graphs are of a bundle of format 2, which know "
                 "none. Open the bundle that the tasks come from instead."
             )
-        return dataclasses.replace(self, background=np.zeros(1, np.float32) if background else None)
+        none, squares = np.zeros(1, np.float32), self.squares
+        return dataclasses.replace(
+            self,
+            background=(none if self.background is None else self.background)
+            if "selector.background" in inputs
+            else None,
+            squares=(np.square(self.means).sum(1) if squares is None else squares)
+            if "selector.squares" in inputs
+            else None,
+        )
 
     def in_slots(self, slots: Sequence[int], num_slots: int) -> "SelectorTable":
         """The same with task t numbered `slots[t]`; a number of no task, up to `num_slots`, is never chosen."""
@@ -213,4 +225,5 @@ def blank_selector(num_features: int) -> SelectorTable:
         class_task=np.zeros(1, np.int64),
         thresholds=np.full(1, np.inf, np.float32),
         background=np.zeros(1, np.float32),
+        squares=np.zeros(1, np.float32),
     )

@@ -94,6 +94,7 @@ class Selector(nn.Module):
         whitening: `[F, F]` with `whitening @ whitening.T` the inverse of the shared covariance.
         means: whitened class means, `[S, F]`.
         class_task: task of each row of `means`, int64 `[S]`.
+        squares: sum of squares of each row of `means`, `[S]`: with many classes they take longer than all else.
         thresholds: score under which an image is not taken for that task, `[T]`.
         background: variance of the tasks' Gaussians over that of the background, `[1]`; 0 is one without an end.
         floors: lowest score of any of the images that set the task's threshold, `[T]`.
@@ -103,6 +104,7 @@ class Selector(nn.Module):
     whitening: Tensor
     means: Tensor
     class_task: Tensor
+    squares: Tensor
     thresholds: Tensor
     background: Tensor
 
@@ -115,6 +117,7 @@ class Selector(nn.Module):
         class_task: Tensor,
         thresholds: Tensor,
         background: Tensor,
+        squares: Tensor | None = None,
         floors: Tensor | None = None,
     ) -> None:
         """Hold the numbers; `fit` makes them."""
@@ -123,6 +126,7 @@ class Selector(nn.Module):
         self.register_buffer("whitening", whitening)
         self.register_buffer("means", means)
         self.register_buffer("class_task", class_task)
+        self.register_buffer("squares", (means * means).sum(1) if squares is None else squares)
         self.register_buffer("thresholds", thresholds)
         self.register_buffer("background", background)
         # Of no use to a graph, which gets no label set, and so no input of it.
@@ -182,7 +186,7 @@ class Selector(nn.Module):
     def _scores(self, features: Tensor, background: Tensor) -> Tensor:
         u = (features - self.center) @ self.whitening
         own = (1.0 - background) * (u * u).sum(1, keepdim=True)
-        squared = own - 2.0 * (u @ self.means.T) + (self.means * self.means).sum(1)
+        squared = own - 2.0 * (u @ self.means.T) + self.squares
         worst = torch.full((u.shape[0], self.thresholds.shape[0]), _NO_CLASS, dtype=u.dtype, device=u.device)
         index = self.class_task.expand(u.shape[0], -1)
         return worst.scatter_reduce(1, index, -0.5 * squared, "amax")

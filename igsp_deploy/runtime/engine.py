@@ -280,9 +280,7 @@ class Engine:
         return TaskSet.read(bundle, manifest, names, STACK_TYPES.get(self.variant.precision, np.float32))
 
     def _load(self, tasks: TaskSet) -> LoadedTasks:
-        # Bundles of format 2 know no background; their graphs take none.
-        fitting = tasks.selector.fitting("selector.background" in self._image.stacks)
-        tasks = dataclasses.replace(tasks, selector=fitting)
+        tasks = dataclasses.replace(tasks, selector=tasks.selector.fitting(self._image.stacks))
         with_head = [task.name for task, head in zip(tasks.entries, tasks.heads, strict=True) if head is not None]
         if with_head and "summary" not in self._image.outputs:
             raise UserError(

@@ -219,11 +219,28 @@ def test_a_selector_of_format_2_has_no_background(tmp_path: Path) -> None:
     read = SelectorTable.read(tmp_path / "s", 3)
     assert read.background is None
     assert "selector.background" not in read.only([1]).stacks()
-    assert read.fitting(False) is read
-    assert read.fitting(True).stacks()["selector.background"].tolist() == [0.0]
-    assert read.fitting(True).fitting(False).background is None
+    assert "selector.background" not in read.fitting(["selector.squares"]).stacks()
+    assert read.fitting(["selector.background"]).stacks()["selector.background"].tolist() == [0.0]
+    assert read.fitting(["selector.background"]).fitting([]).background is None
     with pytest.raises(UserError, match="format 2, which know none"):
-        selector().fitting(False)
+        selector().fitting(["selector.squares"])
+
+
+def test_a_selector_up_to_format_5_has_no_squares(tmp_path: Path) -> None:
+    now = dataclasses.replace(selector(), squares=np.square(selector().means).sum(1))
+    now.write(tmp_path / "s")
+    assert SelectorTable.read(tmp_path / "s", 3).only([2]).squares == pytest.approx([6**2 + 7**2, 8**2 + 9**2])
+    old = now.fitting(["selector.background"])
+    assert old.squares is None
+    assert old.only([2, 0]).squares is None
+    old.write(tmp_path / "s")
+    read = SelectorTable.read(tmp_path / "s", 3)
+    assert "selector.squares" not in read.stacks()
+    again = read.fitting(["selector.background", "selector.squares"])
+    assert again.stacks()["selector.squares"] == pytest.approx(now.squares)
+    dataclasses.replace(now, squares=np.zeros(2, np.float32)).write(tmp_path / "s")
+    with pytest.raises(UserError, match=r"squares must be \[5\]"):
+        SelectorTable.read(tmp_path / "s", 3)
 
 
 def test_a_selector_in_slots_never_chooses_one_that_is_no_tasks() -> None:

@@ -170,7 +170,7 @@ def test_half_precision_leaves_selector_pixels_and_what_heads_read_alone(backbon
     half = in_precision(graph, torch.float16)
     before, after = dict(graph.named_buffers()), dict(half.named_buffers())
     kept = [name for name in before if name.startswith(("selector.", "pixels.", "reader."))]
-    assert len(kept) == 9
+    assert len(kept) == 10
     assert all(torch.equal(before[name], after[name]) for name in kept)
     assert after["experts.1.down"].dtype == torch.float16
     assert {p.dtype for p in half.parameters()} == {torch.float16}

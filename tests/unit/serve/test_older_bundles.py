@@ -1,6 +1,7 @@
 """Bundles of older formats: opened, verified, and mixed with newer ones.
 
-Up to format 5 a reference has the scores of each image once for every task. Up to format 4
+Up to format 5 a reference has the scores of each image once for every task, and graphs square
+the selector's means themselves. Up to format 4
 graphs gave no summary, and no task had a head. Up to format 3 stacks had defaults, under
 which every image got plain CLIP. In format 2 graphs and selector know no background.
 """
@@ -20,7 +21,7 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from igsp_deploy.bundle.manifest import REFERENCE, SELECTOR, list_files, read_manifest
-from igsp_deploy.bundle.stacks import blank_selector, blank_stacks
+from igsp_deploy.bundle.stacks import SelectorTable, blank_selector, blank_stacks
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import write_sums
 from igsp_deploy.names import AUTO, PLAIN
@@ -50,6 +51,19 @@ def modern(bundled: "Bundled", tmp_path_factory: pytest.TempPathFactory) -> Path
     return root / "bundle"
 
 
+def _square_inside(model: ir.Model) -> None:
+    """The squares of the class means, computed in every call as they were up to format 5."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    means, given = inputs["selector.means"], inputs["selector.squares"]
+    squares = ir.node("Mul", [means, means])
+    axis = ir.val("axis", const_value=ir.tensor(np.array([1]), name="axis"))
+    model.graph.register_initializer(axis)
+    total = ir.node("ReduceSum", [squares.outputs[0], axis], attributes={"keepdims": 0})
+    ir.convenience.replace_all_uses_with(given, total.outputs[0])
+    model.graph.inputs.remove(given)
+    model.graph.insert_before(model.graph[0], [squares, total])
+
+
 @pytest.fixture(scope="module")
 def headless(modern: Path) -> Path:
     """The same bundle as format 4 had it."""
@@ -57,7 +71,10 @@ def headless(modern: Path) -> Path:
     graph = ir.load(folder / "image.fp32.onnx")
     assert [value.name for value in graph.graph.outputs][3:] == ["summary"]
     del graph.graph.outputs[3:]
+    _square_inside(graph)
     ir.save(graph, folder / "image.fp32.onnx")
+    table = SelectorTable.read(folder / SELECTOR, 2)
+    dataclasses.replace(table, squares=None).write(folder / SELECTOR)
     arrays = load_file(folder / REFERENCE)  # scores stood beside every row
     rows = {name: arrays[name][arrays["image_index"]] for name in ("task_scores", "score_sizes")}
     assert all(len(rows[name]) > len(arrays[name]) for name in rows)
@@ -72,6 +89,7 @@ def previous(headless: Path) -> Path:
     folder = Path(shutil.copytree(headless, headless.parent / "previous"))
     layout = read_manifest(folder).experts
     selector = blank_selector(len(load_file(folder / SELECTOR)["center"])).stacks()
+    del selector["selector.squares"]
     for name, stacks in {
         "image": blank_stacks(layout, "vision") | selector,
         "text": blank_stacks(layout, "text"),
@@ -110,8 +128,9 @@ def ask(engine: Engine, images: Images) -> list[ImageOutput]:
 
 def assert_same(ours: Engine, theirs: Engine, images: Images) -> None:
     for a, b in zip(ask(ours, images), ask(theirs, images), strict=True):
-        for name in ("features", "task", "task_scores"):
+        for name in ("features", "task"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        np.testing.assert_allclose(a.task_scores, b.task_scores, rtol=1e-5)  # squares were summed in another order
 
 
 @pytest.mark.parametrize(("which", "version"), [("old", 2), ("previous", 3), ("headless", 4)])
