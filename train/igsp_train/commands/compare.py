@@ -18,7 +18,7 @@ igsp compare study --task digits=data/digits --task letters=data/letters --ablat
 
 METHODS = (
     *("zero-shot", "ridge", "sequential", "full", "isolated", "svd", "similarity", "fixed-pool", "igsp"),
-    *("random-reuse", "convergence"),
+    *("head-alone", "random-reuse", "convergence"),
 )
 
 

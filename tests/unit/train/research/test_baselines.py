@@ -17,6 +17,7 @@ from igsp_train.research.baselines.ridge import apply_ridge, solve_ridge
 from igsp_train.research.baselines.sequential import learn_fully, learn_sequentially
 from igsp_train.research.baselines.similarity import learn_by_similarity, nearest
 from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import find_head, open_reader
 from igsp_train.research.study.run import RunKey, measure, reorder
 from igsp_train.research.study.tokens import TrunkTokens
 
@@ -65,6 +66,16 @@ def test_words_alone_are_what_the_method_reaches_without_heads(
     assert run["words"] == {split: matrix[-1] for split, matrix in without["accuracy"].items()}
     assert without["words"] == {}
     assert sum(run["kept"]) > sum(without["kept"])
+
+
+def test_the_head_alone_is_what_the_head_says_without_words(setting: Setting, tokens: list[TrunkTokens]) -> None:
+    (stage, *_) = METHODS["head-alone"].learn(setting, tokens)
+    head, (seen, _) = find_head(setting, tokens[0], {}), tokens[0].splits["test"]
+    assert head is not None
+    assert head.vectors is not None
+    expected = (open_reader(setting).read(seen) @ head.vectors.T).argmax(1)
+    assert torch.equal(stage.predict(tokens[0], seen), expected)
+    assert stage.kept == head.vectors.numel()
 
 
 def test_a_fixed_pool_freezes_what_a_task_used_most_and_trains_the_rest(

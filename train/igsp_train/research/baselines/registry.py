@@ -6,7 +6,7 @@ from igsp_train.research.baselines.fixed_pool import learn_fixed_pool
 from igsp_train.research.baselines.igsp import learn_igsp
 from igsp_train.research.baselines.isolated import learn_isolated
 from igsp_train.research.baselines.random_reuse import learn_with_random_reuse
-from igsp_train.research.baselines.ridge import learn_ridge
+from igsp_train.research.baselines.ridge import learn_head_alone, learn_ridge
 from igsp_train.research.baselines.sequential import learn_fully, learn_sequentially
 from igsp_train.research.baselines.similarity import learn_by_similarity
 from igsp_train.research.baselines.svd import learn_then_cut
@@ -17,6 +17,9 @@ from igsp_train.research.study.method import Method
 METHODS: dict[str, Method] = {
     "zero-shot": Method(learn=learn_zero_shot, summary="plain CLIP", reads_order=False),
     "ridge": Method(learn=learn_ridge, summary="ridge classifier on frozen features, one a task", reads_order=False),
+    "head-alone": Method(
+        learn=learn_head_alone, summary="the closed-form head, without experts and words", reads_order=False
+    ),
     "sequential": Method(learn=learn_sequentially, summary="one adapter trained on and on", changes_old=True),
     "full": Method(learn=learn_fully, summary="all weights above the trunk trained on and on", changes_old=True),
     "isolated": Method(learn=learn_isolated, summary="experts of its own for every task", reads_order=False),

@@ -1,4 +1,4 @@
-"""A ridge classifier on frozen features, one a task: what the features are worth without adapting them."""
+"""Ridge classifiers on frozen features, one a task: what the features are worth without adapting them, or words."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from igsp_train.head import RidgeSums, take_in
 from igsp_train.research.baselines.zero_shot import predictor
 from igsp_train.research.study.method import Setting, Stage
+from igsp_train.research.study.pooled import open_reader, seen_views, split_features
 from igsp_train.research.study.tokens import TrunkTokens
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -36,6 +38,26 @@ def solve_ridge(features: Tensor, labels: Tensor, num_classes: int, strength: fl
 def apply_ridge(weights: Tensor, features: Tensor) -> Tensor:
     """Class of each image, `[B]`."""
     return (features.double() @ weights[:-1] + weights[-1]).argmax(1)
+
+
+def learn_head_alone(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:
+    """The closed-form head of a task by itself: no experts, no words. The control of everything that has a head."""
+    plain, reader = predictor(setting, {}), open_reader(setting)
+    learned: dict[str, Tensor] = {}
+
+    def predict(task: TrunkTokens, tokens: Tensor) -> Tensor:
+        if task.name not in learned:
+            return plain(task, tokens)
+        return (reader.read(tokens) @ learned[task.name].T).argmax(1)
+
+    for task in tasks:
+        summaries = [split_features(setting, task, "train"), *seen_views(setting, task)]
+        sums = RidgeSums(len(task.classes), reader.for_heads(summaries[0][:1]).shape[1])
+        for some in summaries:
+            take_in(sums, reader, some, task.splits["train"][1])
+        learned[task.name] = sums.solve()
+        size = learned[task.name].numel()
+        yield Stage(predict=predict, trained_phase1=size, trained_phase2=size, kept=size)
 
 
 def learn_ridge(setting: Setting, tasks: list[TrunkTokens]) -> Iterator[Stage]:

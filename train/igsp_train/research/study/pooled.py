@@ -82,14 +82,23 @@ def find_head(setting: Setting, task: TrunkTokens, experts: SiteExperts) -> Head
     held = len(rows) >= FEW
     tokens, labels = task.splits["val" if held else "train"]
     rows = rows if held else torch.from_numpy(spread(count, MEASURED))
-    seen = views_seen(len(task.views), count, setting.learn.steps, setting.learn.batch_size)
-    with torch.no_grad():
-        views = [torch.cat([setting.clip.summary(part) for part in view.split(CHUNK)]) for view in task.views[:seen]]
     own = Learned(experts=experts, display_names=task.classes, templates=task.templates)
     learned = LearnedClip(setting.backbone, setting.sites, [own], head_features=setting.model.head_features)
     train = (split_features(setting, task, "train"), task.splits["train"][1])
     folds = None if held else rows % FOLDS
-    return task_head(learned, train, views, (tokens[rows], labels[rows]), folds=folds)
+    return task_head(learned, train, seen_views(setting, task), (tokens[rows], labels[rows]), folds=folds)
+
+
+def seen_views(setting: Setting, task: TrunkTokens) -> list[Tensor]:
+    """Summaries `[N, F]` of the training images in each of the views that learning sees."""
+    seen = views_seen(len(task.views), len(task.labels), setting.learn.steps, setting.learn.batch_size)
+    with torch.no_grad():
+        return [torch.cat([setting.clip.summary(part) for part in view.split(CHUNK)]) for view in task.views[:seen]]
+
+
+def open_reader(setting: Setting) -> LearnedClip:
+    """The frozen CLIP without a task, for what heads read."""
+    return LearnedClip(setting.backbone, setting.sites, [], head_features=setting.model.head_features)
 
 
 def add_to_pool(setting: Setting, folder: ModelFolder, task: TrunkTokens, result: LearnResult) -> TaskRecord:
