@@ -94,7 +94,8 @@ class LearnConfig:
     """Level kappa: share of the mass kept (`cumulative`, `random`) or of the worth (`leave_one_out`), share of
     1/(|F|+|C|) (`relative`) or of 1 (`absolute`); `held_out` finds its own level."""
     prune_tolerance: FromZero = 0.2
-    """Nats by which pruning may raise the loss on 256 images (held-out ones first), under `held_out`."""
+    """Nats by which pruning may raise the loss on 256 images (held-out ones first), under `held_out`; a quarter of that
+    where fewer than 20 are held out, as with `data.shots`."""
     phase2_candidate_mass: BelowOne = 0.7
     """Share of the gates that the kept new experts of a block get at the start of phase 2, at least; 0 leaves them."""
     phase2_restart: Flag = True

@@ -295,7 +295,10 @@ class TaskRun:
 
     def _lags(self) -> bool:
         """Whether the held-out loss has not fallen for so long that learning ends."""
-        return self.held_out is not None and len(self.held_out[1]) >= FEW and self.progress.lags(self.config.patience)
+        return self._num_held_out() >= FEW and self.progress.lags(self.config.patience)
+
+    def _num_held_out(self) -> int:
+        return 0 if self.held_out is None else len(self.held_out[1])
 
     def _phase1_is_over(self) -> bool:
         config, step = self.config, self.progress.step
@@ -319,7 +322,8 @@ class TaskRun:
         def loss(count: int) -> HeldOutLoss:
             return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))
 
-        return masks_to_keep(gates, self.config, self.folder.config.max_experts, loss, self.seed)
+        few, limit = self._num_held_out() < FEW, self.folder.config.max_experts
+        return masks_to_keep(gates, self.config, limit, loss, self.seed, few=few)
 
     def loss_images(self, count: int = LOSS_IMAGES) -> tuple[Tensor, Tensor]:
         """Tokens and labels of `count` images, or as many as there are: held-out ones first, then training ones.

@@ -47,12 +47,12 @@ def test_no_copies_and_cuda_graphs_are_accepted(placed: dict[str, Placement], na
     assert sum(placement.cuda.values()) > 30
 
 
-def test_an_adapted_block_adds_fourteen_nodes_and_choice_and_heads_forty_eight(
+def test_an_adapted_block_adds_fourteen_nodes_and_choice_and_heads_forty_six(
     placed: dict[str, Placement],
 ) -> None:
     """Each is a launch or nearly one: at batch 1 that is what the experts cost on a GPU."""
     plain, image = (sum(placed[f"{name}.fp16"].cuda.values()) for name in ("plain", "image"))
-    assert image - plain <= 2 * 14 + 48
+    assert image - plain <= 2 * 14 + 46
 
 
 def test_half_precision_graphs_hold_no_casts_but_at_their_ends(placed: dict[str, Placement]) -> None:

@@ -19,9 +19,11 @@ from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.model.loading import load_backbone
 from igsp_deploy.model.record import TaskRecord
 from igsp_deploy.model.selector import task_statistics
+from igsp_deploy.sites import Site
 from igsp_train.checkpoint import clear_checkpoint, load_checkpoint
 from igsp_train.features import TrunkViews
 from igsp_train.learn import TaskRun
+from igsp_train.prune import masks_to_keep
 from igsp_train.steps import LearnResult, StepReport
 
 CLASSES = ["red", "green", "blue"]
@@ -383,6 +385,26 @@ def test_pruning_by_loss_works_with_held_out_images_and_without(
     kept = [sum(mask) for mask in result.kept.values()]
     assert min(kept) >= 1
     assert sum(kept) < sum(len(mask) for mask in result.kept.values())
+
+
+@pytest.mark.parametrize(("count", "few"), [(0, True), (19, True), (20, False)])
+def test_pruning_knows_whether_few_images_are_held_out(
+    tmp_path: Path, backbone: Backbone, count: int, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def watched(*arguments: Any, few: bool) -> dict[Site, torch.Tensor]:
+        told.append(few)
+        return masks_to_keep(*arguments, few=few)
+
+    monkeypatch.setattr("igsp_train.learn.masks_to_keep", watched)
+    folder = new_folder(tmp_path / "model", backbone)
+    run = make_run(backbone, folder, 20)
+    if count:
+        indices = np.arange(count)
+        run.held_out = (run.views.batch(indices, indices * 0 + 5), run.labels[indices])
+    run.run()
+    assert told == [few]
 
 
 def test_looking_at_the_numbers_now_and_then_changes_none_of_them(

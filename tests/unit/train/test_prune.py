@@ -1,12 +1,14 @@
 """Pruning rules on hand-made gates."""
 
+from typing import cast
+
 import pytest
 import torch
 
-from igsp_deploy.config import PruneRule
+from igsp_deploy.config import LearnConfig, PruneRule
 from igsp_deploy.sites import Site
-from igsp_train.importance import Masks
-from igsp_train.prune import at_most, experts_to_keep, level_by_loss, most_worth
+from igsp_train.importance import HeldOutLoss, Masks
+from igsp_train.prune import at_most, experts_to_keep, level_by_loss, masks_to_keep, most_worth
 
 GATES = torch.tensor([0.5, 0.02, 0.3, 0.08, 0.1])
 
@@ -90,3 +92,13 @@ def test_the_level_is_as_low_as_the_held_out_loss_allows() -> None:
     assert experts_to_keep(GATES, "cumulative", level - 1 / 64).sum() == 2
     assert experts_to_keep(GATES, "cumulative", level_by_loss(gates, loss, tolerance=0.6)).sum() == 1
     assert level_by_loss(gates, lambda masks: float(bool(masks)), tolerance=0.1) == 1.0
+
+
+@pytest.mark.parametrize(("few", "kept"), [(False, 1), (True, 3)])
+def test_training_images_in_place_of_held_out_ones_are_allowed_a_quarter_of_the_loss(few: bool, kept: int) -> None:
+    def loss(masks: Masks) -> float:
+        return 1.0 if not masks or int(masks["vision", 0].sum()) >= 3 else 1.1
+
+    config = LearnConfig(prune_tolerance=0.2)
+    masks = masks_to_keep({("vision", 0): GATES}, config, 0, lambda count: cast(HeldOutLoss, loss), 0, few=few)
+    assert int(masks["vision", 0].sum()) == kept

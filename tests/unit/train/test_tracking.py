@@ -75,7 +75,13 @@ def test_the_settings_are_told(tracked: Path) -> None:
 def test_the_python_interface_tells_as_well(tracked: Path, task_data: Path, tmp_path: Path) -> None:
     settings = config(task_data)
     model = Model.create(tmp_path / "model", backbone="debug", rank=2, vision_blocks=1, text_blocks=1)
-    learn = {"steps": STEPS, "batch_size": 4, "num_candidates": 1, "warmup_steps": 1, "checkpoint_every": 3}
+    learn: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "num_candidates": 1,
+        "warmup_steps": 1,
+        "checkpoint_every": 3,
+    }
     model.learn("colors", settings.tasks["colors"], data={"val_share": 0.4}, track=["tensorboard"], **learn)
     assert told(tmp_path / "model", "loss") == told(tracked, "loss")
 
