@@ -194,16 +194,12 @@ class SelectorTable:
                 "these tasks have a selector with a background, and the graphs are of a bundle of format 2, which know "
                 "none. Open the bundle that the tasks come from instead."
             )
-        none, squares = np.zeros(1, np.float32), self.squares
-        return dataclasses.replace(
-            self,
-            background=(none if self.background is None else self.background)
-            if "selector.background" in inputs
-            else None,
-            squares=(np.square(self.means).sum(1) if squares is None else squares)
-            if "selector.squares" in inputs
-            else None,
-        )
+        known = {
+            "background": np.zeros(1, np.float32) if self.background is None else self.background,
+            "squares": np.square(self.means).sum(1) if self.squares is None else self.squares,
+        }
+        taken: dict[str, Any] = {name: value if f"selector.{name}" in inputs else None for name, value in known.items()}
+        return dataclasses.replace(self, **taken)
 
     def in_slots(self, slots: Sequence[int], num_slots: int) -> "SelectorTable":
         """The same with task t numbered `slots[t]`; a number of no task, up to `num_slots`, is never chosen."""
