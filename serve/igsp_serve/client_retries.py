@@ -76,6 +76,7 @@ class RetryingTransport(httpx2.BaseTransport):
             outcome: httpx2.Response | httpx2.TransportError
             try:
                 outcome = self._inner.handle_request(request)
+                outcome.read()  # here, so that an answer whose server ends in the middle of it is asked for again
             except httpx2.TransportError as error:
                 outcome = error
             wait = attempts.wait_s(outcome)
@@ -108,6 +109,7 @@ class AsyncRetryingTransport(httpx2.AsyncBaseTransport):
             outcome: httpx2.Response | httpx2.TransportError
             try:
                 outcome = await self._inner.handle_async_request(request)
+                await outcome.aread()
             except httpx2.TransportError as error:
                 outcome = error
             wait = attempts.wait_s(outcome)

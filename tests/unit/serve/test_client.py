@@ -24,6 +24,8 @@ from igsp_serve.settings import Settings
 
 Answer = tuple[int, dict[str, str], bytes]
 TASKS: Answer = (200, {}, b'{"model": {"name": "igsp", "version": "1"}, "tasks": []}')
+HALF: Answer = (200, {"Content-Length": "395"}, b'{"model": ')
+"""The server ended in the middle of its answer."""
 BUSY: Answer = (429, {"Retry-After": "0"}, b'{"title": "Too Many Requests", "detail": "full", "instance": "abc"}')
 
 
@@ -108,6 +110,20 @@ def test_a_restart_is_waited_for(ask: Callable[..., Any], fake: Callable[..., Fa
     server = fake((status, {}, b"<html>bad gateway</html>"), None, TASKS)
     assert ask(server.url) == ()
     assert len(server.seen) == 3
+
+
+@both
+def test_an_answer_that_breaks_off_is_asked_for_again(ask: Callable[..., Any], fake: Callable[..., Fake]) -> None:
+    server = fake(HALF, HALF, TASKS)
+    assert ask(server.url) == ()
+    assert len(server.seen) == 3
+
+
+def test_a_change_whose_answer_breaks_off_is_not_sent_twice(fake: Callable[..., Fake]) -> None:
+    server = fake(HALF, TASKS)
+    with Client(server.url) as client, pytest.raises(ServerUnreachable, match="did not answer"):
+        client.remove_task("a")
+    assert len(server.seen) == 1
 
 
 @both
