@@ -19,10 +19,10 @@ from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from igsp_deploy.config import RunConfig
+from igsp_deploy.config import DataConfig, RunConfig
 from igsp_deploy.data import TaskData, canonical_source, eval_chunks, load_task_data
 from igsp_deploy.data.counts import counts_table, first_skipped
-from igsp_deploy.errors import UserError
+from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.clip import Clip
 from igsp_deploy.model.folder import ModelFolder
@@ -203,6 +203,7 @@ def import_probe(
     def say(text: str) -> None:
         console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)
 
+    _check_data_settings(config.data)
     place, probe = find_device(device), read_probe(path)
     shares = {key: getattr(config.data, key) for key in DATA_SETTINGS}
     data = load_task_data(name, config.tasks[name], **shares)
@@ -227,6 +228,15 @@ def import_probe(
         say(f"warning: {text}.")
     say(f"imported{measured}. Images that the probe was fitted on count in these figures if they are among them")
     return record
+
+
+def _check_data_settings(data: DataConfig) -> None:
+    given = dataclasses.asdict(data).items() - dataclasses.asdict(DataConfig()).items()
+    if unused := [f"data.{key}" for key, _ in sorted(given) if key not in DATA_SETTINGS]:
+        raise UsageError(
+            f"an imported task is not learned: of data.* only {', '.join(DATA_SETTINGS)} say anything here. "
+            f"Leave out {' and '.join(unused)}."
+        )
 
 
 def _add(

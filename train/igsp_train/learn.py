@@ -323,7 +323,7 @@ class TaskRun:
             return HeldOutLoss(self.clip, self.learner, (self.ids, self.prompts), self.loss_images(count))
 
         few, limit = self._num_held_out() < FEW, self.folder.config.max_experts
-        return masks_to_keep(gates, self.config, limit, loss, self.seed, few=few)
+        return masks_to_keep(gates, self.config, limit, loss, self.seed, few_held_out=few)
 
     def loss_images(self, count: int = LOSS_IMAGES) -> tuple[Tensor, Tensor]:
         """Tokens and labels of `count` images, or as many as there are: held-out ones first, then training ones.

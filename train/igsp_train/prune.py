@@ -17,11 +17,11 @@ HALVINGS = 7
 """Steps of the search for a level: it is found to a 128th."""
 LOSS_IMAGES = 256
 """Images on which pruning measures a loss."""
+BOUND_IMAGES = 64
+"""The same where a block has more experts than a task may keep: one loss for each of them."""
 TOLERANCE_OF_FEW = 0.25
 """Share of `learn.prune_tolerance` that holds where training images stand in for held-out ones: they were learned from,
 so their loss rises less than that of new images."""
-BOUND_IMAGES = 64
-"""The same where a block has more experts than a task may keep: one loss for each of them."""
 
 
 def masks_to_keep(
@@ -31,7 +31,7 @@ def masks_to_keep(
     loss: Callable[[int], HeldOutLoss],
     seed: int,
     *,
-    few: bool = False,
+    few_held_out: bool,
 ) -> dict[Site, Tensor]:
     """Which experts the pruning rule of `config` keeps, bool `[K]` for each block.
 
@@ -41,23 +41,23 @@ def masks_to_keep(
         limit: experts a block, at most; 0 is no bound.
         loss: gives the loss on so many images, as a function of which experts stay.
         seed: of a random choice.
-        few: whether nearly all of these images are training ones.
+        few_held_out: whether nearly all of these images are training ones.
     """
-    masks = _masks_of_rule(gates, config, loss, seed, few)
+    masks = _masks_of_rule(gates, config, loss, seed, few_held_out)
     if not limit or all(int(mask.sum()) <= limit for mask in masks.values()):
         return masks
     return at_most(masks, limit, loss(BOUND_IMAGES))
 
 
 def _masks_of_rule(
-    gates: dict[Site, Tensor], config: LearnConfig, loss: Callable[[int], HeldOutLoss], seed: int, few: bool
+    gates: dict[Site, Tensor], config: LearnConfig, loss: Callable[[int], HeldOutLoss], seed: int, few_held_out: bool
 ) -> dict[Site, Tensor]:
     rule, level = config.prune_rule, config.keep_ratio
     if rule == "leave_one_out":
         sizes = {site: len(mean) for site, mean in gates.items()}
         return most_worth(leave_one_out(loss(LOSS_IMAGES), sizes), level)
     if rule == "held_out":
-        tolerance = config.prune_tolerance * (TOLERANCE_OF_FEW if few else 1.0)
+        tolerance = config.prune_tolerance * (TOLERANCE_OF_FEW if few_held_out else 1.0)
         rule, level = "cumulative", level_by_loss(gates, loss(LOSS_IMAGES), tolerance)
     return {
         site: experts_to_keep(mean, rule, level, seed * 1000 + number)

@@ -393,9 +393,9 @@ def test_pruning_knows_whether_few_images_are_held_out(
 ) -> None:
     told: list[bool] = []
 
-    def watched(*arguments: Any, few: bool) -> dict[Site, torch.Tensor]:
-        told.append(few)
-        return masks_to_keep(*arguments, few=few)
+    def watched(*arguments: Any, few_held_out: bool) -> dict[Site, torch.Tensor]:
+        told.append(few_held_out)
+        return masks_to_keep(*arguments, few_held_out=few_held_out)
 
     monkeypatch.setattr("igsp_train.learn.masks_to_keep", watched)
     folder = new_folder(tmp_path / "model", backbone)

@@ -100,5 +100,5 @@ def test_training_images_in_place_of_held_out_ones_are_allowed_a_quarter_of_the_
         return 1.0 if not masks or int(masks["vision", 0].sum()) >= 3 else 1.1
 
     config = LearnConfig(prune_tolerance=0.2)
-    masks = masks_to_keep({("vision", 0): GATES}, config, 0, lambda count: cast(HeldOutLoss, loss), 0, few=few)
+    masks = masks_to_keep({("vision", 0): GATES}, config, 0, lambda count: cast(HeldOutLoss, loss), 0, few_held_out=few)
     assert int(masks["vision", 0].sum()) == kept

@@ -45,7 +45,7 @@ def import_(
     import dataclasses
 
     from igsp_deploy.checked import build
-    from igsp_deploy.config import DataConfig, LearnConfig, RunConfig, apply_overrides
+    from igsp_deploy.config import LearnConfig, RunConfig, apply_overrides
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
 
@@ -54,14 +54,7 @@ def import_(
     if settings.learn != LearnConfig() or settings.tasks:
         raise UsageError("an imported task is not learned: leave out --set learn.* and tasks.")
 
-    from igsp_train.imported import DATA_SETTINGS, import_probe
-
-    given = dataclasses.asdict(settings.data).items() - dataclasses.asdict(DataConfig()).items()
-    if unused := [f"data.{key}" for key, _ in sorted(given) if key not in DATA_SETTINGS]:
-        raise UsageError(
-            f"an imported task is not learned: of data.* only {', '.join(DATA_SETTINGS)} say anything here. "
-            f"Leave out --set {' and '.join(unused)}."
-        )
+    from igsp_train.imported import import_probe
 
     settings = dataclasses.replace(settings, tasks={check_task_name(name): data})
     import_probe(model, name, file, settings, device=device)
