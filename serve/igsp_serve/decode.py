@@ -11,9 +11,12 @@ from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, read_pixel
 
 logger = logging.getLogger(__name__)
 
-UNSAFE_FORMATS = frozenset({"EPS", "IPTC", "FITS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+UNSAFE_FORMATS = frozenset(
+    {"EPS", "IPTC", "FITS", "ICO", "ICNS", "BLP", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"},
+)
 """Formats a server must not decode: EPS starts Ghostscript, IPTC may hold an EPS, FITS unpacks gzip without a limit,
-and the others have no decoder of their own in pillow."""
+ICO, ICNS and BLP hold a PNG or JPEG of any size whatever their own header says, and the others have no decoder of their
+own in pillow."""
 MAX_JPEG_SCANS = 500
 """A progressive JPEG of a few bytes a scan takes a pass over all pixels for each of them."""
 

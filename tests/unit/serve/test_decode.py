@@ -1,11 +1,14 @@
 """Images from strangers: every format that can be written, damaged ones, bombs."""
 
 import io
+import struct
 import zlib
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec
 from igsp_serve.decode import UNSAFE_FORMATS, decode, known_formats
@@ -17,8 +20,6 @@ WRITABLE = [
     "DDS",
     "DIB",
     "GIF",
-    "ICNS",
-    "ICO",
     "IM",
     "JPEG",
     "JPEG2000",
@@ -72,7 +73,7 @@ def test_damaged_files_are_image_errors_or_images(form: str) -> None:
     assert refused >= 1
 
 
-@pytest.mark.parametrize("form", ["EPS", "IPTC", "FITS", "WMF"])
+@pytest.mark.parametrize("form", ["EPS", "IPTC", "FITS", "WMF", "ICO", "ICNS", "BLP"])
 def test_formats_that_start_programs_or_unpack_without_limit_are_refused(form: str) -> None:
     assert form in UNSAFE_FORMATS
     assert form not in known_formats()
@@ -104,6 +105,22 @@ def test_bombs_are_refused_from_their_header() -> None:
     scans = written("JPEG")[:-2] + b"\xff\xda\x00\x02" * 600
     with pytest.raises(ImageError, match="scans"):
         run(scans)
+
+
+@pytest.mark.parametrize("form", ["ICO", "ICNS"])
+def test_a_large_picture_does_not_come_in_under_the_header_of_a_small_one(form: str) -> None:
+    file = io.BytesIO()
+    Image.new("L", (3000, 3000)).save(file, "PNG")
+    png = file.getvalue()
+    if form == "ICO":
+        data = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
+    else:
+        data = struct.pack(">4sI4sI", b"icns", len(png) + 16, b"ic07", len(png) + 8) + png
+    with (
+        patch.object(PngImageFile, "load", side_effect=AssertionError("it was decoded")),
+        pytest.raises(ImageError, match="not an image of a known format"),
+    ):
+        run(data)
 
 
 def test_pixels_must_be_what_the_model_takes() -> None:
