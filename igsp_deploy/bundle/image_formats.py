@@ -1,8 +1,11 @@
-"""What pillow needs help with: HEIC, and PNG files with large texts."""
+"""What pillow needs help with: HEIC, PNG files with large texts, and formats that it should leave alone."""
 
 import importlib
 from functools import cache
 
+UNSAFE_FORMATS = frozenset({"EPS", "IPTC", "FITS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+"""Formats that are never decoded, whatever the file is called: EPS starts Ghostscript, IPTC may hold an EPS, FITS
+unpacks gzip without a limit, and the others have no decoder of their own in pillow."""
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NOT_PIXELS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")

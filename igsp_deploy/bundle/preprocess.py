@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from igsp_deploy.bundle.deep_grey import is_deep, to_8_bit, white_is_zero
-from igsp_deploy.bundle.image_formats import is_heif, register_heif, without_texts
+from igsp_deploy.bundle.image_formats import UNSAFE_FORMATS, is_heif, register_heif, without_texts
 from igsp_deploy.checked import Number, Positive, stored
 from igsp_deploy.errors import UserError
 from igsp_deploy.installed import install_command
@@ -130,7 +130,7 @@ def load_image(
     Args:
         source: a file, its bytes, or an image that pillow has opened.
         max_pixels: larger images are refused before anything is decoded.
-        formats: pillow's names of the formats to take; all it knows by default.
+        formats: pillow's names of the formats to take; all it knows by default. `UNSAFE_FORMATS` are never taken.
         least: decode a JPEG to a half, a quarter or an eighth of its size, as long as its shortest side stays at least
             this, in pixels: several times faster, and what a smaller picture needs. By default the whole size.
 
@@ -201,7 +201,10 @@ def _open_header(data: bytes, formats: Sequence[str] | None) -> Image.Image:
     with _HEADER_LOCK, warnings.catch_warnings():
         # Pillow's own warning about the size would only repeat our error.
         warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=None if formats is None else tuple(formats))
+        image = Image.open(io.BytesIO(data), formats=None if formats is None else tuple(formats))
+    if image.format in UNSAFE_FORMATS:
+        raise UnidentifiedImageError(image.format)
+    return image
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -6,26 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igsp_deploy.bundle.image_formats import register_heif
+from igsp_deploy.bundle.image_formats import UNSAFE_FORMATS, register_heif
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, read_pixels
 
 logger = logging.getLogger(__name__)
 
-UNSAFE_FORMATS = frozenset(
-    {"EPS", "IPTC", "FITS", "ICO", "ICNS", "BLP", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"},
-)
-"""Formats a server must not decode: EPS starts Ghostscript, IPTC may hold an EPS, FITS unpacks gzip without a limit,
-ICO, ICNS and BLP hold a PNG or JPEG of any size whatever their own header says, and the others have no decoder of their
-own in pillow."""
+NOT_SERVED = frozenset({*UNSAFE_FORMATS, "ICO", "ICNS", "BLP"})
+"""Formats a server must not decode: ICO, ICNS and BLP hold a PNG or JPEG of any size, whatever their header says."""
 MAX_JPEG_SCANS = 500
 """A progressive JPEG of a few bytes a scan takes a pass over all pixels for each of them."""
 
 
 def known_formats() -> tuple[str, ...]:
-    """Names of the formats that are decoded: all that pillow reads but `UNSAFE_FORMATS`."""
+    """Names of the formats that are decoded: all that pillow reads but `NOT_SERVED`."""
     Image.init()
     register_heif()
-    return tuple(sorted(set(Image.OPEN) - UNSAFE_FORMATS))
+    return tuple(sorted(set(Image.OPEN) - NOT_SERVED))
 
 
 def decode(

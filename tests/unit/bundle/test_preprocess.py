@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision import transforms
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec, load_image, normalize, to_uint8
@@ -152,6 +152,15 @@ def test_a_truncated_file_is_an_error_that_names_it(format: str, tmp_path: Path)
 def test_what_is_no_image_is_an_error(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(content)
+
+
+def test_an_eps_under_another_name_does_not_reach_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: started.append(given))
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png", "EPS")
+    with pytest.raises(ImageError, match="not an image of a known format"):
+        load_image(tmp_path / "cat.png")
+    assert not started
 
 
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:

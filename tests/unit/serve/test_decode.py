@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from igsp_deploy.bundle.preprocess import ImageError, PreprocessSpec
-from igsp_serve.decode import UNSAFE_FORMATS, decode, known_formats
+from igsp_serve.decode import NOT_SERVED, decode, known_formats
 
 SPEC = PreprocessSpec(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 WRITABLE = [
@@ -75,7 +75,7 @@ def test_damaged_files_are_image_errors_or_images(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["EPS", "IPTC", "FITS", "WMF", "ICO", "ICNS", "BLP"])
 def test_formats_that_start_programs_or_unpack_without_limit_are_refused(form: str) -> None:
-    assert form in UNSAFE_FORMATS
+    assert form in NOT_SERVED
     assert form not in known_formats()
 
 
