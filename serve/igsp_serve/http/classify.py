@@ -42,7 +42,7 @@ async def classify(request: Request, has: Has) -> Response:
     options: ClassifyOptions
     if content_type(request) == "application/json":
         options = asked = await read_json(request, ClassifyRequest)
-        images = decode_images(asked.images)
+        images = decode_images(asked.images, max_images=has.settings.max_images)
     else:
         images, options = await read_form(request, ClassifyOptions, max_images=has.settings.max_images)
     identity = request_id(request.scope)

@@ -33,7 +33,8 @@ async def embed(request: Request, has: Has) -> Response:
         options = asked = await read_json(request, EmbedRequest)
         if (asked.images is None) == (asked.texts is None):
             raise RequestError("give images or texts, one of them.")
-        images, texts = decode_images(asked.images or []), asked.texts
+        images = decode_images(asked.images or [], max_images=has.settings.max_images)
+        texts = asked.texts
     else:
         images, options = await read_form(request, EmbedOptions, max_images=has.settings.max_images)
     if texts is not None:

@@ -16,6 +16,8 @@ M = TypeVar("M", bound=BaseModel)
 
 REPEATED = ("prompts", "texts")
 """Fields of a form that may come several times."""
+MAX_ERRORS = 1000
+"""Wrong fields of a request that are told apart; a body has room for millions, whose list would hold up everybody."""
 
 
 class BadInput(Exception):
@@ -105,12 +107,15 @@ async def read_form(request: Request, options: type[M], *, max_images: int) -> t
     return images, check(options, values)
 
 
-def decode_images(texts: list[str]) -> list[bytes]:
+def decode_images(texts: list[str], *, max_images: int) -> list[bytes]:
     """Files from base64 or data URLs.
 
     Raises:
         BadInput: one is not base64.
+        TooLarge: more than `max_images` of them.
     """
+    if len(texts) > max_images:
+        raise TooLarge(f"a request may hold {max_images} images, got {len(texts)}. Send several.")
     images = []
     for index, text in enumerate(texts):
         try:
@@ -133,6 +138,11 @@ def check(model: type[M], values: "Mapping[str, Any] | bytes", *, json: bool = F
             return model.model_validate_json(values)  # type: ignore[arg-type]
         return model.model_validate(values)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:
+            known = ", ".join(model.model_fields)
+            raise BadInput(
+                422, f"the body has {error.error_count()} fields that are wrong. It takes {known}."
+            ) from None
         raise wrong_fields(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 

@@ -41,9 +41,9 @@ TimeoutS = Annotated[
     Field(gt=0, allow_inf_nan=False, description="Time to answer, in seconds; the server has a limit."),
     BeforeValidator(_no_bool),
 ]
-Images = Annotated[
-    list[str], Field(min_length=1, description="Files (JPEG, PNG, ...) in base64, or data URLs of them.")
-]
+# One wrong item ends the check: a body has room for millions, each of which would become an error of its own.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Images = Annotated[Texts, Field(min_length=1, description="Files (JPEG, PNG, ...) in base64, or data URLs of them.")]
 
 
 class Wire(BaseModel):
@@ -57,7 +57,7 @@ class ClassifyOptions(Wire):
 
     task: ChosenTask = "auto"
     top_k: TopK = 5
-    prompts: list[str] | None = Field(
+    prompts: Texts | None = Field(
         default=None,
         min_length=1,
         description="Words or sentences to choose among instead of learned classes.",
@@ -100,7 +100,7 @@ class EmbedRequest(EmbedOptions):
     )
 
     images: Images | None = None
-    texts: list[str] | None = Field(default=None, min_length=1, description="Whole sentences.")
+    texts: Texts | None = Field(default=None, min_length=1, description="Whole sentences.")
 
 
 class ImageResult(BaseModel):

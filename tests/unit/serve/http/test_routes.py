@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from igsp_deploy.runtime.classifier import Classifier
-from igsp_serve.http.schemas import ClassifyAnswer, EmbedAnswer, Problem
+from igsp_serve.http.inputs import BadInput, check
+from igsp_serve.http.schemas import ClassifyAnswer, ClassifyRequest, EmbedAnswer, EmbedRequest, Problem
 
 Ask = Callable[..., TestClient]
 ADMIN = {"X-API-Key": "admin"}
@@ -152,6 +153,35 @@ def test_every_wrong_request_gets_a_problem_document(ask: Ask, photo: bytes, bun
     assert word in problem.detail, problem
     assert str(bundled.bundle) not in response.text
     assert client.post("/v1/classify", files={"images": photo}).status_code == 200
+
+
+def test_a_million_wrong_items_are_one_error() -> None:
+    """An error for each of them takes gigabytes and minutes, in which nobody else is served."""
+    items = b'["a"' + b",1" * 1_000_000 + b"]"
+    for model, field in ((ClassifyRequest, "images"), (EmbedRequest, "images"), (EmbedRequest, "texts")):
+        with pytest.raises(BadInput, match=rf"{field}\.1: ") as found:
+            check(model, b'{"%s": %s}' % (field.encode(), items), json=True)
+        assert len(found.value.errors) == 1
+    with pytest.raises(BadInput, match=r"prompts\.1: "):
+        check(ClassifyRequest, b'{"images": ["a"], "prompts": %s}' % items, json=True)
+
+
+def test_thousands_of_unknown_fields_are_counted_and_not_listed() -> None:
+    fields = ", ".join(f'"{number}": 1' for number in range(5000))
+    with pytest.raises(BadInput, match=r"5000 fields that are wrong. It takes task, timeout_s, images, texts") as found:
+        check(EmbedRequest, f"{{{fields}}}".encode(), json=True)
+    assert not found.value.errors
+
+
+def test_images_are_counted_before_they_are_decoded(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: object) -> bytes:
+        raise AssertionError("one was decoded")
+
+    monkeypatch.setattr("igsp_serve.http.inputs.from_base64", never)
+    for path in ("/v1/classify", "/v1/embed"):
+        response = ask().post(path, json={"images": [""] * 65})
+        assert response.status_code == 413
+        assert response.json()["detail"] == "a request may hold 64 images, got 65. Send several."
 
 
 @pytest.mark.parametrize(
