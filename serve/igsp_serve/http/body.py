@@ -78,7 +78,8 @@ class Body:
     async def _read(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_bytes:
+        # Zeros before a number may be more than Python reads as one.
+        if length.isdecimal() and int(length.lstrip("0")[:20] or 0) > self._max_bytes:
             raise too_large(self._max_bytes)
         unpacker = Unpacker(", ".join(headers.getlist("content-encoding")), self._max_bytes)
         try:

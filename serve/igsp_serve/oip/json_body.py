@@ -109,9 +109,11 @@ def write_response(
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
-    if not header_length.isascii() or not header_length.isdigit() or int(header_length[:20]) > len(body):
+    # Zeros before a number may be more than Python reads as one.
+    length = int(header_length.lstrip("0")[:20] or 0) if header_length.isascii() and header_length.isdigit() else -1
+    if not 0 <= length <= len(body):
         raise RequestError("Inference-Header-Content-Length must be the length of the JSON at the body's start.")
-    return body[: int(header_length)], body[int(header_length) :]
+    return body[:length], body[length:]
 
 
 def _inputs(given: list[Any], rest: bytes, expected: Mapping[str, str]) -> dict[str, NDArray[Any]]:

@@ -118,6 +118,14 @@ def test_what_is_too_much_too_slow_or_broken_is_refused(
     assert body._buffered == 0
 
 
+def test_a_length_of_thousands_of_zeros_is_a_number() -> None:
+    body, got = make()
+    asyncio.run(ask(body, [part(b"ab")], headers={"content-length": "0" * 5000 + "2"}))
+    assert got == [b"ab"]
+    answer = asyncio.run(ask(body, [part(b"")], headers={"content-length": "0" * 5000 + "101"}))
+    assert answer[0]["status"] == 413
+
+
 def test_members_of_gzip_are_one_body_wherever_they_are_cut() -> None:
     packed = gzip.compress(b"hello ") + gzip.compress(b"") + gzip.compress(b"world")
     for size in (1, 7, len(packed)):

@@ -133,6 +133,15 @@ WRONG: list[tuple[str, tuple[bytes, str | None]]] = [
 ]
 
 
+def test_a_header_length_of_thousands_of_zeros_is_a_number() -> None:
+    data, length = body(tensor(parameters={"binary_data_size": 2}), binary=b"ab")
+    assert length is not None
+    read, _ = read_request(data, "0" * 5000 + length, EXPECTED)
+    assert read.inputs["images"].ravel().tolist() == [97, 98]
+    with pytest.raises(RequestError, match="must be the length"):
+        read_request(data, "9" * 5000, EXPECTED)
+
+
 @pytest.mark.parametrize("number", range(len(WRONG)))
 def test_what_is_wrong_is_said(number: int) -> None:
     word, (data, length) = WRONG[number]
