@@ -1,5 +1,6 @@
 """`/v2`: the Open Inference Protocol over HTTP, so that the clients of Triton and KServe work unchanged."""
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from igsp_serve.failures import RequestError
 from igsp_serve.http.context import Context, Has, body_of
-from igsp_serve.http.inputs import BadInput
+from igsp_serve.http.inputs import BadInput, uncollected
 from igsp_serve.http.problems import problem, request_id
 from igsp_serve.oip import model as core
 from igsp_serve.oip.infer import infer as run
@@ -84,9 +85,10 @@ async def ready(request: Request, has: Has) -> Response:
 async def index(request: Request, has: Has) -> Response:
     """The one model; with `{"ready": true}` only if it may be asked now."""
     ready = False
-    if await request.body():
+    if body := await request.body():
         try:
-            values = await request.json()
+            with uncollected():
+                values = json.loads(body)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict) or type(values.get("ready", False)) is not bool:

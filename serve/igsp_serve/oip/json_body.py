@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from igsp_serve.base64_text import from_base64
 from igsp_serve.failures import RequestError
+from igsp_serve.http.inputs import uncollected
 from igsp_serve.oip.tensors import (
     MAX_DIMENSIONS,
     NAMES,
@@ -60,7 +61,8 @@ def read_request(body: bytes, header_length: str | None, expected: Mapping[str, 
     """
     text, rest = _split(body, header_length)
     try:
-        values = json.loads(text)
+        with uncollected():
+            values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError("the request is not JSON.") from error
     if not isinstance(values, dict) or not isinstance(values.get("inputs"), list):

@@ -1,5 +1,6 @@
 """Tensors of the v2 protocol: what Triton's client writes is read, what is wrong is said."""
 
+import gc
 import json
 import struct
 from typing import Any
@@ -131,6 +132,23 @@ WRONG: list[tuple[str, tuple[bytes, str | None]]] = [
     ("not supported", body(tensor(), outputs=[{"name": "a", "parameters": {"classification": 3}}])),
     ("parameters must be", body(tensor(), parameters=[])),
 ]
+
+
+def test_lists_are_made_without_the_collector_walking_over_them() -> None:
+    passes: list[str] = []
+
+    def seen(phase: str, _: object) -> None:
+        passes.append(phase)
+
+    data, length = body(tensor(data=[[]] * 100_000))
+    gc.callbacks.append(seen)
+    try:
+        with pytest.raises(RequestError, match="0 values"):
+            read_request(data, length, EXPECTED)
+    finally:
+        gc.callbacks.remove(seen)
+    assert len(passes) < 20
+    assert gc.isenabled()
 
 
 def test_a_header_length_of_thousands_of_zeros_is_a_number() -> None:
