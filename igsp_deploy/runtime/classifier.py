@@ -16,7 +16,7 @@ from igsp_deploy.bundle.tokenizer import ClipTokenizer, FastTokenizer, check_dis
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
 from igsp_deploy.runtime.engine import Engine, LoadedTasks
-from igsp_deploy.runtime.prompts import as_sentence, check_template
+from igsp_deploy.runtime.prompts import as_sentence, check_readable, check_template
 from igsp_deploy.runtime.providers import Provider
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -162,11 +162,12 @@ class Classifier:
         return self._open_tokenizer().cut([as_sentence(prompt, template) for prompt in prompts])
 
     def check_prompts(self, prompts: Sequence[str], template: str | None = None) -> None:
-        """Refuse prompts that CLIP reads alike.
+        """Refuse prompts that are no texts, or that CLIP reads alike.
 
         Raises:
             UserError: names two of them.
         """
+        check_readable(template or "", *prompts)
         check_distinct(prompts, self._open_tokenizer()([as_sentence(prompt, template) for prompt in prompts]))
 
     def task_index(self, task: str) -> int:

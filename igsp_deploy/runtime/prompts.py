@@ -28,6 +28,19 @@ def as_sentence(text: str, template: str | None = None) -> str:
     return template.replace("{}", text)
 
 
+def check_readable(*texts: str) -> None:
+    """Refuse texts that are none: a terminal's bytes in another encoding, or half a character of JSON.
+
+    Raises:
+        UserError: one cannot be written as UTF-8; shows it.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{text[:60]!r} is no text: it holds bytes that are not UTF-8. Write it anew.") from error
+
+
 def check_template(template: str) -> str:
     """Return `template`, without the space around it, if it has one place for the text.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from igsp_deploy.runtime.classifier import Prediction
 from igsp_serve.answers import Ran
 from igsp_serve.failures import RequestError, TooLarge
+from igsp_serve.http.inputs import uncollected
 from igsp_serve.labelling import Labelling
 from igsp_serve.oip.model import OUTPUTS
 from igsp_serve.oip.statistics import Statistics
@@ -113,7 +114,8 @@ def _labelling(asked: InferRequest, request_id: str) -> Labelling:
     prompts, given = None, asked.parameters.get("prompts")
     if given is not None:
         try:
-            prompts = json.loads(given)
+            with uncollected():
+                prompts = json.loads(given)
         except (TypeError, ValueError, RecursionError):
             prompts = None
         if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
@@ -159,7 +161,7 @@ def _timeout_s(asked: InferRequest) -> float | None:
     given = asked.parameters.get("timeout", 0)
     if type(given) is not int or given < 0:
         raise RequestError(f"timeout must be a whole number of microseconds, got {short(given)}.")
-    return given / 1e6 or None
+    return min(given, 2**63) / 1e6 or None  # larger ones may be no float
 
 
 def _labels(predictions: Sequence[Prediction]) -> dict[str, NDArray[Any]]:

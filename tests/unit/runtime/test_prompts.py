@@ -4,7 +4,7 @@ import pytest
 
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import DEFAULT_TEMPLATE
-from igsp_deploy.runtime.prompts import as_sentence, check_template
+from igsp_deploy.runtime.prompts import as_sentence, check_readable, check_template
 
 
 @pytest.mark.parametrize("template", [None, DEFAULT_TEMPLATE])
@@ -42,3 +42,10 @@ def test_what_is_no_template_is_refused(template: str) -> None:
     with pytest.raises(UserError, match="the template"):
         check_template(template)
     assert check_template(" a {}. ") == "a {}."
+
+
+def test_bytes_of_another_encoding_are_no_text() -> None:
+    check_readable("caf\u00e9", "\U0001f600", "")
+    for text in ("caf\udce9", "\ud83d"):
+        with pytest.raises(UserError, match="is no text"):
+            check_readable("a cat", text)

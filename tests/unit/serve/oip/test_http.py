@@ -123,6 +123,7 @@ class TestParameters:
             ({"prompts": "a cat"}, "JSON list of texts"),
             ({"prompts": ["a cat"]}, "JSON list of texts"),
             ({"prompts": '["Cat", "cat"]'}, "cannot tell"),
+            ({"prompts": '["\\ud83d", "cat"]'}, "is no text"),
             ({"template": "a {}"}, "give prompts too"),
             ({"prompts": '["cat"]', "template": "a cat"}, "the template must hold"),
             ({"sequence_id": 7}, "sequence_id"),
@@ -142,6 +143,9 @@ class TestParameters:
         answer = ask().post(INFER, json=body(photo, parameters=parameters))
         assert answer.status_code == 400
         assert word in answer.json()["error"]
+
+    def test_a_timeout_beyond_every_float_is_none_that_is_reached(self, ask: Ask, photo: bytes) -> None:
+        assert ask().post(INFER, json=body(photo, parameters={"timeout": 10**400})).status_code == 200
 
     def test_the_input_and_the_parameter_task_do_not_go_together(self, ask: Ask, photo: bytes) -> None:
         answer = ask().post(INFER, json=body(photo, task=["none"], parameters={"task": "none"}))
