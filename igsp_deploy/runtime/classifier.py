@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, overload
 
@@ -67,8 +68,8 @@ def check_min_score(value: float) -> None:
     Raises:
         UserError: it is not.
     """
-    if isinstance(value, bool) or not 0 <= value <= 1:  # NaN is not, either
-        raise UserError(f"min_score must be a probability between 0 and 1, got {value}.")
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:  # NaN is not, either
+        raise UserError(f"min_score must be a probability between 0 and 1, got {str(value)[:60]}.")
 
 
 class ModelRows(Protocol):

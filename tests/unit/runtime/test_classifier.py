@@ -1,7 +1,7 @@
 """From images to labels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from igsp_deploy.errors import UserError
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
-from igsp_deploy.runtime.classifier import Classifier, ImageSource
+from igsp_deploy.runtime.classifier import Classifier, ImageSource, check_min_score
 from igsp_deploy.runtime.image_files import find_images
 
 if TYPE_CHECKING:
@@ -160,3 +160,11 @@ def test_folders_are_searched_and_files_taken_as_they_are(bundled: "Bundled", tm
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no image"):
         find_images([tmp_path / "sub", tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], None, True, float("nan"), 1.1])
+def test_a_least_score_of_another_kind_is_told(value: Any) -> None:
+    with pytest.raises(UserError, match="min_score must be a probability between 0 and 1"):
+        check_min_score(value)
+    for good in (0, 1, 0.5, np.float64(0.5)):
+        check_min_score(good)
