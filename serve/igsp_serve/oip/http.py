@@ -79,7 +79,7 @@ async def ready(request: Request, has: Has) -> Response:
     "/repository/index",
     summary="List the models",
     response_model=list[ModelIndex],
-    responses=_errors(400, 401, 413, 500, 503),
+    responses=_errors(400, 401, 408, 413, 415, 500, 503),
     openapi_extra=_INDEX_BODY,
 )
 async def index(request: Request, has: Has) -> Response:

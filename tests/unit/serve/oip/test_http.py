@@ -276,6 +276,14 @@ def test_no_class_of_an_operation_is_described_twice(ask: Ask) -> None:
             assert len(titles) == len(set(titles)), path
 
 
+def test_every_call_with_a_body_tells_what_may_be_wrong_with_one(ask: Ask) -> None:
+    answer = ask().post("/v2/repository/index", content=b"{}", headers={"content-encoding": "br"})
+    assert answer.status_code == 415
+    for path, methods in ask().get("/openapi.json").json()["paths"].items():
+        if "requestBody" in methods.get("post", {}):
+            assert {"408", "413", "415"} <= set(methods["post"]["responses"]), path
+
+
 def test_many_numbers_become_tensors_in_a_thread() -> None:
     """Where they are read, not how fast: the thread's name tells."""
 
