@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from igsp_deploy.errors import UserError
 from igsp_serve import client_calls as calls
 from igsp_serve.client_answers import (
     Changed,
@@ -164,8 +165,8 @@ class Client:
 
     def _send(self, call: Call[T]) -> T:
         try:
-            response: httpx2.Response | httpx2.TransportError = self._http.request(**call.arguments())
-        except httpx2.TransportError as error:
+            response: httpx2.Response | httpx2.RequestError = self._http.request(**call.arguments())
+        except httpx2.RequestError as error:
             response = error
         return calls.result(call, response, str(self._http.base_url))
 
@@ -255,14 +256,16 @@ class AsyncClient:
 
     async def _send(self, call: Call[T]) -> T:
         try:
-            response: httpx2.Response | httpx2.TransportError = await self._http.request(**call.arguments())
-        except httpx2.TransportError as error:
+            response: httpx2.Response | httpx2.RequestError = await self._http.request(**call.arguments())
+        except httpx2.RequestError as error:
             response = error
         return calls.result(call, response, str(self._http.base_url))
 
 
 def _options(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    if key is not None and (not key.strip() or not key.isprintable()):
+        raise UserError("the key must be one line of text that is not empty. Leave the line break of its file out.")
+    headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
     timeout = httpx2.Timeout(timeout_s + MARGIN_S, connect=min(timeout_s, 5.0))
     return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout}
 

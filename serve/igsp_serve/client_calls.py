@@ -108,15 +108,15 @@ def change(method: str, path: str, values: Mapping[str, Any] | None) -> Call[Cha
     return Call(method=method, path=path, json=values, read=read_changed, repeatable=False)
 
 
-def result(call: Call[T], response: httpx2.Response | httpx2.TransportError, url: str) -> T:
-    if isinstance(response, httpx2.TransportError):
+def result(call: Call[T], response: httpx2.Response | httpx2.RequestError, url: str) -> T:
+    if isinstance(response, httpx2.RequestError):
         raise ServerUnreachable(
             f"{url} did not answer ({type(response).__name__}: {response}). Is `igsp serve` running there?"
         ) from response
     if response.is_success:
         try:
             return call.read(response.json())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ServerUnreachable(f"{url} answered something that `igsp serve` does not. Check the URL.") from error
     raise _problem(response)
 
@@ -124,16 +124,18 @@ def result(call: Call[T], response: httpx2.Response | httpx2.TransportError, url
 def _problem(response: httpx2.Response) -> ServerProblem:
     try:
         values = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):  # of a proxy
         values = {"detail": f"the server answered {response.status_code} {response.reason_phrase}."}
+    wrong = values.get("errors")
+    rows = [row for row in wrong if isinstance(row, dict)] if isinstance(wrong, list) else []
     return ServerProblem(
         status=response.status_code,
         title=str(values.get("title") or response.reason_phrase),
         detail=str(values.get("detail") or ""),
         request_id=str(values.get("instance") or response.headers.get("x-request-id", "")),
-        errors={row["field"]: row["detail"] for row in values.get("errors") or ()},
+        errors={str(row.get("field", "")): str(row.get("detail", "")) for row in rows},
     )
 
 

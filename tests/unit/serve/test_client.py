@@ -246,3 +246,33 @@ def test_embeddings_and_their_tasks_stay_in_order() -> None:
     answer = read_embedded({**values, "request_id": "r"})
     assert (answer.tasks, answer.embeddings) == (("colors", None), ((1.0, 0.0), (0.0, 1.0)))
     assert answer.model.version == "1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {"Content-Encoding": "gzip"}, b"no gzip"),
+        (200, {}, b"[" * 100_000),
+    ],
+)
+def test_an_answer_that_cannot_be_unpacked_or_read_is_not_of_this_server(
+    fake: Callable[..., Fake], answer: Answer
+) -> None:
+    with Client(fake(answer).url, retry_for_s=0) as client, pytest.raises(ServerUnreachable):
+        client.tasks()
+
+
+def test_errors_of_another_form_are_those_of_a_proxy(fake: Callable[..., Fake]) -> None:
+    for errors in (b'["a"]', b'"a"', b'{"a": 1}', b'[{"title": "b"}]'):
+        answer: Answer = (422, {}, b'{"detail": "no", "errors": %s}' % errors)
+        with Client(fake(answer).url, retry_for_s=0) as client, pytest.raises(ServerProblem, match="no"):
+            client.tasks()
+
+
+def test_a_key_may_hold_any_letter_and_is_one_line(fake: Callable[..., Fake]) -> None:
+    with Client(fake(TASKS).url, key="schl\u00fcssel") as client:
+        assert client.tasks() == ()
+    for key in ("secret\n", "sec\r\nret", " ", ""):
+        with pytest.raises(UserError, match="one line of text") as error:
+            Client("http://127.0.0.1:1", key=key)
+        assert "sec" not in str(error.value)
