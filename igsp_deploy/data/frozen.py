@@ -20,7 +20,9 @@ PARTS = ("train", "val", "test", "unused")
 """Learned from, held out, tested on, and neither (few-shot leaves images out)."""
 _NAME_BYTES = 4
 _Key = tuple[bytes, bytes]
-"""First bytes of the SHA-256 of an image's place in its source, and of its content."""
+"""First bytes of the SHA-256 of an image's place in its source, and of its content; none of what cannot be read."""
+_UNREAD = bytes(CONTENT_BYTES)
+"""What stands in the file for the content of an image that could not be read: all keys are of one length there."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class FrozenSplit:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `split.json`: 12 bytes an image, in base 64."""
         packed = {
-            part: base64.b64encode(b"".join(n + c for n, c in keys)).decode() for part, keys in self.parts.items()
+            part: base64.b64encode(b"".join(n + (c or _UNREAD) for n, c in keys)).decode()
+            for part, keys in self.parts.items()
         }
         return {"format": FORMAT, "images": {part: len(keys) for part, keys in self.parts.items()}, "parts": packed}
 
@@ -55,7 +58,8 @@ class FrozenSplit:
             for part in PARTS:
                 data = base64.b64decode(values["parts"][part], validate=True)
                 rows = [data[at : at + size] for at in range(0, len(data), size)]
-                parts[part] = [(row[:_NAME_BYTES], row[_NAME_BYTES:]) for row in rows]
+                keys = [(row[:_NAME_BYTES], row[_NAME_BYTES:]) for row in rows]
+                parts[part] = [(name, b"" if content == _UNREAD else content) for name, content in keys]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where} is damaged ({error}). Restore the model folder from a copy.") from error
         return cls(parts)

@@ -144,6 +144,29 @@ def test_an_image_learned_from_that_moves_into_the_test_folder_is_not_tested_on(
     assert found == _contents(data, "test")
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_image_that_cannot_be_read_leaves_the_others_where_they_are(
+    source: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = getattr(load_task_data("t", str(source)), part).paths[0]
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == unread:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        data = load_task_data("t", str(source))
+        assert _split(data) == data.split
+        assert unread in getattr(data, part).paths
+        items = find_test_items(_record(source), None, _split(data))
+        assert items.paths == data.test.paths
+    found, _ = _find(source, data)
+    assert found == _contents(data, "test") - {unread.read_bytes()}
+
+
 def test_a_folder_that_moved_is_the_same_task(source: Path, learned: TaskData, tmp_path: Path) -> None:
     expected = _contents(learned, "test")
     source.rename(tmp_path / "moved")
