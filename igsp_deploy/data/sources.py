@@ -197,6 +197,9 @@ def _load(
         few = take_shots(train, classes, shots=shots, seed=seed)
         kept = set(few.images)
         unused = train.subset([index for index, image in enumerate(train.images) if image not in kept])
+        if "val" in listing.splits:
+            held = listing.splits["val"]
+            unused = Items([*unused.images, *held.images], np.concatenate([unused.labels, held.labels]))
         train, val = few, _no_items()
     elif "val" in listing.splits:
         val = listing.splits["val"]

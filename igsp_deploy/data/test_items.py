@@ -26,13 +26,19 @@ def find_test_items(
         say: gets a line about images that went, came or changed.
 
     Raises:
-        UserError: the images are gone, or their classes are not the learned ones.
+        UserError: there never were any, they are gone, or their classes are not the learned ones.
     """
     where = source or record.source
 
     def tell(text: str) -> None:
         say(f"{record.name}: {text}")
 
+    if split is not None and not split.parts["test"] and source is None:
+        raise UserError(
+            f"task {record.name!r} was learned without test images: there were too few to hold any out, or "
+            f"data.test_share was 0. Give images of its classes to `igsp evaluate` or `igsp report` by --task "
+            f"{record.name}=FOLDER."
+        )
     with_place = f"If they are elsewhere now, `igsp evaluate` and `igsp report` take --task {record.name}=FOLDER."
     try:
         if split is not None:

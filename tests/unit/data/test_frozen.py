@@ -197,6 +197,30 @@ def test_without_any_test_image_left_evaluation_is_refused(source: Path, learned
         _find(source, learned)
 
 
+def test_a_task_that_had_no_test_images_says_so_until_it_is_given_some(tmp_path: Path) -> None:
+    _fill(tmp_path / "data", 0, 1)
+    data = load_task_data("t", str(tmp_path / "data"))
+    assert not len(data.test)
+    with pytest.raises(UserError, match=r"'t' was learned without test images: .* --task t=FOLDER"):
+        _find(tmp_path / "data", data)
+    _fill(tmp_path / "more" / "train", 50, 2)
+    _fill(tmp_path / "more" / "test", 100, 3)
+    found, _ = _find(tmp_path / "data", data, str(tmp_path / "more"))
+    assert len(found) == 6
+
+
+def test_images_held_out_by_people_are_known_again_where_few_shots_had_no_use_for_them(tmp_path: Path) -> None:
+    _fill(tmp_path / "train", 0, 6)
+    _fill(tmp_path / "val", 100, 4)
+    data = load_task_data("t", str(tmp_path), shots=2)
+    assert not len(data.val)
+    assert data.split is not None
+    assert sum(map(len, data.split.parts.values())) == 20
+    found, said = _find(tmp_path, data)
+    assert found == _contents(data, "test")
+    assert not said
+
+
 def test_a_task_from_before_splits_were_kept_is_evaluated_as_before_and_said(source: Path, learned: TaskData) -> None:
     said: list[str] = []
     items = find_test_items(_record(source), None, None, said.append)
