@@ -52,6 +52,18 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
     )
 
 
+def absolute(path: str | Path) -> Path:
+    """The same from any folder: `~` and links resolved. What does not exist is no error.
+
+    Raises:
+        UserError: `~NAME` of nobody, links in a circle, or what no file can be called.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{str(path)!r} names no place ({error}). Correct the path.") from error
+
+
 def check_place(out: Path) -> None:
     """See that a file can be written at `out`, before anything long is done.
 

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from igsp_deploy.entry import installed_names
 from igsp_deploy.errors import UserError
+from igsp_deploy.files import absolute
 
 GROUP = "igsp.sources"
 """Entry points of packages that bring kinds of sources: a name, and a class that takes a `SourceText`."""
@@ -75,11 +76,11 @@ def split_source(text: str) -> SourceText:
     """Take a source apart.
 
     Raises:
-        UserError: an option without a value, or given twice.
+        UserError: an option without a value, or given twice; a path that names no place.
     """
     kind, colon, rest = text.partition(":")
     if not colon or kind not in known_kinds():
-        return SourceText("", str(Path(text).expanduser().resolve()), {})
+        return SourceText("", str(absolute(text)), {})
     name, _, tail = rest.partition("?")
     example = _EXAMPLES.get(kind, f"{kind}:NAME?root=data")
     if not name:
@@ -90,9 +91,9 @@ def split_source(text: str) -> SourceText:
         key, value = pairs[0] if pairs else ("", "")
         if not value or key in options:
             raise UserError(f"{text!r}: {part!r} must be KEY=VALUE, each key once. Example: {example}")
-        options[key] = str(Path(value).expanduser().resolve()) if key in _PATHS else value
+        options[key] = str(absolute(value)) if key in _PATHS else value
     if is_local(name) if kind == "hf" else name.startswith(("/", ".", "~")):
-        name = str(Path(name).expanduser().resolve())
+        name = str(absolute(name))
     return SourceText(kind, name, options)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from igsp_deploy.config import ModelConfig
 from igsp_deploy.entry import described
 from igsp_deploy.errors import UserError
+from igsp_deploy.files import absolute
 from igsp_deploy.installed import install_command
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.checkpoint import put_weights, read_weights
@@ -98,9 +99,9 @@ def settled(config: ModelConfig) -> ModelConfig:
     if short is not None and short.architecture is not None:
         backbone, pretrained = short.architecture, pretrained or short.pretrained
     if backbone.startswith(LOCAL):
-        backbone = f"{LOCAL}{Path(backbone.removeprefix(LOCAL)).expanduser().resolve()}"
-    if pretrained and Path(pretrained).expanduser().is_file():
-        pretrained = str(Path(pretrained).expanduser().resolve())
+        backbone = f"{LOCAL}{absolute(backbone.removeprefix(LOCAL))}"
+    if pretrained and absolute(pretrained).is_file():
+        pretrained = str(absolute(pretrained))
     return dataclasses.replace(config, backbone=backbone, pretrained=pretrained)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from igsp_deploy.data import canonical_source
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import new_folder, read_json, write_bytes_atomic, write_json
 
@@ -70,3 +71,20 @@ def test_json_keeps_a_path_that_is_no_text_and_reads_a_file_with_a_mark(tmp_path
     assert read_json(tmp_path / "a.json", "test") == {"source": "caf\udce9", "name": "caf\u00e9"}
     (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf" + '{"a": "\u00e9"}'.encode())
     assert read_json(tmp_path / "b.json", "test") == {"a": "\u00e9"}
+
+
+@pytest.mark.parametrize("text", ["~nobody-is-called-so/data", "a\0b", "circle"])
+@pytest.mark.parametrize("kind", ["", "hf:./", "torchvision:MNIST?root=", "part:1/2?root="])
+def test_a_source_that_names_no_place_is_said(
+    kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("round")
+    (tmp_path / "round").symlink_to("circle")
+    if kind == "hf:./" and text[0] == "~":
+        kind = "hf:"
+    if sys.version_info >= (3, 13) and text == "circle":  # there it is a place that does not exist
+        assert canonical_source(kind + text)
+        return
+    with pytest.raises(UserError, match=r"names no place .*Correct the path"):
+        canonical_source(kind + text)

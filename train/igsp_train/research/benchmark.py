@@ -5,6 +5,7 @@ from pathlib import Path
 
 from igsp_deploy.data.source_text import SourceText
 from igsp_deploy.errors import UsageError
+from igsp_deploy.files import absolute
 from igsp_train.research.mtil.facts import ORDERS
 
 
@@ -60,10 +61,10 @@ def benchmark_tasks(
     """
     check_benchmark(name)
     if name in CLASS_INCREMENTAL:
-        return _parts(CLASS_INCREMENTAL[name], root.expanduser().resolve(), splits, any_counts)
+        return _parts(CLASS_INCREMENTAL[name], absolute(root), splits, any_counts)
     if order not in ORDERS:
         raise UsageError(f"--order must be {' or '.join(map(str, ORDERS))}, got {order}.")
-    options = {"root": str(root.expanduser().resolve()), **({"counts": "any"} if any_counts else {})}
+    options = {"root": str(absolute(root)), **({"counts": "any"} if any_counts else {})}
     return {one: str(SourceText("mtil", one, options)) for one in ORDERS[order]}
 
 
