@@ -213,6 +213,11 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     return result
 
 
+def named_settings(values: dict[str, Any]) -> list[str]:
+    """Which settings such values name, as `model.rank`, whatever they say."""
+    return [f"{section}.{key}" for section, inner in values.items() if isinstance(inner, dict) for key in inner]
+
+
 def _numbers(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people mean the number."""
     if isinstance(value, dict):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from igsp_deploy import Model
+from igsp_deploy.config import SelectorConfig
 from tests.cli import igsp
 
 QUICK = [
@@ -69,6 +71,25 @@ def test_another_backbone_for_an_existing_model(model: Path, tmp_path: Path) -> 
     write_task(tmp_path / "new")
     result = igsp("train", model, "--task", f"new={tmp_path / 'new'}", "--set", "model.backbone=ViT-B-32")
     assert_one_line(result, 1, "was made with model.backbone = 'debug', got 'ViT-B-32'")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--backbone", "nano"], "was made with model.backbone = 'debug', got 'nano'"),
+        (["--set", "model.rank=16"], "was made with model.rank = 4, got 16"),
+        (["--set", "selector.background=0.4"], "was made with selector.background = 0.2, got 0.4"),
+    ],
+)
+def test_a_default_that_was_given_is_no_less_refused(options: list[str], told: str, tmp_path: Path) -> None:
+    settings = ["--set", "model.backbone=debug", "--set", "model.rank=4", "--set", "selector.background=0.2"]
+    Model.create(tmp_path / "m", backbone="debug", rank=4, selector=SelectorConfig(background=0.2))
+    write_task(tmp_path / "new")
+    result = igsp("train", tmp_path / "m", "--task", f"new={tmp_path / 'new'}", *options)
+    assert_one_line(result, 1, told)
+    assert Model.open(tmp_path / "m").tasks == []
+    same = ["--set", "learn.steps=2", "--set", "learn.warmup_steps=1"]
+    assert igsp("train", tmp_path / "m", "--task", f"new={tmp_path / 'new'}", *settings, *same).returncode == 0
 
 
 def test_test_classes_that_differ_from_training_classes(tmp_path: Path) -> None:

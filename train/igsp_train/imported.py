@@ -11,6 +11,7 @@ Shapes: C classes, D numbers of an embedding.
 import dataclasses
 import json
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +183,7 @@ def import_probe(
     *,
     console: Console | None = None,
     device: str = "auto",
+    given: Collection[str] = (),
 ) -> TaskRecord:
     """Add a linear probe to the model at `model_path` as a task, which is made if it is not there.
 
@@ -193,6 +195,7 @@ def import_probe(
             task's images look like, and which the task is measured on.
         console: where progress goes; stderr by default.
         device: where to compute, see `find_device`.
+        given: settings that somebody gave, as of `train_sequence`.
 
     Raises:
         UserError: whatever is wrong with the probe, images, settings or disk; the model is as before.
@@ -213,7 +216,7 @@ def import_probe(
         if not (model_path / "config.json").exists():
             backbone = load_backbone(config.model.backbone, config.model.pretrained, config.model.preprocess)
             class_vectors(probe, path, data, backbone)  # before a folder is made
-        folder, backbone = open_or_create(model_path, config, backbone)
+        folder, backbone = open_or_create(model_path, config, backbone, given)
         if name in [task.name for task in folder.tasks]:
             raise UserError(f"{model_path} already has a task {name!r}. Choose another name.")
         head = Head(probe=class_vectors(probe, path, data, backbone))

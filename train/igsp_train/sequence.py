@@ -1,7 +1,7 @@
 """Learning a sequence of tasks into one model folder: what `igsp train` does."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,6 +30,7 @@ class Options(TypedDict):
     discard: bool
     device: str
     track: Sequence[str]
+    given: Collection[str]
 
 
 def train_sequence(
@@ -43,6 +44,7 @@ def train_sequence(
     ranks: Ranks = ALONE,
     device: str = "auto",
     track: Sequence[str] = (),
+    given: Collection[str] = (),
 ) -> ModelFolder:
     """Learn the tasks of `config` one after another into the model at `model_path`, which is made if it is not there.
 
@@ -59,6 +61,7 @@ def train_sequence(
         ranks: processes that learn together, all of which call this; only the first writes and prints.
         device: where to compute, see `find_device`; several processes have theirs already.
         track: words of `tracking.PACKAGES`: what else is told of every step.
+        given: settings that somebody gave, as `model.rank`: they count where they say the default, too.
 
     Returns:
         The model with all tasks.
@@ -82,7 +85,7 @@ def train_sequence(
     backbone = load_backbone(*_named(config.model)) if fresh and ranks.first else None
     with locked_model(model_path) if ranks.first else nullcontext():
         if ranks.first:
-            folder, backbone = open_or_create(model_path, config, backbone)
+            folder, backbone = open_or_create(model_path, config, backbone, given)
             if discard:
                 clear_checkpoint(model_path)
         ranks.wait()
@@ -130,13 +133,15 @@ def _named(config: ModelConfig) -> tuple[str, str | None, str | None]:
     return config.backbone, config.pretrained, config.preprocess
 
 
-def open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | None) -> tuple[ModelFolder, Backbone]:
+def open_or_create(
+    model_path: Path, config: RunConfig, backbone: Backbone | None, given: Collection[str] = ()
+) -> tuple[ModelFolder, Backbone]:
     """The model as it is under the lock: another process may have made it, or added to it, since the first look."""
     if not (model_path / "config.json").exists():
         backbone = backbone or load_backbone(*_named(config.model))
         return ModelFolder.create(model_path, backbone, config.model, config.selector), backbone
     folder = ModelFolder.open(model_path)
-    _check_same_settings(folder, config)
+    _check_same_settings(folder, config, given)
     if backbone is None:
         with weights_at(Path(config.model.pretrained) if config.model.pretrained else None):
             return folder, folder.load_backbone()
@@ -144,18 +149,19 @@ def open_or_create(model_path: Path, config: RunConfig, backbone: Backbone | Non
     return folder, backbone
 
 
-def _check_same_settings(folder: ModelFolder, config: RunConfig) -> None:
+def _check_same_settings(folder: ModelFolder, config: RunConfig, given: Collection[str]) -> None:
     """Settings of the model are fixed by its first task; other ones given now would be ignored, so they are refused."""
     pairs: list[tuple[str, Any, Any, Any]] = [
         ("model", config.model, folder.config, ModelConfig()),
         ("selector", config.selector, folder.selector_config, SelectorConfig()),
     ]
-    for section, given, stored, default in pairs:
-        for field in dataclasses.fields(given):
+    for section, asked, stored, default in pairs:
+        for field in dataclasses.fields(asked):
             if field.name == "pretrained":
                 continue  # a checkpoint may have moved: the hash of its weights decides
-            value = getattr(given, field.name)
-            if value != getattr(default, field.name) and value != getattr(stored, field.name):
+            value = getattr(asked, field.name)
+            meant = value != getattr(default, field.name) or f"{section}.{field.name}" in given
+            if meant and value != getattr(stored, field.name):
                 raise UserError(
                     f"{folder.path} was made with {section}.{field.name} = {getattr(stored, field.name)!r}, "
                     f"got {value!r}. Leave it out, or start a new model folder."

@@ -243,6 +243,7 @@ def test_a_new_model_can_begin_with_a_probe_and_go_on_learning(
         (["other", "good.safetensors", "--set", "learn.steps=3"], "is not learned"),
         (["other", "good.safetensors", "--set", "data.shots=2", "--set", "data.augment=trivial"], "data.augment and"),
         (["other", "good.safetensors", "--set", "model.rank=9"], "was made with model.rank = 2"),
+        (["other", "good.safetensors", "--set", "model.rank=16"], "was made with model.rank = 2, got 16"),
     ],
 )
 def test_what_does_not_fit_leaves_the_model_as_it_was(

@@ -45,17 +45,18 @@ def import_(
     import dataclasses
 
     from igsp_deploy.checked import build
-    from igsp_deploy.config import LearnConfig, RunConfig, apply_overrides
+    from igsp_deploy.config import LearnConfig, RunConfig, apply_overrides, named_settings
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
 
     values = {"model": {k: v for k, v in (("backbone", backbone), ("pretrained", pretrained)) if v is not None}}
-    settings = build(RunConfig, apply_overrides(values, set_ or []), "--set")
+    values = apply_overrides(values, set_ or [])
+    settings = build(RunConfig, values, "--set")
     if settings.learn != LearnConfig() or settings.tasks:
         raise UsageError("an imported task is not learned: leave out --set learn.* and tasks.")
 
     from igsp_train.imported import import_probe
 
     settings = dataclasses.replace(settings, tasks={check_task_name(name): data})
-    import_probe(model, name, file, settings, device=device)
+    import_probe(model, name, file, settings, device=device, given=named_settings(values))
     print(model)

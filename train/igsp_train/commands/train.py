@@ -106,7 +106,7 @@ def train(
     interruption give the same command again. Tasks of the file come first, then those of --task.
     """
     from igsp_deploy.checked import build
-    from igsp_deploy.config import RunConfig, apply_overrides, load_yaml
+    from igsp_deploy.config import RunConfig, apply_overrides, load_yaml, named_settings
     from igsp_deploy.errors import UsageError
     from igsp_deploy.names import check_task_name
     from igsp_deploy.yaml_keys import check_unique_keys
@@ -127,7 +127,8 @@ def train(
         values = _over(values, {"data": {"shots": shots}})
     for key, value in (("backbone", backbone), ("pretrained", pretrained)):
         values = _over(values, {"model": {key: value}} if value is not None else {})
-    settings = build(RunConfig, apply_overrides(values, set_ or []), source)
+    values = apply_overrides(values, set_ or [])
+    settings = build(RunConfig, values, source)
     if benchmark and settings.tasks:
         raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
     for name in settings.tasks:
@@ -152,7 +153,12 @@ def train(
     from igsp_train.tracking import check_trackers
 
     settings = dataclasses.replace(settings, tasks=tasks)
-    options: Options = {"discard": discard, "device": device, "track": track or []}
+    options: Options = {
+        "discard": discard,
+        "device": device,
+        "track": track or [],
+        "given": named_settings(values),
+    }
     check_trackers(track or [])
     if json:
         _learn_and_tell(model, settings, options)
