@@ -1,7 +1,6 @@
 """torchvision's data sets: their images and labels without decoding anything."""
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from igsp_deploy.data.class_names import given_words
-from igsp_deploy.data.items import ImageRef, Items, StoredImage
+from igsp_deploy.data.items import Items, StoredImage
 from igsp_deploy.data.listing import Listing, check_classes
 from igsp_deploy.data.source_text import SourceText
 from igsp_deploy.errors import UserError
@@ -48,15 +47,18 @@ def list_data_set(data_set: Any, name: str) -> Items:
         UserError: it does not hold its labels ready.
     """
     pairs = next((getattr(data_set, key) for key in _PAIRS if hasattr(data_set, key)), None)
+    files: Any = None
     if pairs is not None:
         labels: Any = [pair[1] for pair in pairs]
-        images: Sequence[ImageRef] = [Path(pair[0]) for pair in pairs]
-        return Items(images, np.array(labels, dtype=np.int64))
-    labels = next((getattr(data_set, key) for key in _LABELS if hasattr(data_set, key)), None)
-    if labels is None:
-        raise UserError(f"{name} is no set of images with one label each, or its labels cannot be listed.")
-    values = np.array([int(label) for label in labels], dtype=np.int64)
-    files = next((getattr(data_set, key) for key in _FILES if hasattr(data_set, key)), None)
+        if all(isinstance(pair[0], (str, Path)) for pair in pairs):  # others hold their pictures there
+            files = [pair[0] for pair in pairs]
+    else:
+        labels = next((getattr(data_set, key) for key in _LABELS if hasattr(data_set, key)), None)
+        files = next((getattr(data_set, key) for key in _FILES if hasattr(data_set, key)), None)
+    try:
+        values = np.array([int(label) for label in labels], dtype=np.int64)
+    except (TypeError, ValueError, RuntimeError) as error:  # none at all, or none of one number
+        raise UserError(f"{name} is no set of images with one label each, or its labels cannot be listed.") from error
     if files is not None:
         return Items([Path(file) for file in files], values)
     entries = _Entries(name, data_set)
@@ -64,11 +66,11 @@ def list_data_set(data_set: Any, name: str) -> Items:
 
 
 def class_names_of(data_set: Any) -> list[str] | None:
-    """Names of the labels 0, 1, ... where the data set has them."""
+    """Names of the labels 0, 1, ... where the data set has them; of several for one label (ImageNet's) all in one."""
     names = getattr(data_set, "classes", None) or getattr(data_set, "categories", None)
     if names is None and isinstance(getattr(data_set, "class_to_idx", None), dict):
         names = sorted(data_set.class_to_idx, key=data_set.class_to_idx.get)
-    return [str(name) for name in names] if names else None
+    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names] if names else None
 
 
 @dataclass(frozen=True)

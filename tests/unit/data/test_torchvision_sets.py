@@ -1,11 +1,14 @@
 """torchvision's data sets as sources of a task."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from igsp_deploy.data import load_task_data, open_image
+from igsp_deploy.data.torchvision_sets import class_names_of, list_data_set
 from igsp_deploy.errors import UserError
 from tests.mtil_replicas import TEST, TRAIN, build_replicas
 
@@ -32,6 +35,34 @@ def test_the_training_split_can_be_named(tmp_path: Path) -> None:
     build_replicas(tmp_path, ("oxfordpet",))
     data = load_task_data("pets", f"torchvision:OxfordIIITPet?root={tmp_path}&train=trainval", val_share=0)
     assert len(data.train) == 3 * TRAIN
+
+
+class _Held:
+    """Holds its pictures beside their labels, as FER2013 does."""
+
+    def __init__(self, labels: list[Any], classes: list[Any]) -> None:
+        self._samples = [(np.full((4, 4), 9 * number, np.uint8), label) for number, label in enumerate(labels)]
+        self.classes = classes
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        return Image.fromarray(self._samples[index][0]), self._samples[index][1]
+
+
+def test_pictures_that_are_held_beside_their_labels() -> None:
+    items = list_data_set(_Held([1, 0, 1], ["calm", "glad"]), "faces")
+    assert items.labels.tolist() == [1, 0, 1]
+    assert np.asarray(open_image(items.images[2]))[0, 0].tolist() == [18, 18, 18]
+
+
+@pytest.mark.parametrize("labels", [["a/1.xml", "a/2.xml"], [None, None], np.zeros((2, 8), np.int64), None])
+def test_labels_that_are_not_one_number_an_image_are_refused(labels: Any) -> None:
+    data_set = type("Boxes", (), {} if labels is None else {"targets": labels})()
+    with pytest.raises(UserError, match="no set of images with one label each"):
+        list_data_set(data_set, "boxes")
+
+
+def test_several_names_of_one_class_are_words_not_a_tuple() -> None:
+    assert class_names_of(_Held([], [("tench", "Tinca tinca"), ("goldfish",)])) == ["tench, Tinca tinca", "goldfish"]
 
 
 @pytest.mark.parametrize(
