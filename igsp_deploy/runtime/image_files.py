@@ -29,7 +29,7 @@ Parts = tuple[str, ...]
 
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is hidden or a system's own: it never counts and is not reported."""
-    return name.startswith((".", "__")) or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 @dataclass

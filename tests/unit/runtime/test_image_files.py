@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.runtime.image_files import find_images
+from igsp_deploy.runtime.image_files import find_images, is_system
 
 
 def _touch(path: Path) -> Path:
@@ -44,3 +44,8 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     _touch(tmp_path / "1.CR2")
     with pytest.raises(UserError, match="it holds 1 CR2"):
         find_images([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["__background__", "__other", "_background_noise_"])
+def test_a_class_of_underscores_is_no_system_folder(name: str) -> None:
+    assert not is_system(name)
