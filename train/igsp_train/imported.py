@@ -11,6 +11,7 @@ Shapes: C classes, D numbers of an embedding.
 import dataclasses
 import json
 import time
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,8 @@ def _checked(path: Path, tensors: dict[str, Tensor], names: str | None) -> Probe
         classes = ()
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise UserError(f"{path}: the metadata classes must be a JSON list of names, got {names!r}.")
+    if classes is not None:  # as the images' classes are written
+        classes = [unicodedata.normalize("NFC", name) for name in classes]
     if classes is not None and (len(classes) != len(weight) or len(set(classes)) != len(classes)):
         raise UserError(f"{path}: it has {len(weight)} rows and names {len(set(classes))} classes. Save it again.")
     return Probe(weight=weight, classes=classes)

@@ -275,3 +275,8 @@ def test_a_new_model_is_not_begun_by_a_probe_that_does_not_fit(
 
 def test_the_saving_line_is_one_line() -> None:
     assert "\n" not in imported.SAVE
+
+
+def test_names_are_the_same_however_their_accents_are_written(tmp_path: Path) -> None:
+    write(tmp_path / "p.safetensors", ["cafe\u0301", "the\u0301"], weight=np.zeros((2, 3)))
+    assert read_probe(tmp_path / "p.safetensors").classes == ["caf\u00e9", "th\u00e9"]
