@@ -208,7 +208,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
                 raise UsageError(f"--set {override}: {parent} is a value, not a section")
         try:
             node[last] = _numbers(yaml.safe_load(text))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--set {override}: {text!r} cannot be read as a value") from error
     return result
 
@@ -218,10 +218,12 @@ def named_settings(values: dict[str, Any]) -> list[str]:
     return [f"{section}.{key}" for section, inner in values.items() if isinstance(inner, dict) for key in inner]
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: Any, above: tuple[int, ...] = ()) -> Any:
     """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people mean the number."""
     if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
+        if id(value) in above:
+            raise ValueError("an alias stands within what it names")
+        return {key: _numbers(inner, (*above, id(value))) for key, inner in value.items()}
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -245,11 +247,11 @@ def load_yaml(path: Any) -> dict[str, Any]:
 
     try:
         with open(path, encoding="utf-8") as handle:
-            values = yaml.load(handle, Loader) or {}
+            values = _numbers(yaml.load(handle, Loader) or {})
     except OSError as error:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also of dates that are none
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold a mapping of settings, got {type(values).__name__}")
-    return _numbers(values)
+    return values

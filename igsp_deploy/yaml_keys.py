@@ -19,9 +19,12 @@ def check_unique_keys(path: Path) -> None:
         root = yaml.compose(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
-    open_nodes = [root]
+    open_nodes, seen = [root], set()
     while open_nodes:
         node = open_nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             open_nodes.extend(node.value)
         if not isinstance(node, yaml.MappingNode):

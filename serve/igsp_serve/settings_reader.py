@@ -154,7 +154,7 @@ def _check_file(path: Path) -> str | None:
         return str(error)
     except (OSError, UnicodeDecodeError) as error:
         return f"--config {path} cannot be read ({error}). Give a YAML file of options, for example `max_batch: 64`."
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # also of dates that are none
         return f"--config {path} is not YAML ({' '.join(str(error).split())})."
     if values is not None and not isinstance(values, dict):
         return f"--config {path} must hold options by name, for example `max_batch: 64`, got {values!r:.80}."

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from igsp_deploy.checked import build
-from igsp_deploy.config import DataConfig, LearnConfig, ModelConfig, RunConfig, SelectorConfig, load_yaml
+from igsp_deploy.config import (
+    DataConfig,
+    LearnConfig,
+    ModelConfig,
+    RunConfig,
+    SelectorConfig,
+    apply_overrides,
+    load_yaml,
+)
 from igsp_deploy.errors import UsageError, UserError
 
 
@@ -124,3 +132,13 @@ def test_keys_of_yaml_are_what_stands_there(tmp_path: Path) -> None:
     )
     values = load_yaml(path)
     assert values["tasks"] == {"no": "data/no", "on": "data/on", "1": "data/1", "2024-01-02": "data/day"}
+
+
+@pytest.mark.parametrize("text", ["{a: &x {b: *x}}", "{a: 2024-13-45}"])
+def test_yaml_whose_values_cannot_be_made_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"run\.yaml is not valid YAML"):
+        load_yaml(path)
+    with pytest.raises(UsageError, match="cannot be read as a value"):
+        apply_overrides({}, [f"learn={text}"])

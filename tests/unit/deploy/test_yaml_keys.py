@@ -22,7 +22,9 @@ def test_twice_in_one_line_is_twice(tmp_path: Path) -> None:
         check_unique_keys(path)
 
 
-@pytest.mark.parametrize("text", ["", "a: {x: 1}\nb: {x: 2}\n", "- {x: 1}\n- {x: 1}\n", "a: [", "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["", "a: {x: 1}\nb: {x: 2}\n", "- {x: 1}\n- {x: 1}\n", "a: [", "a: &x\n  b: *x\n", "\udcff"]
+)
 def test_other_files_pass(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(text.encode(errors="surrogateescape"))

@@ -76,6 +76,7 @@ def test_all_errors_are_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [
         (None, "cannot be read"),
         ("queue: [", "is not YAML"),
+        ("queue: 2024-13-45", "is not YAML"),
         ("- queue", "must hold options by name"),
         ("queue: 1000\nqueue: 2000\n", "given twice"),
         (b"\xff\xfe\x00", "cannot be read"),
