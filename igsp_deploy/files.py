@@ -174,7 +174,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     Raises:
         UserError: `final` exists already, or cannot be written.
     """
-    if final.exists():
+    if final.exists() or final.is_symlink():  # a link to nothing, too: no folder can take its place
         raise UserError(f"{final} exists already. Choose another name or remove it first.")
     scratch = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:

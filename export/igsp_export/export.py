@@ -27,6 +27,7 @@ from igsp_deploy.bundle.manifest import (
     list_files,
     read_manifest,
 )
+from igsp_deploy.bundle.stacks import SelectorTable
 from igsp_deploy.errors import UsageError, UserError
 from igsp_deploy.files import new_folder
 from igsp_deploy.model.backbone import Backbone
@@ -155,6 +156,7 @@ def reopen_bundle(
     compared = {
         "backbone": (str(folder.identity["weight_hash"]), manifest.backbone.weight_hash),
         "tasks": (tasks, [task.fingerprint for task in manifest.tasks]),
+        "settings of the selector": (True, _selects_alike(folder, bundle_path, manifest)),
         "precision": (sorted(precision), sorted(variant.precision for variant in manifest.variants)),
         "opset": (opset, manifest.opset),
         "precision of the experts": (stored, manifest.experts_precision),
@@ -168,6 +170,21 @@ def reopen_bundle(
         )
     _say(console or Console(stderr=True), f"{bundle_path} is there already, of this model: taking it as it is")
     return _result(bundle_path, manifest)
+
+
+def _selects_alike(folder: ModelFolder, bundle_path: Path, manifest: Manifest) -> bool:
+    """Whether a bundle chooses tasks as its model does now: settings of the selector may be changed in `config.json`.
+
+    True where the tasks are not the same ones. Within rounding: the selector is computed anew.
+    """
+    selector = folder.selector()
+    if selector is None or len(folder.tasks) != len(manifest.tasks):
+        return True
+    ours = selector_table(selector)
+    theirs = SelectorTable.read(bundle_path / SELECTOR, len(manifest.tasks)).fitting(("selector.background",))
+    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in ("thresholds", "background")]
+    pairs.append((ours.whitening.diagonal(), theirs.whitening.diagonal()))
+    return all(a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
 
 
 def _result(bundle_path: Path, manifest: Manifest) -> dict[str, Any]:

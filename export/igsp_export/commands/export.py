@@ -126,7 +126,7 @@ def export(
     shapes = Shapes(standalone=standalone, web=web, triton=triton, device=triton_device, push=push, private=private)
     check_folder(bundle)
     check_fold(fold, batch, with_text, experts, onnx_adapter, shapes)
-    shapes.check()
+    shapes.check(bundle, precision or ("fp32",))
 
     from rich.console import Console
 

@@ -1,10 +1,14 @@
 """Which options of `igsp export` go together, and what is made of a finished bundle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igsp_deploy.errors import UsageError, UserError
+
+ON_CPU, ON_GPU = ("fp32", "int8"), ("fp16", "fp32")
+"""Graphs that the page of --web and a server of --triton can run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +35,30 @@ class Shapes:
         """Folders to make."""
         return {"standalone": self.standalone, "web": self.web, "triton": self.triton}
 
-    def check(self) -> None:
-        """Refuse what cannot be made, before anything long begins.
+    def check(self, bundle: Path, precision: Sequence[str]) -> None:
+        """Refuse what cannot be made of a bundle with graphs of `precision`, before anything long begins.
 
         Raises:
-            UsageError: a folder exists, or options do not go together.
+            UsageError: a folder exists or is where another one is to be, or options do not go together.
             UserError: the Hub cannot be reached, or the token may not write there.
         """
         if self.device not in ("gpu", "cpu"):
             raise UsageError(f"--triton-device must be gpu or cpu, got {self.device!r}.")
+        made = [bundle.resolve()]
         for name, folder in self.folders().items():
-            if folder is not None and folder.exists():
+            if folder is None:
+                continue
+            if folder.exists():
                 raise UsageError(f"--{name} {folder} exists already. Choose another folder or remove it.")
+            if any(path.is_relative_to(folder.resolve()) for path in made):
+                raise UsageError(f"--{name} {folder} is where another folder is to be made. Choose another one.")
+            made.append(folder.resolve())
+        for name, fitting in {"web": ON_CPU, "triton": ON_CPU if self.device == "cpu" else ON_GPU}.items():
+            if self.folders()[name] is not None and not set(precision) & set(fitting):
+                raise UsageError(
+                    f"--{name} needs graphs in {' or '.join(fitting)}, got {' and '.join(precision)}. "
+                    "Add --precision fp32."
+                )
         if self.private and self.push is None:
             raise UsageError("--private goes with --push USER/NAME.")
         if self.push is not None:

@@ -42,6 +42,14 @@ def test_what_a_killed_process_left_behind_is_removed_and_nothing_else(tmp_path:
     assert other.exists()
 
 
+def test_a_link_to_nothing_is_said_before_the_work_and_stays(tmp_path: Path) -> None:
+    final = tmp_path / "bundle"
+    final.symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="exists already"), new_folder(final):
+        pytest.fail("the work began")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
 def test_a_file_system_that_cannot_flush_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

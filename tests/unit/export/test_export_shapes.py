@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,4 +75,57 @@ def test_a_disk_that_is_full_behind_the_bundle_is_said_with_what_stays(
 @pytest.mark.parametrize("name", ["standalone", "web", "triton"])
 def test_a_folder_that_is_there_is_said_before_anything_begins(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=f"--{name} .* exists already"):
-        shapes(**{name: tmp_path}).check()
+        shapes(**{name: tmp_path}).check(tmp_path / "bundle", ["fp32"])
+
+
+@pytest.mark.parametrize("given", [{"web": "bundle"}, {"web": "all"}, {"standalone": "web", "triton": "./web"}])
+def test_a_folder_where_another_is_to_be_made_is_said_before_anything_begins(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    bundle = tmp_path / ("all/bundle" if "all" in given.values() else "bundle")
+    places: dict[str, Any] = {name: tmp_path / place for name, place in given.items()}
+    with pytest.raises(UsageError, match="is where another folder is to be made"):
+        shapes(**places).check(bundle, ["fp32"])
+    shapes(web=bundle / "web").check(bundle, ["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("given", "precision", "fitting"),
+    [
+        ({"web": "web"}, ["fp16"], "--web needs graphs in fp32 or int8, got fp16"),
+        ({"triton": "models", "device": "cpu"}, ["fp16", "bf16"], "--triton needs graphs in fp32 or int8"),
+        ({"triton": "models", "device": "gpu"}, ["int8"], "--triton needs graphs in fp16 or fp32, got int8"),
+    ],
+)
+def test_graphs_that_a_shape_cannot_be_made_of_are_refused_before_anything_begins(
+    bundled: "Bundled",
+    igsp: Callable[..., Any],
+    tmp_path: Path,
+    given: dict[str, str],
+    precision: list[str],
+    fitting: str,
+) -> None:
+    places: dict[str, Any] = {name: tmp_path / text if name != "device" else text for name, text in given.items()}
+    with pytest.raises(UsageError, match=fitting):
+        shapes(**places).check(tmp_path / "bundle", precision)
+    shapes(**places).check(tmp_path / "bundle", [*precision, "fp32"])
+    done = igsp("export", bundled.model, tmp_path / "bundle", "--precision", "fp16", "--web", tmp_path / "web")
+    assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_not_taken_for_one_of_a_model_whose_selector_was_set_otherwise(
+    bundled: "Bundled", igsp: Callable[..., Any], tmp_path: Path
+) -> None:
+    """docs/formats.md says how to give a model a background."""
+    model = Path(shutil.copytree(bundled.model, tmp_path / "model"))
+    settings = json.loads((model / "config.json").read_text())
+    same = igsp("export", model, bundled.bundle, "--no-latency", "--web", tmp_path / "web")
+    assert same.returncode == 0, same.stderr
+    for name, value in {"background": 0.1, "shrinkage": 0.3, "false_alarm": 0.5}.items():
+        changed = {**settings, "selector": {**settings["selector"], name: value}}
+        (model / "config.json").write_text(json.dumps(changed))
+        other = igsp("export", model, bundled.bundle, "--no-latency", "--web", tmp_path / "other")
+        assert other.returncode == 1
+        assert "exists already, with other settings of the selector than asked for" in other.stderr
+    assert not (tmp_path / "other").exists()
