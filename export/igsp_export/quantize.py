@@ -50,7 +50,7 @@ def quantize_int8(fp32_graph: Path, out: Path, *, exact_choice: bool = True) -> 
     bit.
 
     Args:
-        fp32_graph: image or text graph of a bundle, or a folded one. While this runs, onnxruntime has a file beside it.
+        fp32_graph: image or text graph of a bundle, or a folded one. While this runs, files lie beside it.
         out: file to write.
         exact_choice: leave what the choice of the task rests on in fp32.
 
@@ -68,9 +68,9 @@ def quantize_int8(fp32_graph: Path, out: Path, *, exact_choice: bool = True) -> 
         kept |= _before(model.graph, CHOICE)
     chosen = [name for name in nodes if name not in kept]
     if chosen:  # for onnxruntime an empty list means: all of them
-        with _quiet():
+        with _quiet(), _without_shapes_of_weights(model, fp32_graph) as source:
             quantize_dynamic(
-                fp32_graph,
+                source,
                 out,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 nodes_to_quantize=chosen,
@@ -114,6 +114,24 @@ def _sign(path: Path) -> None:
     model = onnx.load(str(path))
     model.producer_name, model.producer_version = "igsp-deploy", __version__
     onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _without_shapes_of_weights(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
+    """A copy of `model`, read from `path`, beside it: it says nothing of its weights' shapes but by the weights.
+
+    onnxruntime turns those of a `Gemm` over, and would then refuse the graph for the shapes said before.
+    """
+    weights = {t.name for t in model.graph.initializer}
+    told = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(told)
+    copy = path.with_name(f".{path.name}.tmp")  # beside it, where the weights of a large graph lie
+    try:
+        onnx.save(model, str(copy))
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -168,6 +168,31 @@ def test_a_stack_is_never_taken_for_a_weight(tmp_path: Path) -> None:
     assert done == Quantized(quantized=("by_weight_a",), kept=("by_weight_b",))
 
 
+def test_a_weight_that_onnxruntime_turns_over_may_have_its_shape_said(tmp_path: Path) -> None:
+    """As in the graphs of towers that end in two layers with a bias (convnext_large_d)."""
+    float32, dims = onnx.TensorProto.FLOAT, {"wide": [8, 4], "bias": [8], "last": [8, 2]}
+    random = np.random.default_rng(0)
+    tensors = [onnx.helper.make_tensor(n, float32, d, random.normal(size=d).ravel()) for n, d in dims.items()]
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "wide", "bias"], ["h"], name="by_wide", transB=1),
+        onnx.helper.make_node("MatMul", ["h", "last"], ["features"], name="by_last"),
+    ]
+    infos: dict[str, list[str | int | None]] = {"x": ["B", 4], "features": ["B", 2], "wide": [8, 4]}
+    x, features, shape = (onnx.helper.make_tensor_value_info(n, float32, d) for n, d in infos.items())
+    graph = onnx.helper.make_graph(nodes, "g", [x], [features], initializer=tensors, value_info=[shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(tmp_path / "image.onnx"))
+    done = quantize_int8(tmp_path / "image.onnx", tmp_path / "out.onnx")
+    assert done == Quantized(quantized=("by_wide",), kept=("by_last",))
+    rows = random.normal(size=(5, 4)).astype(np.float32)
+    old, new = (
+        onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"]).run(None, {"x": rows})[0]
+        for name in ("image.onnx", "out.onnx")
+    )
+    np.testing.assert_allclose(old, new, atol=0.02 * np.abs(old).max())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.onnx", "out.onnx"]
+
+
 def test_a_graph_that_is_not_fp32_is_refused(int8: tuple[Path, Quantized], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a graph of fp32"):
         quantize_int8(int8[0], tmp_path / "again.onnx")
