@@ -125,7 +125,8 @@ class ExpertTable:
             for t, uses in zip(tasks, table.tasks, strict=True):
                 if f"task.{t}.{key}.experts" in tensors:
                     uses[site] = _use(tensors, f"task.{t}.{key}", width, routed, path)
-                    if uses[site].experts.size and not 0 <= uses[site].experts.max() < len(table.down.get(site, ())):
+                    used, there = uses[site].experts, len(table.down.get(site, ()))
+                    if used.size and not 0 <= used.min() <= used.max() < there:
                         raise UserError(f"{path}: task {t} uses an expert of {key} that is not there. {REMEDY}")
         return table
 
@@ -186,7 +187,11 @@ def _cast(value: Floats, dtype: type[np.floating[Any]], site: Site) -> Floats:
 
 
 def _use(tensors: dict[str, Any], key: str, width: int, routed: bool, path: Path) -> BlockUse:
-    experts = tensors[f"{key}.experts"].astype(np.int64)
+    experts = tensors[f"{key}.experts"]
+    if experts.ndim != 1 or experts.dtype != np.int64:
+        raise UserError(
+            f"{path}: {key}.experts must be int64 ['any'], is {experts.dtype} {list(experts.shape)}. {REMEDY}"
+        )
     count = len(experts)
     if not routed:
         return BlockUse(experts=experts, gates=_shaped(tensors, f"{key}.gates", (count,), path))

@@ -156,8 +156,16 @@ class SelectorTable:
             table = cls(**load_file(path))
         except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+        for name, value in table.arrays().items():
+            dtype = np.int64 if name == "class_task" else np.float32
+            if value.dtype != dtype or not value.ndim:
+                raise UserError(
+                    f"{path}: {name} must be an array of {np.dtype(dtype).name}, is {value.dtype} "
+                    f"{list(value.shape)}. {REMEDY}"
+                )
         features, classes = len(table.center), len(table.class_task)
-        expected = {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
+        expected = {"center": (features,), "class_task": (classes,)}
+        expected |= {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
         if table.background is not None:
             expected["background"] = (1,)
         if table.squares is not None:

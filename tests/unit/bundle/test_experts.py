@@ -260,3 +260,32 @@ def test_a_selector_of_other_tasks_is_refused(tmp_path: Path) -> None:
     dataclasses.replace(selector(), class_task=np.array([0, 0, 0, 2, 2])).write(tmp_path / "s")
     with pytest.raises(UserError, match="each of the 3 tasks"):
         SelectorTable.read(tmp_path / "s", 3)
+
+
+def test_experts_of_another_kind_or_counted_from_the_end_are_refused(tmp_path: Path) -> None:
+    """Also in files whose checksum is right: a bundle may come from anywhere."""
+    table().write(tmp_path / "e")
+    tensors, name = load_file(tmp_path / "e"), "task.2.vision.3.experts"
+    told = r"task\.2\.vision\.3\.experts must be int64"
+    for value, message in (
+        (np.array([2, -1, 1]), "task 2 uses an expert of vision.3 that is not there"),
+        (np.array([[2, 0, 1]]), rf"{told} \['any'\], is int64 \[1, 3\]"),
+        (np.array(2), rf"{told} \['any'\], is int64 \[\]"),
+        (np.array([2.5, 0.0, 1.0], np.float32), rf"{told} \['any'\], is float32 \[3\]"),
+    ):
+        save_file({**tensors, name: value}, tmp_path / "e")
+        with pytest.raises(UserError, match=message):
+            ExpertTable.read(tmp_path / "e", LAYOUT, 3)
+
+
+def test_a_selector_of_another_kind_is_refused(tmp_path: Path) -> None:
+    right = selector()
+    for name, value, message in (
+        ("center", np.float32(1.0), r"center must be an array of float32, is float32 \[\]"),
+        ("means", right.means.astype(np.float64), "means must be an array of float32, is float64"),
+        ("class_task", right.class_task.astype(np.float32), "class_task must be an array of int64, is float32"),
+        ("class_task", right.class_task[:, None], r"class_task must be \[5\], is \[5, 1\]"),
+    ):
+        save_file({**right.arrays(), name: np.asarray(value)}, tmp_path / "s")
+        with pytest.raises(UserError, match=message):
+            SelectorTable.read(tmp_path / "s", 3)
