@@ -164,7 +164,7 @@ class SelectorTable:
                     f"{list(value.shape)}. {REMEDY}"
                 )
         features, classes = len(table.center), len(table.class_task)
-        expected = {"center": (features,), "class_task": (classes,)}
+        expected: dict[str, tuple[int, ...]] = {"center": (features,), "class_task": (classes,)}
         expected |= {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}
         if table.background is not None:
             expected["background"] = (1,)
