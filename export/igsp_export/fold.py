@@ -33,7 +33,7 @@ from igsp_export.fold_graph import FoldedImage, FoldedText
 from igsp_export.image_graph import in_precision, with_merged_branches
 from igsp_export.images import CHUNK, CheckImages, check_images
 from igsp_export.onnx_file import OPSETS, Signature, forget_origin, quiet, save_model, write_onnx
-from igsp_export.parity import DIFFERING_ALLOWED, TIE
+from igsp_export.parity import DIFFERING_ALLOWED, TIE, what_to_try
 from igsp_export.tokenizer import write_tokenizer
 
 IMAGE, TEXT, LABELS = "image.onnx", "text.onnx", "labels.json"
@@ -301,7 +301,7 @@ def judge(parity: dict[str, Any], precision: str) -> None:
     if problems:
         raise UserError(
             f"the folded {precision} graph does not give what PyTorch gives: {'; '.join(problems)}. Nothing was "
-            "written. Try another --opset; if it stays, please report it with the output of `igsp doctor`."
+            f"written. {what_to_try(precision)}"
         )
 
 

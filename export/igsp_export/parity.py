@@ -235,6 +235,13 @@ def _figures(count: _Counts, labelled: bool) -> dict[str, Any]:
     return figures
 
 
+def what_to_try(precision: str) -> str:
+    """Where a graph does not give what PyTorch gives."""
+    if precision == "int8":
+        return "Leave int8 out: its rounding is too coarse for this model."
+    return "Try another --opset; if it stays, please report it with the output of `igsp doctor`."
+
+
 def _judge(what: str, count: _Counts, precision: str, tolerance: float) -> None:
     problems = []
     if count.feature > tolerance:
@@ -251,7 +258,7 @@ def _judge(what: str, count: _Counts, precision: str, tolerance: float) -> None:
     if problems:
         raise UserError(
             f"the {precision} graph does not give what PyTorch gives for {what}: {'; '.join(problems)}. "
-            "Nothing was written. Try another --opset; if it stays, please report it with the output of `igsp doctor`."
+            f"Nothing was written. {what_to_try(precision)}"
         )
 
 
@@ -265,7 +272,7 @@ def _check_text(learned: LearnedClip, engine: Engine, precision: str, tolerance:
     if worst > tolerance:
         raise UserError(
             f"the {precision} text graph differs from PyTorch by {worst:.2g} "
-            f"(allowed {tolerance:g}). Nothing was written. Try another --opset."
+            f"(allowed {tolerance:g}). Nothing was written. {what_to_try(precision)}"
         )
     return worst
 

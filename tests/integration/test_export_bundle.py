@@ -172,17 +172,21 @@ def test_a_task_whose_images_are_gone_is_checked_on_synthetic_ones(
     assert "synthetic images" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("precision", "factor", "advice"), [("fp32", 1.01, "Try another --opset"), ("int8", 3.0, "Leave int8 out")]
+)
 def test_wrong_experts_stop_the_export_and_leave_nothing(
-    bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, factor: float, advice: str, bundled: "Bundled", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any) -> Any:
         table = compact(*arguments)
-        table.up["vision", 1][1] *= 1.01  # brought by the second task
+        table.up["vision", 1][1] *= factor  # brought by the second task
         return table
 
     monkeypatch.setattr(export_module, "compact", wrong)
-    with pytest.raises(UserError, match=r"does not give what PyTorch gives for task 'stripes': features differ"):
-        export_bundle(bundled.model, tmp_path / "bundle", console=quiet())
+    message = rf"{precision} graph does not give what PyTorch gives for task 'stripes': features differ.* {advice}"
+    with pytest.raises(UserError, match=message):
+        export_bundle(bundled.model, tmp_path / "bundle", precision=(precision,), console=quiet())
     assert list(tmp_path.iterdir()) == []
 
 
