@@ -21,9 +21,8 @@ REPEATED = ("prompts", "texts")
 """Fields of a form that may come several times."""
 MAX_ERRORS = 1000
 """Wrong fields of a request that are told apart; a body has room for millions, whose list would hold up everybody."""
-
-
 _READING = threading.Lock()
+"""Of the body that is read without the garbage collector, which is one for all threads."""
 
 
 @contextmanager
