@@ -64,17 +64,22 @@ def absolute(path: str | Path) -> Path:
         raise UserError(f"{str(path)!r} names no place ({error}). Correct the path.") from error
 
 
-def check_place(out: Path) -> None:
-    """See that a file can be written at `out`, before anything long is done.
+def check_places(*outs: Path | None) -> None:
+    """See that a file can be written at each of `outs`, before anything long is done; None is one not asked for.
 
     Raises:
-        UserError: it is a folder, or lies in something that is none.
+        UserError: one is a folder, or lies in something that is none; or two are the same.
     """
-    if out.is_dir():
-        raise UserError(f"{out} is a folder. Give the name of a file, for example {out / 'result'}.")
-    above = next((path for path in out.absolute().parents if path.exists()), None)
-    if above is not None and not above.is_dir():
-        raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place.")
+    taken: set[Path] = set()
+    for out in filter(None, outs):
+        if out.is_dir():
+            raise UserError(f"{out} is a folder. Give the name of a file, for example {out / 'result'}.")
+        above = next((path for path in out.absolute().parents if path.exists()), None)
+        if above is not None and not above.is_dir():
+            raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place.")
+        if absolute(out) in taken:
+            raise UserError(f"{out} is given for two outputs, and one would replace the other. Give each its own file.")
+        taken.add(absolute(out))
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:

@@ -72,7 +72,7 @@ def predict(
     chosen = check_provider(provider)
 
     from igsp_deploy.errors import UsageError, UserError
-    from igsp_deploy.files import check_place, write_bytes_atomic
+    from igsp_deploy.files import check_places, write_bytes_atomic
     from igsp_deploy.runtime.classifier import BATCH, Classifier
     from igsp_deploy.runtime.image_files import find_images
     from igsp_deploy.runtime.prompts import check_template
@@ -85,8 +85,7 @@ def predict(
     paths = find_images(images, lambda text: print(text, file=sys.stderr))
     if explain is not None:
         _check_explain(explain, paths)
-    if csv is not None:
-        check_place(csv)
+    check_places(csv, explain)
     classifier = Classifier.open(bundle, chosen)
     classifier.task_index(task)  # a wrong name is said before anything is decoded
     texts = None if prompts is None else [text.strip() for text in prompts.split(",")]
@@ -131,13 +130,11 @@ def predict(
 
 def _check_explain(out: Path, paths: list[Path]) -> None:
     from igsp_deploy.errors import UsageError
-    from igsp_deploy.files import check_place
 
     if len(paths) != 1:
         raise UsageError(f"--explain is for one image, got {len(paths)}.")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--explain writes a PNG: name it so, for example {out.stem or 'parts'}.png, got {out}.")
-    check_place(out)
 
 
 def _explain(

@@ -165,12 +165,22 @@ def test_evaluate_shows_classes_and_writes_mistakes(model: Path, igsp: Any, tmp_
     assert given == pytest.approx(values["given"][-1][0], abs=0.02)
 
 
-@pytest.mark.parametrize("option", ["--errors", "--out"])
-def test_evaluate_looks_at_its_places_first(option: str, model: Path, igsp: Any, tmp_path: Path) -> None:
-    result = igsp("evaluate", model, option, tmp_path)
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--errors", "."], "is a folder"),
+        (["--out", "."], "is a folder"),
+        (["--out", "x", "--errors", "./x"], "is given for two outputs"),
+    ],
+)
+def test_evaluate_looks_at_its_places_first(
+    options: list[str], text: str, model: Path, igsp: Any, tmp_path: Path
+) -> None:
+    result = igsp("evaluate", model, *options, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert "is a folder" in result.stderr
+    assert text in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_folder_of_this_machine_is_on_the_page(model: Path, igsp: Any, tmp_path: Path, task_data: Path) -> None:

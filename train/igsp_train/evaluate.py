@@ -22,7 +22,7 @@ from igsp_deploy.data.items import place_in_source
 from igsp_deploy.data.source_text import source_root
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_place
+from igsp_deploy.files import check_places
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
 from igsp_deploy.names import PLAIN
@@ -183,8 +183,7 @@ def evaluate_model(
         raise UserError(f"{model_path} has no learned task yet; `igsp train {model_path} --task name=folder` adds one.")
     for name in sources or {}:
         folder.task_index(name)
-    if errors is not None:
-        check_place(errors)
+    check_places(errors)
     backbone = folder.load_backbone().to(place)
     evaluation = _Evaluation(folder, LearnedClip.open(folder, backbone))
     counts: list[_Counts] = []

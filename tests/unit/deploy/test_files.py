@@ -10,7 +10,7 @@ import pytest
 
 from igsp_deploy.data import canonical_source
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import new_folder, read_json, write_bytes_atomic, write_json
+from igsp_deploy.files import check_places, new_folder, read_json, write_bytes_atomic, write_json
 
 DIES = """
 import os, pathlib, sys
@@ -96,3 +96,10 @@ def test_a_source_that_names_no_place_is_said(
         return
     with pytest.raises(UserError, match=r"names no place .*Correct the path"):
         canonical_source(kind + text)
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    check_places(tmp_path / "a", None, tmp_path / "b", None)
+    with pytest.raises(UserError, match="is given for two outputs"):
+        check_places(tmp_path / "a", tmp_path / "b", tmp_path / "link" / "a")

@@ -73,10 +73,9 @@ def compare(
     from igsp_deploy.config import RunConfig, apply_overrides
     from igsp_deploy.entry import installed_names
     from igsp_deploy.errors import UsageError
-    from igsp_deploy.files import check_place, write_bytes_atomic
+    from igsp_deploy.files import check_places, write_bytes_atomic
 
-    for place in filter(None, (csv, latex)):
-        check_place(place)
+    check_places(csv, latex)
     sources = parse_tasks(task or [])
     chosen = method or ["igsp"]
     known = (*METHODS, *installed_names("igsp.methods"))

@@ -49,12 +49,11 @@ def evaluate(
     from rich.console import Console
 
     from igsp_deploy import Model
-    from igsp_deploy.files import check_place, write_json
+    from igsp_deploy.files import check_places, write_json
     from igsp_deploy.model_path import weights_at
     from igsp_train.commands.tables import print_classes, print_evaluation, table_console
 
-    if out is not None:
-        check_place(out)
+    check_places(out, errors)
     with weights_at(pretrained):
         result = Model.open(model).evaluate(sources, errors=errors, device=device)
     if out is not None:

@@ -9,7 +9,7 @@ from igsp_deploy import __version__
 from igsp_deploy.data.source_text import source_root
 from igsp_deploy.data.test_items import find_test_items
 from igsp_deploy.errors import UserError
-from igsp_deploy.files import check_place, write_bytes_atomic
+from igsp_deploy.files import check_places, write_bytes_atomic
 from igsp_deploy.model.backbone import Backbone
 from igsp_deploy.model.folder import ModelFolder
 from igsp_deploy.model.learned import LearnedClip
@@ -53,7 +53,7 @@ def make_report(
             cannot be written.
     """
     console, place = console or Console(stderr=True), find_device(device)
-    check_place(out)
+    check_places(out)
     folder = ModelFolder.open(model)
     if not folder.tasks:
         raise UserError(f"{model} has no learned task yet; `igsp train {model} --task name=folder` adds one.")
