@@ -1,6 +1,7 @@
 """torchvision's data sets: their images and labels without decoding anything."""
 
 import inspect
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,22 @@ def list_data_set(data_set: Any, name: str) -> Items:
 
 
 def class_names_of(data_set: Any) -> list[str] | None:
-    """Names of the labels 0, 1, ... where the data set has them; of several for one label (ImageNet's) all in one."""
+    """Names of the labels 0, 1, ... where the data set has them; of several for one label (ImageNet's) all in one.
+
+    A name that two labels have (ImageNet's `crane`) is numbered, so that the option `words` can call them apart.
+    """
     names = getattr(data_set, "classes", None) or getattr(data_set, "categories", None)
     if names is None and isinstance(getattr(data_set, "class_to_idx", None), dict):
         names = sorted(data_set.class_to_idx, key=data_set.class_to_idx.get)
-    return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names] if names else None
+    if not names:
+        return None
+    texts = [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
+    total, met = Counter(texts), Counter[str]()
+    for at, text in enumerate(texts):
+        if total[text] > 1:
+            met[text] += 1
+            texts[at] = f"{text} ({met[text]})"
+    return texts
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ def test_several_names_of_one_class_are_words_not_a_tuple() -> None:
     assert class_names_of(_Held([], [("tench", "Tinca tinca"), ("goldfish",)])) == ["tench, Tinca tinca", "goldfish"]
 
 
+def test_labels_of_one_name_are_numbered() -> None:
+    names = [("crane",), ("maillot",), ("crane",), ("maillot", "tank suit")]
+    assert class_names_of(_Held([], names)) == ["crane (1)", "maillot", "crane (2)", "maillot, tank suit"]
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
