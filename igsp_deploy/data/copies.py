@@ -52,7 +52,7 @@ class Looks:
         return np.array([self.group[image] for image in items.images], dtype=np.int64)
 
     def notes(self, parts: dict[str, Items]) -> list[str]:
-        """What to say of copies: those together in one part, those on both sides of a split that people made."""
+        """What to say of copies: in two parts of a split that people made, in two classes, and how many there are."""
         told = []
         train, test, held = (self.groups(parts[part]) for part in ("train", "test", "val"))
         for groups, what in ((test, "test"), (held, "validation")):
@@ -68,9 +68,25 @@ class Looks:
         copies = total - len(set(np.concatenate([self.groups(items) for items in parts.values()]).tolist()))
         if copies:
             told.append(f"{copies} of {total} images are copies of others; an automatic split keeps copies on one side")
+        if (two := self._in_two_classes(list(parts.values()))) is not None:
+            told.append(
+                f"{two[0]} images stand in another class than a copy of theirs, the first is {two[1]}, a copy of "
+                f"{two[2]}: one of their labels is wrong, or the classes overlap"
+            )
         if not self.compared:
             told.append(f"only equal files were looked for as copies, because there are over {MOST_COMPARED:,} images")
         return told
+
+    def _in_two_classes(self, parts: Sequence[Items]) -> tuple[int, ImageRef, ImageRef] | None:
+        """Images whose class is not that of their group's first image: their number, one of them, and that image."""
+        firsts: dict[int, tuple[ImageRef, int]] = {}
+        found = []
+        for items in parts:
+            for image, label in zip(items.images, items.labels.tolist(), strict=True):
+                first, first_label = firsts.setdefault(self.group[image], (image, label))
+                if label != first_label:
+                    found.append((image, first))
+        return (len(found), *found[0]) if found else None
 
 
 def groups_of_copies(looks: Sequence[Look]) -> NDArray[np.int64]:

@@ -101,6 +101,18 @@ def test_a_split_that_people_made_is_kept_and_its_copies_are_said(tmp_path: Path
     assert said[0].startswith("5 of 5 test images are copies of training images")
 
 
+@pytest.mark.parametrize("copy", ["equal", "half the size"])
+def test_an_image_in_two_classes_is_said_to_have_two_labels(tmp_path: Path, copy: str) -> None:
+    _source(tmp_path, [copy])
+    assert not any("another class" in note for note in load_task_data("pets", str(tmp_path)).notes)
+    SAVED_AGAIN[copy](picture(3), tmp_path / "dog" / "again")
+    said = [note for note in load_task_data("pets", str(tmp_path)).notes if "another class" in note]
+    assert len(said) == 1
+    assert said[0].startswith("1 images stand in another class than a copy of theirs, the first is ")
+    assert str(tmp_path / "dog" / "again") in said[0]
+    assert f"a copy of {tmp_path / 'cat'}" in said[0]
+
+
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=2, max_size=4),
     groups=st.lists(st.integers(0, 20), min_size=48, max_size=48),
