@@ -83,7 +83,11 @@ class Client:
             retry_for_s: time in all, from the first try to the start of the last; 0 tries once.
             verify: how TLS is checked.
             transport: what sends instead of sockets.
+
+        Raises:
+            UserError: no server can have that URL, or the key is not one line of text.
         """
+        _check_url(url)
         self._timeout_s = timeout_s
         inner = transport or httpx2.HTTPTransport(verify=verify, limits=_LIMITS, proxy=_proxy(url))
         self._http = httpx2.Client(**_options(url, key, timeout_s), transport=RetryingTransport(inner, retry_for_s))
@@ -184,7 +188,8 @@ class AsyncClient:
         verify: ssl.SSLContext | bool = True,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        """Connects with the first call; arguments as those of `Client`."""
+        """Connects with the first call; arguments and errors as those of `Client`."""
+        _check_url(url)
         self._timeout_s = timeout_s
         inner = transport or httpx2.AsyncHTTPTransport(verify=verify, limits=_LIMITS, proxy=_proxy(url))
         retrying = AsyncRetryingTransport(inner, retry_for_s)
@@ -268,6 +273,13 @@ def _options(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
     headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
     timeout = httpx2.Timeout(timeout_s + MARGIN_S, connect=min(timeout_s, 5.0))
     return {"base_url": url.rstrip("/"), "headers": headers, "timeout": timeout}
+
+
+def _check_url(url: str) -> None:
+    try:
+        httpx2.URL(url).host.encode("idna")
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise UserError(f"{url!r} is no URL of a server ({error}). Example: http://127.0.0.1:8000") from error
 
 
 def _proxy(url: str) -> str | None:

@@ -276,3 +276,10 @@ def test_a_key_may_hold_any_letter_and_is_one_line(fake: Callable[..., Fake]) ->
         with pytest.raises(UserError, match="one line of text") as error:
             Client("http://127.0.0.1:1", key=key)
         assert "sec" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:port", "http://a\nb", "http://" + 70 * "a" + ".org"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_url_is_refused_with_an_example(kind: Any, url: str) -> None:
+    with pytest.raises(UserError, match=r"is no URL of a server .* Example: http://127\.0\.0\.1:8000"):
+        kind(url)
