@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from igsp_deploy.config import DataConfig, LearnConfig, RunConfig, SelectorConfig
 from igsp_deploy.data import load_task_data
@@ -63,6 +64,32 @@ def test_a_study_makes_only_the_runs_that_are_missing(
     monkeypatch.undo()
     other = dataclasses.replace(plan.settings["default"], learn=dataclasses.replace(setting.learn, steps=9))
     assert Study(tmp_path, make_plan(setting, task_data, settings={"longer": other}), console=QUIET).run(0) == 2
+
+
+def test_a_study_does_not_go_on_with_other_images_of_the_same_names_and_sizes(
+    setting: Setting, task_data: Path, tmp_path: Path
+) -> None:
+    for number, label in enumerate(("red", "blue") * 6):
+        (tmp_path / "hues" / label).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "hues" / label / f"{number}.bmp")
+    sources = {"hues": str(tmp_path / "hues"), "stripes": str(task_data / "stripes")}
+    plan = make_plan(setting, task_data, methods=["zero-shot"], sources=sources, orders=[tuple(sources)])
+    assert Study(tmp_path / "study", plan, console=QUIET).run() == 0
+    was = (tmp_path / "hues" / "red" / "4.bmp").read_bytes()
+    Image.new("RGB", (40, 40), (0, 200, 0)).save(tmp_path / "hues" / "red" / "4.bmp")
+    for ask in (Study.run, Study.finished):
+        with pytest.raises(UserError, match="other images of the same names and sizes"):
+            ask(Study(tmp_path / "study", plan, console=QUIET))
+    (tmp_path / "hues" / "red" / "4.bmp").write_bytes(was)
+    assert len(Study(tmp_path / "study", plan, console=QUIET).finished()) == 1
+
+
+def test_tokens_of_an_older_version_are_read(setting: Setting, task_data: Path, tmp_path: Path) -> None:
+    asked = (tmp_path, "colors", str(task_data / "colors"), setting.backbone, setting.first_block, DataConfig(), 1)
+    made = load_tokens(*asked)
+    for path in tmp_path.glob("*.safetensors"):
+        save_file(load_file(path), path)  # it did not say what they were made of
+    assert torch.equal(load_tokens(*asked).views, made.views)
 
 
 def test_a_run_that_dies_leaves_no_file_and_is_made_again(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -28,6 +28,8 @@ from igsp_train.features import TrunkViews, trunk_chunks
 
 CHUNK = 256
 """Images a forward pass when something is measured."""
+CONTENTS = "contents"
+"""Where a file of tokens says what `_contents` gave of its images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,23 +92,23 @@ def load_tokens(
         num_views: augmented views V of an image.
 
     Raises:
-        UserError: unreadable images or a full disk.
+        UserError: unreadable images, images that are others than those in the cache, or a full disk.
     """
     found = load_task_data(
         name, source, val_share=data.val_share, test_share=data.test_share, seed=data.seed, shots=data.shots
     )
-    key = _key(found, backbone, first_block, data, num_views)
-    tensors = _read(_file(cache, name, key))
+    key, contents = _key(found, backbone, first_block, data, num_views), _contents(found)
+    tensors = _read(_file(cache, name, key), contents)
     if tensors is None:
         # Tokens further up are made from those at the bottom, so that images are read once for all placements.
         bottom_key = _key(found, backbone, 0, data, num_views)
-        bottom = _read(_file(cache, name, bottom_key))
+        bottom = _read(_file(cache, name, bottom_key), contents)
         if bottom is None:
             bottom = _compute(found, backbone, data, num_views)
-            write_bytes_atomic(_file(cache, name, bottom_key), save(bottom))
+            write_bytes_atomic(_file(cache, name, bottom_key), save(bottom, {CONTENTS: contents}))
         tensors = {what: _run_up(backbone, values, what, first_block) for what, values in bottom.items()}
         if first_block:
-            write_bytes_atomic(_file(cache, name, key), save(tensors))
+            write_bytes_atomic(_file(cache, name, key), save(tensors, {CONTENTS: contents}))
     splits = {split: (tensors[f"{split}.tokens"], tensors[f"{split}.labels"]) for split in ("train", "val", "test")}
     return TrunkTokens(
         name=name,
@@ -132,13 +134,20 @@ def _run_up(backbone: Backbone, values: Tensor, what: str, first_block: int) -> 
     return torch.cat(parts).reshape(values.shape)
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
+def _read(path: Path, contents: str) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
         tensors: dict[str, Tensor] = load_file(path)
+        with safe_open(path, "pt") as file:
+            made_of = (file.metadata() or {}).get(CONTENTS, contents)  # files of older versions do not say it
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it; it will be made again.") from error
+    if made_of != contents:
+        raise UserError(
+            f"{path} was made of other images of the same names and sizes: they were changed since, and the runs "
+            "beside it are of those before. Choose another folder for the study, or bring the images back."
+        )
     return tensors
 
 
@@ -164,6 +173,13 @@ def _compute(found: TaskData, backbone: Backbone, data: DataConfig, num_views: i
         )
         tensors[f"{split}.labels"] = torch.from_numpy(labels)
     return tensors
+
+
+def _contents(found: TaskData) -> str:
+    """SHA-256 of the contents of the images, which their names and sizes in `_key` do not tell."""
+    assert found.split is not None, "the images were looked at"
+    parts = [[content.hex() for _, content in found.split.parts[part]] for part in ("train", "val", "test")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _key(found: TaskData, backbone: Backbone, first_block: int, data: DataConfig, num_views: int) -> str:
