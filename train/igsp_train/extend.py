@@ -91,6 +91,7 @@ def extend_task(
         features, labels = chunked_summaries(clip, eval_chunks(data.train, backbone.preprocess, on_skip=say))
         at = [classes.index(label) for label in data.classes]
         labels = torch.tensor(at)[labels]
+        _check_new_classes(before, classes, labels)
         keep = folder.selector_config.calibration_images
         merged = merged_statistics(statistics, task_statistics(features, labels, len(classes), keep=keep), keep)
         task = Learned(experts=folder.experts(index), display_names=names, templates=before.templates)
@@ -153,6 +154,17 @@ def _classes(before: TaskRecord, data: TaskData, source: str) -> tuple[list[str]
     new = [label for label in data.classes if label not in before.classes]
     called = dict(zip(data.classes, data.display_names, strict=True))
     return [*before.classes, *new], [*before.display_names, *(called[label] for label in new)]
+
+
+def _check_new_classes(before: TaskRecord, classes: list[str], labels: Tensor) -> None:
+    """Refuse a new class without an image: all are damaged, or are copies of images that were there."""
+    there = set(labels.tolist())
+    empty = [label for i, label in enumerate(classes) if label not in before.classes and i not in there]
+    if empty:
+        raise UserError(
+            f"task {before.name!r}: of the new class {empty[0]} no training image can be read that was not there "
+            "before. Put some into its folder, or take the class out of the source."
+        )
 
 
 def merged_statistics(old: TaskStatistics, new: TaskStatistics, keep: int) -> TaskStatistics:

@@ -294,6 +294,19 @@ def test_what_cannot_be_added_is_said_and_nothing_changes(
     assert _files(model) == before
 
 
+@pytest.mark.parametrize("why", ["damaged", "copied"])
+def test_a_new_class_without_an_image_of_its_own_is_refused(place: Path, why: str) -> None:
+    _draw(place / "data" / "train" / "red", "red", range(100, 104))
+    _draw(place / "data" / "test" / "lime", "green", range(2))
+    lime = place / "data" / "train" / "lime" / "0.png"
+    lime.parent.mkdir()
+    lime.write_bytes(b"no image" if why == "damaged" else (place / "data" / "train" / "red" / "0.png").read_bytes())
+    before = _files(place / "model")
+    with pytest.raises(UserError, match="of the new class lime no training image can be read that was not there"):
+        extend_task(place / "model", "hues", str(place / "data"))
+    assert _files(place / "model") == before
+
+
 def test_it_is_whole_or_absent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _grow(place / "data")
     before = _files(place / "model")
