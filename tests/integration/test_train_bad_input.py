@@ -172,3 +172,10 @@ def test_a_full_disk_while_saving_leaves_the_model_as_it_was(model: Path, tmp_pa
     )
     assert_one_line(result, 1, "disk is not full")
     assert snapshot(copy) == before
+
+
+def test_steps_beside_epochs_are_refused_at_their_default_too(tmp_path: Path) -> None:
+    settings = ["--set", "learn.epochs=3", "--set", "learn.steps=200"]
+    result = igsp("train", tmp_path / "model", "--task", f"new={tmp_path}", *settings)
+    assert result.returncode == 2
+    assert "learn.epochs and learn.steps both say how long to learn" in result.stderr

@@ -129,6 +129,9 @@ def train(
         values = _over(values, {"model": {key: value}} if value is not None else {})
     values = apply_overrides(values, set_ or [])
     settings = build(RunConfig, values, source)
+    said = named_settings(apply_overrides({}, set_ or []))
+    if settings.learn.epochs and {"learn.epochs", "learn.steps"} <= set(said):  # the default, else it was refused above
+        raise UsageError("learn.epochs and learn.steps both say how long to learn: leave one of them out.")
     if benchmark and settings.tasks:
         raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
     for name in settings.tasks:
