@@ -69,7 +69,10 @@ def test_figures_go_into_files_for_programs_and_papers(igsp: Igsp, task_data: Pa
     assert lines[5].startswith("default & zero-shot & 1 & ")
     assert lines[5].count("&") == lines[3].count("&") == 2 + len(table.MAIN)
     assert f"{rows[1]['last'][0]:.1f} $\\pm$ 0.0" in lines[6]
-    for outputs, text in ((["--csv", tmp_path], "is a folder"), (["--csv", "x", "--latex", "x"], "two outputs")):
+    for outputs, text in (
+        (["--csv", tmp_path], "is a folder"),
+        (["--csv", tmp_path / "x", "--latex", tmp_path / "x"], "two outputs"),
+    ):
         refused = igsp("compare", tmp_path / "study", *tasks(task_data), *SMALL, *outputs)
         assert refused.returncode == 1
         assert text in refused.stderr
