@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
-from igsp_deploy.bundle.arrays import pack_arrays
+from igsp_deploy.bundle.arrays import UNREADABLE, check_numbers, pack_arrays, read_arrays
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
 from igsp_deploy.sites import Site, site_name
@@ -80,20 +79,16 @@ class ExpertTable:
         """Read what `write` wrote, holding it against the manifest.
 
         Raises:
-            UserError: missing, damaged, or of another rank or width than the manifest says.
+            UserError: missing, damaged, no numbers, or of another rank or width than the manifest says.
         """
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
-        return cls._of(tensors, layout, range(num_tasks), path)
+        return cls._of(read_arrays(path), layout, range(num_tasks), path)
 
     @classmethod
     def read_task(cls, path: Path, layout: ExpertLayout, task: int) -> "ExpertTable":
         """Read what one task uses, and no other part of the file: a table of its experts with that task alone.
 
         Raises:
-            UserError: missing, damaged, or of another rank or width than the manifest says.
+            UserError: missing, damaged, no numbers, or of another rank or width than the manifest says.
         """
         tensors: dict[str, Any] = {}
         try:
@@ -108,7 +103,7 @@ class ExpertTable:
                         rows = file.get_slice(name)
                         tensors[name] = np.concatenate([rows[0:0], *(rows[e : e + 1] for e in experts.tolist())])
                     tensors[f"task.{task}.{site_name(site)}.experts"] = np.arange(len(experts))
-        except (SafetensorError, OSError, OverflowError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
         return cls._of(tensors, layout, [task], path)
 
@@ -212,4 +207,5 @@ def _shaped(tensors: dict[str, Any], name: str, shape: Sequence[int | None], pat
     if not fits:
         wanted = [("any" if want is None else want) for want in shape]
         raise UserError(f"{path}: {name} must be {wanted}, is {list(value.shape)}: it is of another model. {REMEDY}")
+    check_numbers(path, name, value, np.float32, np.float16)
     return value

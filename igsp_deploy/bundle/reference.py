@@ -5,13 +5,12 @@ Shapes: N images, S image side, R rows (an image under a task), M text rows, D e
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from igsp_deploy.bundle.arrays import pack_arrays
+from igsp_deploy.bundle.arrays import pack_arrays, read_arrays
 from igsp_deploy.bundle.manifest import REMEDY
 from igsp_deploy.errors import UserError
 from igsp_deploy.names import PLAIN
@@ -22,6 +21,20 @@ ROUNDED_TOLERANCE = 1e-3
 """The same where experts are stored in half precision, whose 11 bits leave errors of up to 5e-4 of what they add."""
 SCORE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 2e-1, "int8": 1e-3}
 """Largest difference of a selector score, relative to its size."""
+_ARRAYS: dict[str, tuple[Any, str]] = {
+    "images": (np.uint8, "NSS3"),
+    "image_index": (np.int64, "R"),
+    "task": (np.int64, "R"),
+    "features": (np.float32, "RD"),
+    "used_task": (np.int64, "R"),
+    "task_scores": (np.float32, "NT"),
+    "thresholds": (np.float32, "T"),
+    "score_sizes": (np.float32, "NT"),
+    "ids": (np.int64, "ML"),
+    "text_task": (np.int64, "M"),
+    "embeddings": (np.float32, "MD"),
+}
+"""Array of a reference -> its type and the sizes of its shape; the same letter is the same size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +77,42 @@ class Reference:
         """Read what `write` wrote.
 
         Raises:
-            UserError: missing or damaged.
+            UserError: missing or damaged, or its arrays do not belong together.
         """
+        arrays = read_arrays(path)
         try:
-            arrays = load_file(path)
             if "score_sizes" not in arrays:  # of format 2, where the scores themselves were the distances
                 with np.errstate(invalid="ignore"):  # infinite where a task has no threshold
                     arrays["score_sizes"] = np.abs(arrays["task_scores"] + arrays["thresholds"])
             if len(arrays["task_scores"]) == len(arrays["image_index"]):  # until format 5: of each row
                 _, first = np.unique(arrays["image_index"], return_index=True)
                 arrays |= {name: arrays[name][first] for name in ("task_scores", "score_sizes")}
-            return cls(**arrays)
-        except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+            reference = cls(**arrays)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+        reference._check(path)
+        return reference
+
+    def _check(self, path: Path) -> None:
+        """See that all arrays are of the same images, texts and tasks.
+
+        Raises:
+            UserError: one is not; names it.
+        """
+        sizes: dict[str, int] = {}
+        for name, (dtype, letters) in _ARRAYS.items():
+            value: NDArray[Any] = getattr(self, name)
+            fits = value.dtype == dtype and value.ndim == len(letters)
+            if not fits or any(
+                sizes.setdefault(letter, n) != n for letter, n in zip(letters, value.shape, strict=True)
+            ):
+                raise UserError(
+                    f"{path}: {name} is {value.dtype} {list(value.shape)}, which does not fit the rest. {REMEDY}"
+                )
+        for name, count in {"image_index": "N", "task": "T", "used_task": "T", "text_task": "T"}.items():
+            value, least = getattr(self, name), 0 if count == "N" else PLAIN
+            if value.size and not least <= value.min() <= value.max() < sizes[count]:
+                raise UserError(f"{path}: {name} names what is not there. {REMEDY}")
 
 
 def feature_tolerance(precision: str, experts_precision: str) -> float:

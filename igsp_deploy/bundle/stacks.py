@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from igsp_deploy.bundle.arrays import pack_arrays
+from igsp_deploy.bundle.arrays import check_numbers, pack_arrays, read_arrays
 from igsp_deploy.bundle.experts import BlockUse, ExpertTable, Floats
 from igsp_deploy.bundle.manifest import REMEDY, ExpertLayout
 from igsp_deploy.errors import UserError
@@ -150,19 +148,17 @@ class SelectorTable:
         """Read what `write` wrote.
 
         Raises:
-            UserError: missing, damaged, or of another number of tasks.
+            UserError: missing, damaged, no numbers, or of another number of tasks.
         """
         try:
-            table = cls(**load_file(path))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            table = cls(**read_arrays(path))
+        except TypeError as error:
             raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
         for name, value in table.arrays().items():
             dtype = np.int64 if name == "class_task" else np.float32
-            if value.dtype != dtype or not value.ndim:
-                raise UserError(
-                    f"{path}: {name} must be an array of {np.dtype(dtype).name}, is {value.dtype} "
-                    f"{list(value.shape)}. {REMEDY}"
-                )
+            check_numbers(path, name, value, dtype, infinite=name == "thresholds")
+            if not value.ndim:
+                raise UserError(f"{path}: {name} must be an array of {value.dtype}, is {value.dtype} []. {REMEDY}")
         features, classes = len(table.center), len(table.class_task)
         expected: dict[str, tuple[int, ...]] = {"center": (features,), "class_task": (classes,)}
         expected |= {"whitening": (features, features), "means": (classes, features), "thresholds": (num_tasks,)}

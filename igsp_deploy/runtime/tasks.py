@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from igsp_deploy.bundle.arrays import check_numbers, read_arrays
 from igsp_deploy.bundle.experts import ExpertTable
 from igsp_deploy.bundle.manifest import CLASSES, EXPERTS, REMEDY, SELECTOR, BundleTask, Manifest
 from igsp_deploy.bundle.stacks import SelectorTable, Stacks, expert_stacks
@@ -208,10 +207,7 @@ def _class_vectors(
     path: Path, manifest: Manifest, head_width: int
 ) -> tuple[Vectors, Vectors, list[NDArray[np.float32] | None]]:
     """Of every task: the classes' embeddings under it and under plain CLIP, and its head where it has one."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}). {REMEDY}") from error
+    tensors = read_arrays(path)
     widths = {"task": manifest.backbone.embed_dim, "plain": manifest.backbone.embed_dim, "head": head_width}
     found: dict[str, list[Any]] = {kind: [] for kind in widths}
     for t, task in enumerate(manifest.tasks):
@@ -223,5 +219,7 @@ def _class_vectors(
                 raise UserError(
                     f"{path} must hold {list(expected)} numbers for task {task.name!r}, has {shape}. {REMEDY}"
                 )
+            if value is not None:
+                check_numbers(path, f"{kind}.{t}", value, np.float32)
             found[kind].append(value)
     return found["task"], found["plain"], found["head"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from igsp_deploy.bundle.manifest import REFERENCE, TOKENIZER
+from igsp_deploy.bundle.manifest import REFERENCE, REMEDY, TOKENIZER
 from igsp_deploy.bundle.reference import (
     SCORE_TOLERANCE,
     Reference,
@@ -41,6 +41,12 @@ def verify_bundle(bundle: Path, providers: Provider = "auto", *, precision: str 
     Classifier(engine)
     manifest = engine.manifest
     reference = Reference.read(bundle / REFERENCE)
+    found = (reference.features.shape[1], len(reference.thresholds))
+    if found != (manifest.backbone.embed_dim, len(manifest.tasks)):
+        raise UserError(
+            f"{bundle / REFERENCE} is of another bundle: it has embeddings of {found[0]} numbers and {found[1]} tasks. "
+            f"{REMEDY}"
+        )
     tolerance = feature_tolerance(engine.variant.precision, manifest.experts_precision)
     score_tolerance = SCORE_TOLERANCE.get(engine.variant.precision, SCORE_TOLERANCE["fp32"])
     rows: list[dict[str, Any]] = []

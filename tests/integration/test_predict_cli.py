@@ -213,6 +213,18 @@ def test_a_bundle_that_computes_something_else_does_not_verify(copy: Path, igsp:
     assert "does not compute what it did when it was made (task auto)" in result.stderr
 
 
+def test_the_reference_of_another_bundle_is_told_as_such(copy: Path) -> None:
+    import safetensors.numpy
+
+    path = copy / "examples/reference.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    narrow = {name: tensors[name][:, 1:].copy() for name in ("features", "embeddings")}
+    path.write_bytes(safetensors.numpy.save(tensors | narrow))
+    dataclasses.replace(read_manifest(copy), files=list_files(copy)).write(copy)
+    with pytest.raises(UserError, match=r"reference\.safetensors is of another bundle: .* of 23 numbers and 2 tasks"):
+        verify_bundle(copy, "cpu")
+
+
 def test_what_is_no_bundle_is_said_in_one_line(bundled: "Bundled", igsp: Igsp, tmp_path: Path) -> None:
     for path, message in (
         (bundled.model, "is a model folder, not a bundle"),

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load
+from safetensors.torch import save_file
 
-from igsp_deploy.bundle.arrays import pack_arrays
+from igsp_deploy.bundle.arrays import pack_arrays, read_arrays
+from igsp_deploy.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -21,6 +24,12 @@ ROWS = np.arange(24, dtype=np.float32).reshape(4, 6)
 )
 def test_what_is_read_is_what_was_given(array: NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(load(pack_arrays({"a": array}))["a"], array)
+
+
+def test_a_type_that_numpy_has_not_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "classes.safetensors")
+    with pytest.raises(UserError, match=r"classes\.safetensors is missing or damaged"):
+        read_arrays(tmp_path / "classes.safetensors")
 
 
 def test_no_other_module_of_the_product_writes_numpy_arrays() -> None:

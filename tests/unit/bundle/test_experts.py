@@ -289,3 +289,25 @@ def test_a_selector_of_another_kind_is_refused(tmp_path: Path) -> None:
         save_file({**right.arrays(), name: np.asarray(value)}, tmp_path / "s")
         with pytest.raises(UserError, match=message):
             SelectorTable.read(tmp_path / "s", 3)
+
+
+@pytest.mark.parametrize("name", ["vision.3.down", "text.0.up", "task.1.vision.3.router_bias", "task.0.text.0.gates"])
+def test_experts_that_are_no_numbers_are_refused(tmp_path: Path, name: str) -> None:
+    table().write(tmp_path / "e")
+    tensors = load_file(tmp_path / "e")
+    for value, message in (
+        (tensors[name].astype(np.int32), "must be an array of float32 or float16, is int32"),
+        (np.full_like(tensors[name], np.nan), "holds what is no number"),
+        (np.full_like(tensors[name], np.inf), "holds what is no number"),
+    ):
+        save_file({**tensors, name: value}, tmp_path / "e")
+        with pytest.raises(UserError, match=rf"e: {name.replace('.', '[.]')} {message}"):
+            ExpertTable.read(tmp_path / "e", LAYOUT, 3)
+
+
+@pytest.mark.parametrize("name", ["center", "whitening", "means", "background", "thresholds"])
+def test_a_selector_that_is_no_number_is_refused(tmp_path: Path, name: str) -> None:
+    values = selector().arrays()
+    save_file({**values, name: np.full_like(values[name], np.nan)}, tmp_path / "s")
+    with pytest.raises(UserError, match=f"s: {name} holds what is no number"):
+        SelectorTable.read(tmp_path / "s", 3)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from igsp_deploy.bundle.manifest import Variant, list_files, read_manifest
+from igsp_deploy.bundle.manifest import CLASSES, Variant, list_files, read_manifest
 from igsp_deploy.bundle.preprocess import normalize
 from igsp_deploy.errors import UserError
 from igsp_deploy.model.loading import load_backbone
@@ -127,3 +128,24 @@ def test_half_precision_never_reaches_the_cpu() -> None:
     for precision in ("fp16", None):
         with pytest.raises(UserError, match="may run on CPUExecutionProvider"):
             choose_variant([half], CPU, precision)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("task.0", lambda value: (100 * value).astype(np.int64), "must be an array of float32, is int64"),
+        ("plain.1", lambda value: value.astype(np.float16), "must be an array of float32, is float16"),
+        ("head.1", lambda value: np.full_like(value, np.nan), "holds what is no number"),
+    ],
+)
+def test_class_vectors_that_are_no_numbers_are_refused(
+    bundled: "Bundled", tmp_path: Path, name: str, change: Any, message: str
+) -> None:
+    """Their checksum is right: they answered at random, or with the first class always."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundled.bundle, copy)
+    vectors = load_file(copy / CLASSES)
+    save_file({**vectors, name: change(vectors[name])}, copy / CLASSES)
+    dataclasses.replace(read_manifest(copy), files=list_files(copy)).write(copy)
+    with pytest.raises(UserError, match=rf"classes\.safetensors: {name} {message}"):
+        Engine.open(copy, "cpu")
