@@ -306,6 +306,10 @@ def _need_consistent(manifest: Manifest) -> None:
     for task in manifest.tasks:
         if len(task.classes) != len(task.display_names):
             raise ValueError(f"task {task.name!r} must have a display name for each of its classes")
+        # Anything else in braces would be taken for a field when a class is put in.
+        parts = [text.partition("{}") for text in task.templates]
+        if not parts or any(not braces or set(before + after) & set("{}") for before, braces, after in parts):
+            raise ValueError(f"task {task.name!r} must have templates with one {{}} each")
     needed = {CLASSES, EXPERTS, SELECTOR, TOKENIZER} | {name for v in manifest.variants for name in v.files()}
     if not needed <= set(manifest.files):
         raise ValueError(f"it has no checksum for {', '.join(sorted(needed - set(manifest.files)))}")

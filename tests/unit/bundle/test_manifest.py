@@ -106,6 +106,9 @@ def test_heads_of_a_bundle_that_does_not_say_are_on_the_summary_itself(bundle: P
         (lambda v: v.update(opset="23", created_by=3), "created_by must be text, got 3; opset must be a whole number"),
         (lambda v: v["tasks"][0].update(name=None), "tasks.0.name must be text, got None"),
         (lambda v: v.update(experts_precision="int4"), "fp32.*fp16.*int4"),
+        (lambda v: v["tasks"][0].update(templates=[]), "task 'a' must have templates with one {} each"),
+        (lambda v: v["tasks"][0].update(templates=["{}", "a photo"]), "templates with one {} each"),
+        (lambda v: v["tasks"][0].update(templates=["{0.real} {}"]), "templates with one {} each"),
     ],
 )
 def test_a_wrong_manifest_says_what_is_wrong(
