@@ -124,7 +124,7 @@ def export(
     from igsp_export.commands.export_options import Shapes, check_fold, check_folder, make_shapes
 
     shapes = Shapes(standalone=standalone, web=web, triton=triton, device=triton_device, push=push, private=private)
-    check_folder(bundle)
+    check_folder(bundle, model, shapes)
     check_fold(fold, batch, with_text, experts, onnx_adapter, shapes)
     shapes.check(bundle, precision or ("fp32",))
 

@@ -67,16 +67,19 @@ class Shapes:
             check_push(self.push, private=self.private)
 
 
-def check_folder(bundle: Path) -> None:
-    """Refuse the name of a repository where a folder is to be made.
+def check_folder(bundle: Path, model: Path, shapes: Shapes) -> None:
+    """Refuse the name of a repository where a folder is to be made, and folders where the model's tasks are.
 
     Raises:
-        UsageError: `bundle` begins with `hf:`.
+        UsageError: `bundle` begins with `hf:`; or a folder would be taken for a task, and the model for a damaged one.
     """
     from igsp_deploy.bundle.fetch import PREFIX
 
     if str(bundle).startswith(PREFIX):
         raise UsageError(f"BUNDLE is a folder to make, got {bundle}. Give a folder, and the repository as --push NAME.")
+    for folder in filter(None, (bundle, *shapes.folders().values())):
+        if folder.resolve().is_relative_to((model / "tasks").resolve()):
+            raise UsageError(f"{folder} is where {model} keeps its tasks. Choose a folder outside of it.")
 
 
 def check_fold(

@@ -72,6 +72,22 @@ def test_a_disk_that_is_full_behind_the_bundle_is_said_with_what_stays(
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", *made}
 
 
+@pytest.mark.parametrize("given", [[], ["--fold", "colors"], ["--web"]])
+def test_nothing_is_made_where_a_model_keeps_its_tasks(
+    bundled: "Bundled", tmp_path: Path, igsp: Callable[..., Any], given: list[str]
+) -> None:
+    """It would be taken for a task, and the model for a damaged one."""
+    model = Path(shutil.copytree(bundled.model, tmp_path / "model"))
+    (tmp_path / "link").symlink_to(model / "tasks")
+    inside = tmp_path / "link" / "new"
+    places = [tmp_path / "bundle", "--web", inside] if given == ["--web"] else [inside, *given]
+    result = igsp("export", model, *places, "--no-latency")
+    assert result.returncode == 2
+    assert f"{inside} is where {model} keeps its tasks. Choose a folder outside of it." in result.stderr
+    assert sorted(path.name for path in (model / "tasks").iterdir()) == ["00-colors", "01-stripes"]
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("name", ["standalone", "web", "triton"])
 def test_a_folder_that_is_there_is_said_before_anything_begins(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=f"--{name} .* exists already"):
