@@ -177,7 +177,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     whatever happens to the process. Scratch folders for `final` that killed processes left behind are removed.
 
     Raises:
-        UserError: `final` exists already, or cannot be written.
+        UserError: `final` exists already, appears meanwhile, or cannot be written.
     """
     if final.exists() or final.is_symlink():  # a link to nothing, too: no folder can take its place
         raise UserError(f"{final} exists already. Choose another name or remove it first.")
@@ -195,6 +195,10 @@ def new_folder(final: Path) -> Iterator[Path]:
         _fsync(final.parent)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and final.exists():
+            raise UserError(
+                f"{final} was made by something else meanwhile and stays as it is. Choose another name or remove it."
+            ) from error
         raise explain_os_error(error, final) from error
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

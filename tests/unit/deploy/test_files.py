@@ -103,3 +103,21 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     check_places(tmp_path / "a", None, tmp_path / "b", None)
     with pytest.raises(UserError, match="is given for two outputs"):
         check_places(tmp_path / "a", tmp_path / "b", tmp_path / "link" / "a")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_something_else_made_meanwhile_stays_and_is_said(tmp_path: Path, folder: bool) -> None:
+    """Two exports to one place: the second to end found "Directory not empty", and was to check the disk."""
+    final = tmp_path / "bundle"
+    theirs = final / "theirs" if folder else final
+
+    def make() -> None:
+        with new_folder(final) as scratch:
+            (scratch / "mine").write_text("mine")
+            theirs.parent.mkdir(exist_ok=True)
+            theirs.write_text("theirs")
+
+    with pytest.raises(UserError, match=r"bundle was made by something else meanwhile and stays as it is"):
+        make()
+    assert theirs.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [final]
