@@ -129,8 +129,9 @@ def train(
         values = _over(values, {"model": {key: value}} if value is not None else {})
     values = apply_overrides(values, set_ or [])
     settings = build(RunConfig, values, source)
-    said = named_settings(apply_overrides({}, set_ or []))
-    if settings.learn.epochs and {"learn.epochs", "learn.steps"} <= set(said):  # the default, else it was refused above
+    if settings.learn.epochs and {"learn.epochs", "learn.steps"} <= set(
+        named_settings(apply_overrides({}, set_ or []))
+    ):
         raise UsageError("learn.epochs and learn.steps both say how long to learn: leave one of them out.")
     if benchmark and settings.tasks:
         raise UsageError(f"--benchmark brings its own tasks. Leave out those of {source}.")
@@ -156,12 +157,7 @@ def train(
     from igsp_train.tracking import check_trackers
 
     settings = dataclasses.replace(settings, tasks=tasks)
-    options: Options = {
-        "discard": discard,
-        "device": device,
-        "track": track or [],
-        "given": named_settings(values),
-    }
+    options: Options = {"discard": discard, "device": device, "track": track or [], "given": named_settings(values)}
     check_trackers(track or [])
     if json:
         _learn_and_tell(model, settings, options)
