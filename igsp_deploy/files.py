@@ -77,9 +77,10 @@ def check_places(*outs: Path | None) -> None:
         above = next((path for path in out.absolute().parents if path.exists()), None)
         if above is not None and not above.is_dir():
             raise UserError(f"cannot write {out}: {above} is a file, not a folder. Choose another place.")
-        if absolute(out) in taken:
+        place = absolute(out)
+        if place in taken:
             raise UserError(f"{out} is given for two outputs, and one would replace the other. Give each its own file.")
-        taken.add(absolute(out))
+        taken.add(place)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:

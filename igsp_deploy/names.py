@@ -21,6 +21,12 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 _PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
+def has_one_place(template: str) -> bool:
+    """Whether a prompt template holds `{}` once, where the class goes, and no other braces."""
+    before, braces, after = template.partition("{}")
+    return bool(braces) and not set(before + after) & set("{}")
+
+
 def check_task_name(name: str) -> str:
     """Return `name` if a task may be called so.
 

@@ -14,6 +14,7 @@ from igsp_deploy.checked import Count, Flag, Number, Positive, build, stored
 from igsp_deploy.config import HeadFeatures
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import sha256_file, write_json
+from igsp_deploy.names import has_one_place
 
 FORMAT_VERSION = 6
 OLDEST_VERSION = 2
@@ -307,8 +308,7 @@ def _need_consistent(manifest: Manifest) -> None:
         if len(task.classes) != len(task.display_names):
             raise ValueError(f"task {task.name!r} must have a display name for each of its classes")
         # Anything else in braces would be taken for a field when a class is put in.
-        parts = [text.partition("{}") for text in task.templates]
-        if not parts or any(not braces or set(before + after) & set("{}") for before, braces, after in parts):
+        if not task.templates or not all(map(has_one_place, task.templates)):
             raise ValueError(f"task {task.name!r} must have templates with one {{}} each")
     needed = {CLASSES, EXPERTS, SELECTOR, TOKENIZER} | {name for v in manifest.variants for name in v.files()}
     if not needed <= set(manifest.files):

@@ -9,7 +9,7 @@ from typing import Any
 from igsp_deploy.bundle.tokenizer import clean
 from igsp_deploy.errors import UserError
 from igsp_deploy.files import read_json
-from igsp_deploy.names import DEFAULT_TEMPLATE
+from igsp_deploy.names import DEFAULT_TEMPLATE, has_one_place
 
 _KEYS = {"template", "templates", "classes"}
 
@@ -75,8 +75,7 @@ def _templates(path: Path, values: dict[str, Any]) -> list[str]:
     if not isinstance(templates, list) or not templates or not all(isinstance(text, str) for text in templates):
         raise UserError(f"{path}: templates must be a list of texts such as {DEFAULT_TEMPLATE!r}, got {templates!r}.")
     for text in templates:
-        before, braces, after = text.partition("{}")
-        if not braces or set(before + after) & set("{}"):
+        if not has_one_place(text):
             raise UserError(
                 f"{path}: a template must hold {{}} once, where the class goes, and no other braces, got {text!r}. "
                 f"Example: {DEFAULT_TEMPLATE!r}"

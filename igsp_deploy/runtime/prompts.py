@@ -3,7 +3,7 @@
 import re
 
 from igsp_deploy.errors import UserError
-from igsp_deploy.names import DEFAULT_TEMPLATE
+from igsp_deploy.names import DEFAULT_TEMPLATE, has_one_place
 
 MAX_TEMPLATE = 300
 """Characters of a template."""
@@ -48,8 +48,7 @@ def check_template(template: str) -> str:
         UserError: it has none, several, or other braces; or it is too long.
     """
     template = template.strip()
-    before, braces, after = template.partition("{}")
-    if not braces or set(before + after) & set("{}"):
+    if not has_one_place(template):
         raise UserError(f"the template must hold {{}} once, where the text goes, for example: {DEFAULT_TEMPLATE}")
     if len(template) > MAX_TEMPLATE:
         raise UserError(f"the template may have {MAX_TEMPLATE} characters, this one has {len(template):,}.")

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from igsp_serve.http.problems import Refused, problem
 from igsp_serve.http.route_path import is_under, route_path
-from igsp_serve.http.unpack import PIECE, Unpacker, too_large
+from igsp_serve.http.unpack import PIECE, Unpacker, stated_length, too_large
 
 _DISCARD_S = 1.0
 """Time to read on what will not be used, so that the client is there to read why."""
@@ -77,9 +77,7 @@ class Body:
 
     async def _read(self, scope: Scope, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
         headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        # Zeros before a number may be more than Python reads as one.
-        if length.isdecimal() and int(length.lstrip("0")[:20] or 0) > self._max_bytes:
+        if (stated_length(headers.get("content-length", "")) or 0) > self._max_bytes:
             raise too_large(self._max_bytes)
         unpacker = Unpacker(", ".join(headers.getlist("content-encoding")), self._max_bytes)
         try:

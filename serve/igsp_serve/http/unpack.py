@@ -89,6 +89,11 @@ class Unpacker:
         return self._member
 
 
+def stated_length(text: str) -> int | None:
+    """The length that a header states; None where it is no number. Zeros in front may be more than Python reads."""
+    return int(text.lstrip("0")[:20] or 0) if text.isascii() and text.isdecimal() else None
+
+
 def too_large(max_bytes: int) -> Refused:
     """A body of more than `max_bytes`."""
     return Refused(413, f"a body may have {max_bytes:,} bytes. Send fewer or smaller images.")

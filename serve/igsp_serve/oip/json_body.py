@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from igsp_serve.base64_text import from_base64
 from igsp_serve.failures import RequestError
 from igsp_serve.http.inputs import uncollected
+from igsp_serve.http.unpack import stated_length
 from igsp_serve.oip.tensors import (
     MAX_DIMENSIONS,
     NAMES,
@@ -111,9 +112,8 @@ def write_response(
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
-    # Zeros before a number may be more than Python reads as one.
-    length = int(header_length.lstrip("0")[:20] or 0) if header_length.isascii() and header_length.isdigit() else -1
-    if not 0 <= length <= len(body):
+    length = stated_length(header_length)
+    if length is None or length > len(body):
         raise RequestError("Inference-Header-Content-Length must be the length of the JSON at the body's start.")
     return body[:length], body[length:]
 
